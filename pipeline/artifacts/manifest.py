@@ -1,0 +1,123 @@
+"""The records that stand beside the data: a sidecar per shard, one manifest per artifact, written last."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator
+
+from pipeline.artifacts.atomic import sha256_bytes
+from pipeline.errors import CorruptArtifact, IncompleteArtifact
+
+#: Bump when a reader of an older release could misread a directory of this one.
+SCHEMA_VERSION = 1
+
+Kind = Literal["tokenizer", "tokens", "teacher_cache", "distill", "distill_interpolated", "finetune"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Column(_Record):
+    """One tensor of every shard: its dtype in safetensors' spelling and the shape of a row."""
+
+    dtype: str
+    row_shape: list[NonNegativeInt]
+
+
+class ShardRecord(_Record):
+    """The sidecar of a shard; that it exists and fits means the shard is complete."""
+
+    index: NonNegativeInt
+    fingerprint: str
+    rows: NonNegativeInt
+    tokens: NonNegativeInt
+    bytes: NonNegativeInt
+    sha256: str
+    columns: dict[str, Column]
+    #: Facts a stage adds, e.g. the sha256 of the token shard a cache shard belongs to, or its fidelity figures.
+    notes: dict[str, Any] = Field(default_factory=dict)
+
+
+class FileRecord(_Record):
+    bytes: NonNegativeInt
+    sha256: str
+
+
+class InputRecord(_Record):
+    """What an artifact was made from."""
+
+    fingerprint: str
+    manifest_sha256: str
+
+
+class Manifest(_Record):
+    schema_version: Literal[1]
+    kind: Kind
+    name: str
+    fingerprint: str
+    payload: dict[str, Any]
+    inputs: dict[str, InputRecord]
+    shards: list[ShardRecord]
+    files: dict[str, FileRecord]
+    totals: dict[str, int]
+    #: Where and when: versions, host, time, world size. Never part of an identity.
+    provenance: dict[str, Any]
+
+    @field_validator("files")
+    @classmethod
+    def _inside(cls, files: dict[str, FileRecord]) -> dict[str, FileRecord]:
+        for name in files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts:
+                raise ValueError(f"file {name!r} points outside the artifact")
+        return files
+
+    def content_hash(self) -> str:
+        """Hash of what the artifact holds (shards and files), regardless of when and where it was made."""
+        parts = [f"{s.index}:{s.sha256}" for s in self.shards]
+        parts += [f"{name}:{record.sha256}" for name, record in sorted(self.files.items())]
+        return sha256_bytes("\n".join(parts).encode())
+
+
+def shard_path(root: Path, index: int) -> Path:
+    return root / "shards" / f"{index:05d}.safetensors"
+
+
+def sidecar_path(root: Path, index: int) -> Path:
+    return root / "shards" / f"{index:05d}.json"
+
+
+def read_manifest(root: Path) -> Manifest:
+    """Load `root/manifest.json`; raises IncompleteArtifact when absent, CorruptArtifact when it does not parse."""
+    path = root / "manifest.json"
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        state = "was not finished" if (root / "fingerprint.json").exists() else "does not exist"
+        raise IncompleteArtifact(f"{root} {state}: run the stage that makes it first") from None
+    return _parse(Manifest, text, path)
+
+
+def read_sidecar(root: Path, index: int) -> ShardRecord | None:
+    """Return the record of shard `index`, or None when there is none."""
+    path = sidecar_path(root, index)
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    record = _parse(ShardRecord, text, path)
+    if record.index != index:
+        raise CorruptArtifact(f"{path} describes shard {record.index}, not {index}: remove it and run the stage again")
+    return record
+
+
+def _parse(model: type[Any], text: bytes, path: Path) -> Any:
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise CorruptArtifact(f"{path} is damaged ({where}: {first['msg']}): remove it and run its stage again") from None

@@ -1,0 +1,78 @@
+"""Reading a finished artifact: shards are memory-mapped, and checked against their sidecars before first use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.artifacts.atomic import sha256_bytes, sha256_file
+from pipeline.artifacts.manifest import InputRecord, Kind, Manifest, ShardRecord, read_manifest, shard_path
+from pipeline.errors import CorruptArtifact, StaleArtifact
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Artifact:
+    """A complete artifact directory.
+
+    Opening one reads the manifest alone. A shard's size and sha256 are checked the first time a row of it is read, once per
+    process: a flipped byte stops the run with the shard's name, and is never trained on.
+    """
+
+    def __init__(self, root: Path, kind: Kind | None = None) -> None:
+        self.root = Path(root)
+        self.manifest: Manifest = read_manifest(self.root)
+        if kind is not None and self.manifest.kind != kind:
+            raise StaleArtifact(f"{self.root} holds {self.manifest.kind}, but {kind} is needed here")
+        self._open: dict[int, Any] = {}
+
+    @property
+    def shards(self) -> list[ShardRecord]:
+        return self.manifest.shards
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest.fingerprint
+
+    def as_input(self) -> InputRecord:
+        """The record a later artifact keeps of this one."""
+        return InputRecord(
+            fingerprint=self.fingerprint, manifest_sha256=sha256_bytes((self.root / "manifest.json").read_bytes())
+        )
+
+    def rows(self, shard: int, rows: slice | Sequence[int], columns: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Read rows of some columns of one shard.
+
+        Returns a tensor of shape (rows, *row_shape) per column in the stored dtype; a slice is one sequential read.
+        """
+        import torch
+
+        handle = self._handle(shard)
+        found = {}
+        for column in columns:
+            view = handle.get_slice(column)
+            found[column] = view[rows] if isinstance(rows, slice) else torch.stack([view[int(row)] for row in rows])
+        return found
+
+    def verify_shard(self, index: int) -> None:
+        """Check the bytes of shard `index` against its record; raises CorruptArtifact naming the file and the mend."""
+        record, path = self.shards[index], shard_path(self.root, index)
+        mend = f"remove {path.with_suffix('.json')} and run the {self.manifest.kind} stage again to rebuild this shard alone"
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            raise CorruptArtifact(f"{path} is missing: {mend}") from None
+        if size != record.bytes:
+            raise CorruptArtifact(f"{path} has {size} bytes instead of {record.bytes}: {mend}")
+        if sha256_file(path) != record.sha256:
+            raise CorruptArtifact(f"{path} is not what was written (sha256 differs): {mend}")
+
+    def _handle(self, index: int) -> Any:
+        if index not in self._open:
+            from safetensors import safe_open
+
+            self.verify_shard(index)
+            self._open[index] = safe_open(shard_path(self.root, index), framework="pt")
+        return self._open[index]

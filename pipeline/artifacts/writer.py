@@ -1,0 +1,183 @@
+"""Writing an artifact so that it can be killed at any instruction: shards first, sidecars after them, the manifest last."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import __version__
+from pipeline.artifacts import atomic
+from pipeline.artifacts.fingerprint import Payload, canonical_json, differences, fingerprint
+from pipeline.artifacts.manifest import (
+    SCHEMA_VERSION,
+    Column,
+    FileRecord,
+    InputRecord,
+    Kind,
+    Manifest,
+    ShardRecord,
+    read_manifest,
+    read_sidecar,
+    shard_path,
+    sidecar_path,
+)
+from pipeline.errors import ArtifactError, CorruptArtifact, StaleArtifact
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Output:
+    """An artifact directory being made, or found already made.
+
+    `open` refuses a directory that was made from something else. After it, `complete` says whether anything is left to do;
+    `missing` which shards. Several processes may write different shards of one Output without locks; whoever calls
+    `finish` when every shard is there writes the manifest, and doing so twice is harmless.
+    """
+
+    def __init__(self, root: Path, kind: Kind, payload: Payload, recipe: str, inputs: Mapping[str, InputRecord]) -> None:
+        self.root = Path(root)
+        self.kind: Kind = kind
+        self.payload = dict(payload)
+        self.fingerprint = fingerprint(payload)
+        self.recipe = recipe
+        self.inputs = dict(inputs)
+
+    def complete(self) -> bool:
+        """Whether the finished artifact is there; raises StaleArtifact when it was made from something else."""
+        if not (self.root / "manifest.json").exists():
+            self._refuse_stale(self._started_payload())
+            return False
+        manifest = read_manifest(self.root)
+        self._refuse_stale(manifest.payload)
+        return all(self._present(record.index) for record in manifest.shards) and all(
+            (self.root / name).is_file() for name in manifest.files
+        )
+
+    def begin(self) -> None:
+        """Create the directory and record what it is being made from, before the first byte of content."""
+        self.complete()
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            atomic.write_text(self.root / "recipe.yaml", self.recipe)
+            atomic.write_json(self.root / "fingerprint.json", {"fingerprint": self.fingerprint, "payload": self.payload})
+        except OSError as error:
+            raise ArtifactError(f"cannot write to {self.root}: {error.strerror}") from error
+        if (self.root / "shards").is_dir():
+            atomic.remove_temporaries(self.root / "shards")
+
+    def missing(self, count: int) -> list[int]:
+        """Indices below `count` of the shards that are absent or whose sidecar does not fit the file beside it."""
+        return [index for index in range(count) if not self._present(index)]
+
+    def write_shard(
+        self, index: int, columns: Mapping[str, torch.Tensor], *, tokens: int, notes: Mapping[str, Any] | None = None
+    ) -> ShardRecord:
+        """Write shard `index` and then its sidecar.
+
+        columns: contiguous CPU tensors with the same first dimension, the rows.
+        """
+        from safetensors.torch import save
+
+        data = save({name: tensor.contiguous() for name, tensor in columns.items()})
+        rows = {tensor.shape[0] for tensor in columns.values()}
+        assert len(rows) == 1, f"columns of shard {index} differ in rows: {rows}"
+        record = ShardRecord(
+            index=index,
+            fingerprint=self.fingerprint,
+            rows=rows.pop(),
+            tokens=tokens,
+            bytes=len(data),
+            sha256=atomic.sha256_bytes(data),
+            columns={
+                name: Column(dtype=str(tensor.dtype).removeprefix("torch."), row_shape=list(tensor.shape[1:]))
+                for name, tensor in columns.items()
+            },
+            notes=dict(notes or {}),
+        )
+        try:
+            atomic.write_bytes(shard_path(self.root, index), data)
+            atomic.write_json(sidecar_path(self.root, index), record.model_dump())
+        except OSError as error:
+            raise ArtifactError(
+                f"cannot write {shard_path(self.root, index)} ({len(data)} bytes): {error.strerror}; "
+                "free some space and run the same command again, finished shards are kept"
+            ) from error
+        return record
+
+    def finish(self, shards: int = 0, files: Iterable[str] = (), provenance: Mapping[str, Any] | None = None) -> bool:
+        """Write the manifest if shards 0…`shards`-1 are all there; returns whether it was written."""
+        if self.missing(shards):
+            return False
+        records = [record for record in (read_sidecar(self.root, i) for i in range(shards)) if record is not None]
+        entries = {name: self._file_record(name) for name in sorted(files)}
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            kind=self.kind,
+            name=self.root.name,
+            fingerprint=self.fingerprint,
+            payload=self.payload,
+            inputs=self.inputs,
+            shards=records,
+            files=entries,
+            totals={
+                "rows": sum(r.rows for r in records),
+                "tokens": sum(r.tokens for r in records),
+                "bytes": sum(r.bytes for r in records) + sum(f.bytes for f in entries.values()),
+            },
+            provenance=_provenance() | dict(provenance or {}),
+        )
+        atomic.write_json(self.root / "manifest.json", manifest.model_dump())
+        return True
+
+    def _file_record(self, name: str) -> FileRecord:
+        path = self.root / name
+        return FileRecord(bytes=path.stat().st_size, sha256=atomic.sha256_file(path))
+
+    def _present(self, index: int) -> bool:
+        try:
+            record = read_sidecar(self.root, index)
+        except CorruptArtifact:
+            return False
+        path = shard_path(self.root, index)
+        return (
+            record is not None
+            and record.fingerprint == self.fingerprint
+            and path.is_file()
+            and path.stat().st_size == record.bytes
+        )
+
+    def _started_payload(self) -> Mapping[str, Any] | None:
+        import json
+
+        path = self.root / "fingerprint.json"
+        if not path.exists():
+            if self.root.is_dir() and any(self.root.iterdir()):
+                raise StaleArtifact(f"{self.root} is not empty and not an artifact of this pipeline: choose another `run`")
+            return None
+        try:
+            payload = json.loads(path.read_text())["payload"]
+        except (ValueError, KeyError, TypeError):
+            raise CorruptArtifact(f"{path} is damaged: remove {self.root} and run the stage again") from None
+        return payload if isinstance(payload, dict) else None
+
+    def _refuse_stale(self, payload: Mapping[str, Any] | None) -> None:
+        if payload is None or canonical_json(payload) == canonical_json(self.payload):
+            return
+        changed = "; ".join(differences(payload, self.payload)[:6])
+        raise StaleArtifact(
+            f"{self.root} was made from something else ({changed}): give this run another name, or remove that directory to make it again"
+        )
+
+
+def _provenance() -> dict[str, Any]:
+    return {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "miniend": __version__,
+        "python": platform.python_version(),
+        "command": " ".join(Path(arg).name if i == 0 else arg for i, arg in enumerate(sys.argv)),
+    }

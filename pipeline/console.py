@@ -1,0 +1,54 @@
+"""What a person sees of a long stage: a progress bar on a terminal, a plain line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+
+def say(message: str) -> None:
+    """Print one line at once, safe beside a progress bar."""
+    print(message, flush=True)
+
+
+class Progress:
+    """Count units of work. `with Progress("cache_teacher", total, "shard") as progress: progress.advance(1, "…")`.
+
+    start: units already done by an earlier run; they count in the bar but not in the rate.
+    """
+
+    def __init__(self, label: str, total: int, unit: str, *, start: int = 0, every: float = 10.0, quiet: bool = False):
+        self.label, self.total, self.unit, self.every = label, total, unit, every
+        self.done = self.start = start
+        self._began = self._last = time.monotonic()
+        self._bar = None
+        self._quiet = quiet
+        if sys.stderr.isatty() and not quiet:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, initial=start, desc=label, unit=unit, dynamic_ncols=True)
+
+    def advance(self, units: int = 1, detail: str = "") -> None:
+        self.done += units
+        if self._quiet:
+            return
+        if self._bar is not None:
+            self._bar.update(units)
+            if detail:
+                self._bar.set_postfix_str(detail, refresh=False)
+            return
+        now = time.monotonic()
+        if now - self._last >= self.every or self.done >= self.total:
+            self._last = now
+            rate = (self.done - self.start) / max(now - self._began, 1e-9)
+            left = (self.total - self.done) / rate if rate > 0 else 0.0
+            eta = f", {left:.0f} s left" if self.done < self.total else ""
+            say(f"{self.label}: {self.done}/{self.total} {self.unit}s{eta}{', ' + detail if detail else ''}")
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()

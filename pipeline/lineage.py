@@ -1,0 +1,184 @@
+"""Where each artifact of a run lives, and what decides its content. No heavy imports: a stage asks this before it starts.
+
+Left out of every identity on purpose: paths, names, how often to log, save or validate, the micro batch and the number of
+ranks (they change rounding at most), and everything of DeepSpeed's JSON but the optimizer.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import Artifact, Output
+from pipeline.artifacts.atomic import sha256_bytes, sha256_file
+from pipeline.artifacts.content import model_hash, resolve_model, tokenizer_hash
+from pipeline.artifacts.manifest import InputRecord
+from pipeline.errors import ConfigError, DataError
+from pipeline.hardware import resolve_dtype
+from pipeline.recipe import FineTune, Optimisation, Recipe, Task, Teacher
+
+#: Format versions: bump one by hand when its stage writes other content from the same settings.
+TOKENIZER_FORMAT = 1
+TOKENS_FORMAT = 1
+CACHE_FORMAT = 1
+DISTILL_FORMAT = 1
+FINETUNE_FORMAT = 1
+
+#: Settings of training that steer how a run is watched and kept, not what comes out of it.
+IDLE = {"name", "log_every", "validate_every", "validation_rows", "save_every", "keep_checkpoints", "micro_batch_size",
+        "deepspeed"}  # fmt: skip
+
+
+def tokenizer_output(recipe: Recipe) -> Output:
+    """RUN/tokens/tokenizer: trained on the training split, or a copy of the one the recipe names."""
+    path = recipe.tokenizer.path
+    payload: dict[str, Any] = {"stage": "tokenizer", "format": TOKENIZER_FORMAT}
+    if path is None:
+        payload |= {"corpus": _corpus_payload(recipe), "settings": recipe.tokenizer.model_dump(exclude={"path"})}
+    else:
+        payload |= {"content": _tokenizer_content(path)}
+    return Output(recipe.root / "tokens" / "tokenizer", "tokenizer", payload, recipe.to_yaml(), {})
+
+
+def tokens_output(recipe: Recipe, split: str) -> Output:
+    """RUN/tokens/<split>: the corrupted examples of one split, made with RUN/tokens/tokenizer."""
+    payload = {
+        "stage": "tokens",
+        "format": TOKENS_FORMAT,
+        "split": split,
+        "seed": recipe.seed,
+        "corpus": _corpus_payload(recipe),
+        "tokenizer": tokenizer_output(recipe).fingerprint,
+        "settings": recipe.tokens.model_dump(),
+    }
+    return Output(recipe.root / "tokens" / split, "tokens", payload, recipe.to_yaml(), {})
+
+
+def tokens_artifact(recipe: Recipe, split: str) -> Artifact:
+    return Artifact(recipe.root / "tokens" / split, "tokens")
+
+
+def tokenizer_directory(recipe: Recipe) -> Path:
+    """The Transformers tokenizer of the run; raises IncompleteArtifact when it was not made yet."""
+    return Artifact(recipe.root / "tokens" / "tokenizer", "tokenizer").root / "hf"
+
+
+def required_teacher(recipe: Recipe) -> Teacher:
+    if recipe.teacher is None:
+        raise ConfigError("this recipe names no teacher: add `teacher: {model: DIRECTORY-OR-HUB-NAME}`")
+    return recipe.teacher
+
+
+def cache_output(recipe: Recipe) -> Output:
+    """RUN/teacher_cache/<teacher.name>: targets of recipe.teacher for every shard of the training tokens."""
+    teacher = required_teacher(recipe)
+    tokens = tokens_artifact(recipe, "train")
+    payload = {
+        "stage": "teacher_cache",
+        "format": CACHE_FORMAT,
+        "tokens": tokens.fingerprint,
+        "teacher": model_hash(resolve_model(teacher.model)),
+        "dtype": resolve_dtype(teacher.dtype),
+        "settings": recipe.cache.model_dump(),
+    }
+    root = recipe.root / "teacher_cache" / teacher.name
+    return Output(root, "teacher_cache", payload, recipe.to_yaml(), {"tokens": tokens.as_input()})
+
+
+def distill_output(recipe: Recipe, *, needs_cache: bool, root: Path | None = None) -> Output:
+    """RUN/distill/<name>: a student trained from cached targets, or with the LM loss alone."""
+    train, validation = tokens_artifact(recipe, "train"), tokens_artifact(recipe, "validation")
+    inputs = {"train": train.as_input(), "validation": validation.as_input()}
+    if needs_cache:
+        inputs["cache"] = Artifact(cache_output(recipe).root, "teacher_cache").as_input()
+    payload = {
+        "stage": "distill",
+        "format": DISTILL_FORMAT,
+        "seed": recipe.seed,
+        "tokens": train.fingerprint,
+        "cache": inputs["cache"].fingerprint if needs_cache else None,
+        "teacher": model_hash(resolve_model(recipe.teacher.model)) if recipe.teacher is not None else None,
+        "student": recipe.student.model_dump(),
+        "settings": optimisation_payload(recipe.distill),
+    }
+    return Output(
+        root or recipe.root / "distill" / recipe.distill.name, "distill", payload, recipe.to_yaml(), inputs
+    )
+
+
+def finetune_output(recipe: Recipe, model: str, task: Task, root: Path) -> Output:
+    """RUN/finetune/<name>/<task>/<model>: one model fine-tuned and scored on one task."""
+    if model not in recipe.finetune.models:
+        raise ConfigError(f"finetune.models has no {model!r}; it has {', '.join(recipe.finetune.models) or 'none'}")
+    directory = resolve_model(recipe.finetune.models[model])
+    files = {part: getattr(task, part) for part in ("train", "validation", "test") if getattr(task, part)}
+    payload = {
+        "stage": "finetune",
+        "format": FINETUNE_FORMAT,
+        "seed": recipe.seed,
+        "model": model_hash(directory),
+        "tokenizer": tokenizer_hash(directory),
+        "task": task.model_dump(exclude={"train", "validation", "test", "name"}),
+        "data": {part: source_hash(source) for part, source in files.items()},
+        "settings": optimisation_payload(recipe.finetune),
+    }
+    return Output(root, "finetune", payload, recipe.to_yaml(), {})
+
+
+def optimisation_payload(settings: Optimisation) -> dict[str, Any]:
+    exclude = IDLE | ({"models", "tasks"} if isinstance(settings, FineTune) else set())
+    kept = settings.model_dump(mode="json", exclude=exclude)
+    return kept | {
+        "dtype": resolve_dtype(settings.dtype),
+        "optimizer": read_deepspeed_json(settings.deepspeed).get("optimizer"),
+    }
+
+
+def read_deepspeed_json(path: str) -> dict[str, Any]:
+    try:
+        config = json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"DeepSpeed configuration {path} does not exist: see ds_configs/") from None
+    except ValueError as error:
+        raise ConfigError(f"DeepSpeed configuration {path} is not valid JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"DeepSpeed configuration {path} must be a JSON object")
+    return config
+
+
+@cache
+def source_hash(source: str) -> str:
+    """Identify a source of text: a file by its bytes, a `hub:` dataset by its name."""
+    if source.startswith("hub:"):
+        return source
+    path = Path(source)
+    if not path.is_file():
+        raise DataError(f"{source} does not exist (for a datasets name write hub:NAME)")
+    return sha256_file(path)
+
+
+def _corpus_payload(recipe: Recipe) -> dict[str, Any]:
+    if recipe.corpus is None:
+        raise ConfigError("this recipe names no corpus: add `corpus: {sources: [FILE, …]}`")
+    corpus = recipe.corpus
+    return corpus.model_dump(exclude={"sources"}) | {"sources": [source_hash(source) for source in corpus.sources]}
+
+
+def _tokenizer_content(path: str) -> str:
+    directory = Path(path)
+    return tokenizer_hash(directory) if directory.is_dir() else sha256_bytes(path.encode())
+
+
+__all__ = [
+    "InputRecord",
+    "cache_output",
+    "distill_output",
+    "finetune_output",
+    "required_teacher",
+    "tokenizer_directory",
+    "tokenizer_output",
+    "tokens_artifact",
+    "tokens_output",
+]
