@@ -1,0 +1,58 @@
+"""The command line every stage shares, and which of how many processes this one is. No heavy imports."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from pipeline.errors import ConfigError
+from pipeline.recipe import Recipe, load_recipe
+
+
+def parse(description: str, argv: Sequence[str] | None = None) -> tuple[Recipe, argparse.Namespace]:
+    """Parse `--recipe R.yaml [section.key=value …]` and load the recipe.
+
+    description: what `--help` prints first, usually the script's docstring.
+    argv: the arguments; those of the process when absent.
+    Raises ConfigError for a wrong recipe or override; argparse itself exits with 2 on a wrong flag.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--recipe", required=True, metavar="FILE", help="the YAML recipe, e.g. recipes/demo.yaml")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="section.key=value",
+        help="change one setting of the recipe, e.g. tokens.views=2 (repeatable)",
+    )
+    # The `deepspeed` launcher hands every process this flag; the rank is read from the environment instead.
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    # parse_intermixed_args: overrides may stand before, between and after the flags.
+    arguments = parser.parse_intermixed_args(argv)
+    return load_recipe(arguments.recipe, arguments.overrides), arguments
+
+
+def environment_rank() -> tuple[int, int]:
+    """Return (rank, world): RANK/WORLD_SIZE (torchrun, deepspeed), else SLURM_PROCID/SLURM_NTASKS (srun), else (0, 1).
+
+    Raises ConfigError when one of a pair is missing, or is not a number, or they contradict each other.
+    """
+    names = ("RANK", "WORLD_SIZE")
+    if not any(name in os.environ for name in names):
+        if not _started_by_srun():
+            return 0, 1
+        names = ("SLURM_PROCID", "SLURM_NTASKS")
+    found = [os.environ.get(name, "") for name in names]
+    if not all(value.isdecimal() for value in found) or not int(found[0]) < int(found[1]):
+        shown = ", ".join(f"{name}={value or '(unset)'}" for name, value in zip(names, found, strict=True))
+        raise ConfigError(f"{shown}: need a rank below the number of processes; unset both to run one process")
+    return int(found[0]), int(found[1])
+
+
+def _started_by_srun() -> bool:
+    # A batch script sees the whole allocation's SLURM_NTASKS, but a python started there without srun is one process, not
+    # rank 0 of many that never come. Batch and interactive steps have no step id or a reserved one (0xfffffffa and up).
+    step = os.environ.get("SLURM_STEP_ID", "")
+    return "SLURM_PROCID" in os.environ and step.isdecimal() and int(step) < 0xFFFFFFF0
