@@ -103,9 +103,7 @@ def distill_output(recipe: Recipe, *, needs_cache: bool, root: Path | None = Non
         "student": recipe.student.model_dump(),
         "settings": optimisation_payload(recipe.distill),
     }
-    return Output(
-        root or recipe.root / "distill" / recipe.distill.name, "distill", payload, recipe.to_yaml(), inputs
-    )
+    return Output(root or recipe.root / "distill" / recipe.distill.name, "distill", payload, recipe.to_yaml(), inputs)
 
 
 def finetune_output(recipe: Recipe, model: str, task: Task, root: Path) -> Output:

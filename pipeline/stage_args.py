@@ -52,7 +52,7 @@ def environment_rank() -> tuple[int, int]:
 
 
 def _started_by_srun() -> bool:
-    # A batch script sees the whole allocation's SLURM_NTASKS, but a python started there without srun is one process, not
+    # A batch script sees the allocation's SLURM_NTASKS, but a python started there without srun is one process, not
     # rank 0 of many that never come. Batch and interactive steps have no step id or a reserved one (0xfffffffa and up).
     step = os.environ.get("SLURM_STEP_ID", "")
     return "SLURM_PROCID" in os.environ and step.isdecimal() and int(step) < 0xFFFFFFF0

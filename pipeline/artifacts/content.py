@@ -26,7 +26,9 @@ def resolve_model(name: str) -> Path:
     if not (path / "config.json").is_file():
         raise ConfigError(f"model {name}: no config.json in it; give a directory written by save_pretrained")
     if not weight_files(path):
-        reason = "only pickled weights, which are not loaded" if [*path.glob("*.bin"), *path.glob("*.pt")] else "no weights"
+        reason = (
+            "only pickled weights, which are not loaded" if [*path.glob("*.bin"), *path.glob("*.pt")] else "no weights"
+        )
         raise ConfigError(f"model {name}: {reason}; save it with safe_serialization=True first")
     return path
 
@@ -46,7 +48,9 @@ def model_hash(directory: Path) -> str:
 def tokenizer_hash(directory: Path) -> str:
     found = [directory / name for name in _TOKENIZER_FILES if (directory / name).is_file()]
     if not found:
-        raise ConfigError(f"tokenizer {directory}: no tokenizer files in it; give a directory written by save_pretrained")
+        raise ConfigError(
+            f"tokenizer {directory}: no tokenizer files in it; give a directory written by save_pretrained"
+        )
     return sha256_bytes("\n".join(f"{f.name}:{sha256_file(f)}" for f in found).encode())
 
 

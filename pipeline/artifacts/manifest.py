@@ -120,4 +120,6 @@ def _parse(model: type[Any], text: bytes, path: Path) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise CorruptArtifact(f"{path} is damaged ({where}: {first['msg']}): remove it and run its stage again") from None
+        raise CorruptArtifact(
+            f"{path} is damaged ({where}: {first['msg']}): remove it and run its stage again"
+        ) from None

@@ -39,7 +39,9 @@ class Output:
     `finish` when every shard is there writes the manifest, and doing so twice is harmless.
     """
 
-    def __init__(self, root: Path, kind: Kind, payload: Payload, recipe: str, inputs: Mapping[str, InputRecord]) -> None:
+    def __init__(
+        self, root: Path, kind: Kind, payload: Payload, recipe: str, inputs: Mapping[str, InputRecord]
+    ) -> None:
         self.root = Path(root)
         self.kind: Kind = kind
         self.payload = dict(payload)
@@ -64,7 +66,9 @@ class Output:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             atomic.write_text(self.root / "recipe.yaml", self.recipe)
-            atomic.write_json(self.root / "fingerprint.json", {"fingerprint": self.fingerprint, "payload": self.payload})
+            atomic.write_json(
+                self.root / "fingerprint.json", {"fingerprint": self.fingerprint, "payload": self.payload}
+            )
         except OSError as error:
             raise ArtifactError(f"cannot write to {self.root}: {error.strerror}") from error
         if (self.root / "shards").is_dir():
@@ -157,7 +161,9 @@ class Output:
         path = self.root / "fingerprint.json"
         if not path.exists():
             if self.root.is_dir() and any(self.root.iterdir()):
-                raise StaleArtifact(f"{self.root} is not empty and not an artifact of this pipeline: choose another `run`")
+                raise StaleArtifact(
+                    f"{self.root} is not empty and not an artifact of this pipeline: choose another `run`"
+                )
             return None
         try:
             payload = json.loads(path.read_text())["payload"]

@@ -1,0 +1,111 @@
+"""Checkpoints that are complete or absent.
+
+DeepSpeed writes its `latest` file before the last rank is done, so it is neither written nor read here. A checkpoint
+counts when `complete.json` stands in it: the last file written, naming every other with its size and sha256.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts.atomic import fsync_directory, sha256_file, write_json
+from pipeline.console import say
+from pipeline.errors import ConfigError
+from pipeline.training import distributed
+
+
+class Checkpoints:
+    def __init__(self, root: Path, identity: str, keep: int) -> None:
+        """root: the directory of all checkpoints of a run; identity: fingerprint of what is being trained."""
+        self.root, self.identity, self.keep = root, identity, keep
+
+    def save(self, engine: Any, step: int) -> None:
+        """Save the state after `step` optimiser steps; every rank must call it."""
+        tag = f"step-{step:08d}"
+        directory = self.root / tag
+        if distributed.rank() == 0:
+            # Left by a run that was killed while saving this very step.
+            shutil.rmtree(directory, ignore_errors=True)
+        distributed.barrier()
+        engine.save_checkpoint(str(self.root), tag=tag, client_state={"step": step}, save_latest=False)
+        distributed.barrier()
+        if distributed.rank() == 0:
+            self._check_all_ranks_saved(directory)
+            files = {
+                str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": _synced_hash(path)}
+                for path in sorted(directory.rglob("*"))
+                if path.is_file()
+            }
+            record = {"step": step, "identity": self.identity, "world_size": distributed.world_size(), "files": files}
+            write_json(directory / "complete.json", record)
+            fsync_directory(self.root)
+            self._prune()
+        distributed.barrier()
+
+    def load_newest(self, engine: Any) -> int:
+        """Restore the newest complete checkpoint and return its step, 0 when there is none.
+
+        An incomplete or damaged one is passed over with a word; one of another number of ranks is refused.
+        """
+        chosen = -1
+        if distributed.rank() == 0:
+            chosen = self._newest_sound()
+        chosen = int(distributed.sum_over_ranks([float(chosen) if distributed.rank() == 0 else 0.0])[0])
+        if chosen < 0:
+            return 0
+        tag = f"step-{chosen:08d}"
+        record = json.loads((self.root / tag / "complete.json").read_text())
+        if record["world_size"] != distributed.world_size():
+            raise ConfigError(
+                f"{self.root / tag} was saved by {record['world_size']} ranks, but {distributed.world_size()} are running: "
+                f"start the stage with {record['world_size']}"
+            )
+        engine.load_checkpoint(str(self.root), tag=tag)
+        return chosen
+
+    def _newest_sound(self) -> int:
+        for directory in sorted(self.root.glob("step-*"), reverse=True):
+            problem = self._problem(directory)
+            if problem is None:
+                return int(directory.name.removeprefix("step-"))
+            say(f"passing over checkpoint {directory}: {problem}")
+        return -1
+
+    def _problem(self, directory: Path) -> str | None:
+        try:
+            record = json.loads((directory / "complete.json").read_text())
+            if record["identity"] != self.identity:
+                return "it belongs to another run"
+            for name, entry in record["files"].items():
+                path = directory / name
+                if not path.is_file() or path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
+                    return f"{name} is damaged"
+        except FileNotFoundError:
+            return "it was not completed"
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return "its complete.json is damaged"
+        return None
+
+    def _check_all_ranks_saved(self, directory: Path) -> None:
+        optimizer_files = list(directory.glob("*optim_states.pt"))
+        if len(optimizer_files) != distributed.world_size():
+            raise RuntimeError(
+                f"{directory}: {len(optimizer_files)} optimiser files from {distributed.world_size()} ranks; is the directory shared?"
+            )
+
+    def _prune(self) -> None:
+        complete = sorted(path.parent for path in self.root.glob("step-*/complete.json"))
+        for directory in complete[: -self.keep]:
+            (directory / "complete.json").unlink()
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _synced_hash(path: Path) -> str:
+    import os
+
+    with open(path, "rb") as handle:
+        os.fsync(handle.fileno())
+    return sha256_file(path)

@@ -1,0 +1,130 @@
+"""A Transformers model under DeepSpeed: configuration, construction under `zero.Init`, loading and gathering of weights."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
+
+from pipeline.artifacts.content import weight_files
+from pipeline.errors import ConfigError
+from pipeline.hardware import resolve_dtype
+from pipeline.lineage import read_deepspeed_json
+from pipeline.recipe import Optimisation
+from pipeline.training import distributed
+
+
+def deepspeed_config(settings: Optimisation) -> dict[str, Any]:
+    """Fill the "auto"s of the recipe's DeepSpeed JSON.
+
+    Raises ConfigError for a value that the recipe owns but the JSON sets too, and for a batch that does not divide.
+    """
+    config = read_deepspeed_json(settings.deepspeed)
+    world, dtype = distributed.world_size(), resolve_dtype(settings.dtype)
+    micro = settings.micro_batch_size or max(1, settings.batch_size // world)
+    if settings.batch_size % (micro * world):
+        raise ConfigError(
+            f"batch_size {settings.batch_size} is not a multiple of micro_batch_size {micro} × {world} ranks: change one"
+        )
+    owned = {
+        "train_batch_size": settings.batch_size,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": settings.batch_size // (micro * world),
+        "gradient_clipping": settings.gradient_clipping,
+        "bf16.enabled": dtype == "bfloat16",
+        "fp16.enabled": dtype == "float16",
+        "optimizer.params.lr": settings.learning_rate,
+        "optimizer.params.betas": list(settings.betas),
+        "optimizer.params.weight_decay": settings.weight_decay,
+    }
+    for path, value in owned.items():
+        *sections, key = path.split(".")
+        target = config
+        for section in sections:
+            target = target.setdefault(section, {})
+        if target.get(key, "auto") != "auto":
+            raise ConfigError(f'{settings.deepspeed}: {path} belongs to the recipe; write "auto" there or leave it out')
+        target[key] = value
+    return config | {"steps_per_print": 10**12}
+
+
+def load_model(directory: Path, settings: Optimisation) -> PreTrainedModel:
+    """Build the model in `directory` for training: partitioned from the start under ZeRO-3, else whole.
+
+    Parameters get the compute dtype; dropout is the recipe's.
+    """
+    import deepspeed
+    from transformers.initialization import no_init_weights
+
+    config = deepspeed_config(settings)
+    model_config = AutoConfig.from_pretrained(directory)
+    for name in ("dropout_rate", "dropout", "attention_dropout", "activation_dropout"):
+        if hasattr(model_config, name):
+            setattr(model_config, name, settings.dropout)
+    partitioned = config.get("zero_optimization", {}).get("stage", 0) == 3
+    context = deepspeed.zero.Init(config_dict_or_path=config) if partitioned else contextlib.nullcontext()
+    dtype = getattr(torch, resolve_dtype(settings.dtype))
+    with no_init_weights(), context:
+        model = AutoModelForSeq2SeqLM.from_config(model_config, dtype=dtype)
+    model.tie_weights()
+    load_weights(model, directory)
+    return model
+
+
+def initialize(model: nn.Module, settings: Optimisation) -> Any:
+    """Hand `model` to DeepSpeed; returns its engine."""
+    import deepspeed
+
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=parameters, config=deepspeed_config(settings))
+    return engine
+
+
+def load_weights(model: nn.Module, directory: Path) -> None:
+    """Copy the safetensors files of `directory` into `model`, partitioned or not.
+
+    Raises ConfigError when names or shapes do not fit.
+    """
+    from safetensors import safe_open
+
+    parameters = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
+    loaded: set[int] = set()
+    for file in weight_files(directory):
+        with safe_open(file, framework="pt") as handle:
+            for name in handle.keys():  # noqa: SIM118 - not a dict
+                if name not in parameters:
+                    raise ConfigError(f"{file}: weight {name} has no place in the model its config.json describes")
+                with _writable(parameters[name]) as target:
+                    if target is not None:
+                        target.copy_(handle.get_tensor(name))
+                loaded.add(id(parameters[name]))
+    absent = [name for name, parameter in parameters.items() if id(parameter) not in loaded and parameter.requires_grad]
+    if absent:
+        raise ConfigError(f"{directory}: no weight for {absent[0]} (and {len(absent) - 1} more)")
+
+
+def gather_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (name, CPU copy) of each parameter, one at a time; every rank must iterate, rank 0 gets the values."""
+    import deepspeed
+
+    for name, parameter in model.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter]):
+            if distributed.rank() == 0:
+                yield name, parameter.detach().to("cpu", copy=True)
+
+
+@contextlib.contextmanager
+def _writable(parameter: torch.Tensor) -> Iterator[torch.Tensor | None]:
+    import deepspeed
+
+    if not hasattr(parameter, "ds_id"):
+        with torch.no_grad():
+            yield parameter
+        return
+    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
+        yield parameter.data if distributed.rank() == 0 else None

@@ -1,0 +1,199 @@
+"""The training loop shared by distillation and fine-tuning: resume, step, log, validate, save, stop when asked.
+
+What is trained on which rows with which loss is the caller's; what is here is everything that must not go wrong over weeks.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.console import Progress, say
+from pipeline.errors import PipelineError, Preempted
+from pipeline.recipe import Optimisation
+from pipeline.training import distributed
+from pipeline.training.checkpoints import Checkpoints
+from pipeline.training.engine import deepspeed_config, initialize
+from pipeline.training.loader import Batch, BatchSource, Loader
+from pipeline.training.metrics import MetricsLog
+from pipeline.training.order import SampleOrder
+from pipeline.training.preemption import StopRequest
+
+#: (engine, batch, step) → named scalar tensors; "loss" is trained on, the others are logged as loss/<name>.
+LossFn = Callable[[Any, Batch, int], dict[str, torch.Tensor]]
+#: (engine, step) → named numbers, logged as validation/<name>. Every rank calls it.
+ValidateFn = Callable[[Any, int], dict[str, float]]
+
+
+def learning_rate(settings: Optimisation, step: int) -> float:
+    """Learning rate of optimiser step `step`, counted from 0: linear warm-up, then the schedule down to final_fraction."""
+    warmup = min(settings.warmup_steps, settings.max_steps)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    progress = (step - warmup) / max(1, settings.max_steps - warmup)
+    remaining = 0.5 * (1 + math.cos(math.pi * progress)) if settings.schedule == "cosine" else 1 - progress
+    return settings.learning_rate * (settings.final_fraction + (1 - settings.final_fraction) * remaining)
+
+
+def train(
+    *,
+    model: nn.Module,
+    settings: Optimisation,
+    source: BatchSource,
+    loss: LossFn,
+    out: Path,
+    identity: str,
+    seed: int,
+    label: str,
+    validate: ValidateFn | None = None,
+) -> Any:
+    """Train `model` for settings.max_steps optimiser steps and return the DeepSpeed engine.
+
+    model: from `engine.load_model`. source: the rows; which of them make a batch is `SampleOrder`'s. out: takes checkpoints/,
+    tensorboard/ and metrics.jsonl. identity: fingerprint that a checkpoint must bear to be resumed from. Call
+    `distributed.setup()` first. Raises Preempted after saving when a signal asked to stop, and PipelineError when the loss is
+    not finite.
+    """
+    rank, world = distributed.rank(), distributed.world_size()
+    engine = initialize(model, settings)
+    checkpoints = Checkpoints(out / "checkpoints", identity, settings.keep_checkpoints)
+    start = checkpoints.load_newest(engine)
+    if start and rank == 0:
+        say(f"{label}: resuming after step {start}")
+    order = SampleOrder(source.shard_rows, settings.batch_size, seed)
+    micro = deepspeed_config(settings)["train_micro_batch_size_per_gpu"]
+    loader = Loader(
+        source,
+        order,
+        start=start,
+        stop=settings.max_steps,
+        rank=rank,
+        world=world,
+        micro=micro,
+        device=distributed.device(),
+    )
+    window = _Window(loader)
+    engine.train()
+    with (
+        StopRequest() as stop,
+        MetricsLog(out, start, active=rank == 0) as log,
+        Progress(label, settings.max_steps, "step", start=start, quiet=rank != 0) as progress,
+    ):
+        for step, batches in loader:
+            rate = learning_rate(settings, step)
+            for group in engine.optimizer.param_groups:
+                group["lr"] = rate
+            # Dropout depends on (seed, step, rank) alone: nothing to save, nothing to restore.
+            torch.manual_seed(_mix(seed, step, rank))
+            for batch in batches:
+                parts = loss(engine, batch, step)
+                engine.backward(parts["loss"])
+                engine.step()
+                window.add(parts, batch)
+            done = step + 1
+            last = done == settings.max_steps
+            if done % settings.log_every == 0 or last:
+                values = window.close(world)
+                values |= {
+                    "train/learning_rate": rate,
+                    "train/gradient_norm": float(engine.get_global_grad_norm() or 0.0),
+                }
+                log.write(done, values)
+                _require_finite(values, done, checkpoints)
+                detail = f"loss {values['loss/loss']:.3f}, {values['speed/tokens_per_second']:.0f} tokens/s"
+                progress.advance(0, detail)
+            if validate is not None and (done % settings.validate_every == 0 or last):
+                engine.eval()
+                values = validate(engine, done)
+                engine.train()
+                log.write(done, {f"validation/{name}": value for name, value in values.items()})
+                window.restart()
+            progress.advance()
+            stopping = distributed.any_rank(stop.received is not None)
+            if not last and (done % settings.save_every == 0 or stopping):
+                _require_finite(window.peek(world), done, checkpoints)
+                checkpoints.save(engine, done)
+                window.restart()
+            if stopping and not last:
+                raise Preempted(f"{label}: saved after step {done} on {stop.received or 'another rank’s signal'}")
+    return engine
+
+
+class _Window:
+    """Means and rates over the steps since the last log line. Losses stay on the device until then."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+        self._sums: dict[str, torch.Tensor] = {}
+        self._count = self._tokens = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Do not count the time since the last log line (validation, saving) as training time."""
+        self._began, self._waited_before, self._tokens = time.perf_counter(), self._loader.waited, 0
+
+    def add(self, parts: dict[str, torch.Tensor], batch: Batch) -> None:
+        for name, value in parts.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._count += 1
+        self._tokens += sum(batch[name].numel() for name in ("input_ids", "labels") if name in batch)
+
+    def peek(self, world: int) -> dict[str, float]:
+        """Mean of each part over the window's micro batches and the ranks."""
+        names = sorted(self._sums)
+        if not names:
+            return {}
+        means = torch.stack([self._sums[name] for name in names]).double() / self._count
+        return {
+            f"loss/{name}": value / world
+            for name, value in zip(names, distributed.sum_over_ranks(means.tolist()), strict=True)
+        }
+
+    def close(self, world: int) -> dict[str, float]:
+        values = self.peek(world)
+        elapsed = max(time.perf_counter() - self._began, 1e-9)
+        values["speed/tokens_per_second"] = self._tokens * world / elapsed
+        values["speed/loader_wait_share"] = min(1.0, (self._loader.waited - self._waited_before) / elapsed)
+        values["memory/peak_gib"] = peak_memory_gib()
+        self._sums, self._count = {}, 0
+        self.restart()
+        return values
+
+
+def peak_memory_gib() -> float:
+    """Peak memory of this rank: the device's allocator on CUDA, resident memory of the process on CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _require_finite(values: dict[str, float], done: int, checkpoints: Checkpoints) -> None:
+    bad = sorted(name for name, value in values.items() if not math.isfinite(value))
+    if bad:
+        raise PipelineError(
+            f"{', '.join(bad)} is not finite at step {done}; nothing was saved since the last checkpoint in {checkpoints.root}: "
+            "lower learning_rate, or use dtype float32"
+        )
+
+
+def _mix(*parts: int) -> int:
+    """Hash small integers into one 63-bit seed (splitmix64's finaliser between them)."""
+    state = 0x9E3779B97F4A7C15
+    for part in parts:
+        state = (state ^ part) * 0xBF58476D1CE4E5B9 & (2**64 - 1)
+        state = (state ^ (state >> 27)) * 0x94D049BB133111EB & (2**64 - 1)
+        state ^= state >> 31
+    return state >> 1
+
+
+__all__ = ["LossFn", "ValidateFn", "learning_rate", "peak_memory_gib", "train"]

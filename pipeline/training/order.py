@@ -1,0 +1,59 @@
+"""Which rows make up the batch of a step: a pure function of (seed, step), the same for any number of ranks.
+
+Each epoch visits every row once. Shards are shuffled, taken `window` at a time, and their rows shuffled within that
+window, so that rows come from few files at a time; finding the rows of step 10⁶ costs what step 1 costs.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+Row = tuple[int, int]
+
+
+class SampleOrder:
+    def __init__(self, shard_rows: list[int], batch_size: int, seed: int, window: int = 16) -> None:
+        """shard_rows: number of rows of each shard; batch_size: rows of one global batch."""
+        self.rows = sum(shard_rows)
+        if self.rows == 0:
+            raise ValueError("no rows to order")
+        self._shard_rows = np.asarray(shard_rows, dtype=np.int64)
+        self._batch, self._seed, self._window = batch_size, seed, window
+        # One window's permutation is held at a time besides the previous one's, which a batch may straddle.
+        self._epoch_windows = lru_cache(maxsize=2)(self._make_epoch_windows)
+        self._window_rows = lru_cache(maxsize=3)(self._make_window_rows)
+
+    def batch(self, step: int) -> list[Row]:
+        """Return the (shard, row) pairs of global step `step`, counted from 0."""
+        return [self._at(position) for position in range(step * self._batch, (step + 1) * self._batch)]
+
+    def rank_batches(self, step: int, rank: int, world: int, micro: int) -> list[list[Row]]:
+        """Return this rank's micro batches of `step`; together the ranks' cover `batch(step)` exactly once."""
+        rows = self.batch(step)
+        return [rows[start : start + micro] for start in range(rank * micro, len(rows), world * micro)]
+
+    def _at(self, position: int) -> Row:
+        epoch, offset = divmod(position, self.rows)
+        _, ends = self._epoch_windows(epoch)
+        window = int(np.searchsorted(ends, offset, side="right"))
+        shards, rows = self._window_rows(epoch, window)
+        inside = offset - (int(ends[window - 1]) if window else 0)
+        return int(shards[inside]), int(rows[inside])
+
+    def _make_epoch_windows(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
+        shards = self._generator(epoch, 0).permutation(len(self._shard_rows))
+        windows = [shards[start : start + self._window] for start in range(0, len(shards), self._window)]
+        return windows, np.cumsum([int(self._shard_rows[window].sum()) for window in windows])
+
+    def _make_window_rows(self, epoch: int, window: int) -> tuple[np.ndarray, np.ndarray]:
+        shards = self._epoch_windows(epoch)[0][window]
+        counts = self._shard_rows[shards]
+        permutation = self._generator(epoch, window + 1).permutation(int(counts.sum()))
+        starts = np.cumsum(counts) - counts
+        which = np.searchsorted(np.cumsum(counts), permutation, side="right")
+        return shards[which], permutation - starts[which]
+
+    def _generator(self, epoch: int, stream: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=[self._seed, 0x0D0E], counter=[0, 0, epoch, stream]))
