@@ -41,7 +41,7 @@ def publish_directory(temporary: Path, final: Path) -> None:
         if file.is_file():
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
-    os.rename(temporary, final)
+    temporary.rename(final)
     fsync_directory(final.parent)
 
 
@@ -57,7 +57,7 @@ def remove_temporaries(directory: Path) -> None:
     """Remove what earlier, killed processes of this machine left half-written in `directory`."""
     for leftover in directory.glob(f"{_TEMPORARY_PREFIX}*"):
         pid = leftover.name.removeprefix(_TEMPORARY_PREFIX).split("-", 1)[0]
-        if leftover.is_file() and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+        if leftover.is_file() and pid.isdigit() and not Path(f"/proc/{pid}").exists():
             leftover.unlink(missing_ok=True)
 
 

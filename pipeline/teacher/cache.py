@@ -1,0 +1,159 @@
+"""Caching a teacher: for every token shard the states at the cut, and once the tail that replays them."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+
+from pipeline import lineage
+from pipeline.artifacts import Artifact, Output, ShardRecord
+from pipeline.artifacts.content import resolve_model
+from pipeline.console import Progress, say
+from pipeline.errors import ArtifactError, ConfigError, CorruptArtifact
+from pipeline.families import family_of
+from pipeline.hardware import resolve_dtype
+from pipeline.recipe import Recipe
+from pipeline.teacher.capture import capture_states, resolve_cut
+from pipeline.teacher.fidelity import replay_error
+from pipeline.teacher.rows import model_inputs
+from pipeline.teacher.tail import TAIL_FILES, Tail, cut_tail, save_tail
+
+#: Replay may differ from the teacher by rounding (a GPU may choose other kernels); more than this is a fault.
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 1e-2}
+
+
+def cache_teacher(recipe: Recipe, rank: int = 0, world: int = 1) -> Output:
+    """Bring RUN/teacher_cache/<teacher.name> to completion; this process takes every `world`-th missing shard.
+
+    Raises ConfigError when teacher and tokens do not fit, ArtifactError when the disk is too small for the whole cache, and
+    CorruptArtifact when replaying a shard's sample does not give what the teacher gives.
+    """
+    output = lineage.cache_output(recipe)
+    if output.complete():
+        return output
+    tokens = lineage.tokens_artifact(recipe, "train")
+    output.begin()
+    missing = output.missing(len(tokens.shards))
+    _require_disk(recipe, output, tokens, missing)
+    if missing[rank::world] or not _tail_present(output.root):
+        worker = _Worker(recipe, output, tokens)
+        if not _tail_present(output.root) and rank == 0:
+            save_tail(worker.teacher, worker.cuts, output.root / "tail")
+        worker.run(missing[rank::world], len(tokens.shards) - len(missing), quiet=rank != 0)
+    if _tail_present(output.root) and output.finish(
+        len(tokens.shards), files=TAIL_FILES, provenance={"world_size": world}
+    ):
+        say(f"teacher_cache: {len(tokens.shards)} shards complete in {output.root}")
+    return output
+
+
+class _Worker:
+    """A loaded teacher that turns token shards into cache shards."""
+
+    def __init__(self, recipe: Recipe, output: Output, tokens: Artifact) -> None:
+        spec = lineage.required_teacher(recipe)
+        self.output, self.tokens, self.batch_size = output, tokens, recipe.cache.batch_size
+        self.dtype = resolve_dtype(spec.dtype)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        directory = resolve_model(spec.model)
+        self.teacher: PreTrainedModel = AutoModelForSeq2SeqLM.from_pretrained(
+            directory, dtype=getattr(torch, self.dtype)
+        )
+        self.teacher.to(self.device).eval()
+        config: Any = self.teacher.config
+        check_vocabulary(spec.model, directory, config.vocab_size, lineage.tokenizer_directory(recipe))
+        self.pad_token_id: int = config.pad_token_id
+        self.family = family_of(config)
+        if self.dtype == "float16" and self.family.overflows_in_fp16:
+            raise ConfigError("teacher.dtype float16: T5's feed-forward overflows in it; use bfloat16 or float32")
+        shape = self.family.shape(config)
+        self.cuts = (
+            resolve_cut(recipe.cache.encoder_cut, shape.encoder_layers, "encoder_cut"),
+            resolve_cut(recipe.cache.decoder_cut, shape.decoder_layers, "decoder_cut"),
+        )
+        self.tail: Tail = cut_tail(self.teacher, self.cuts)
+
+    def run(self, shards: list[int], already: int, *, quiet: bool) -> None:
+        # One shard is written while the next is computed; more in flight would only hold memory.
+        rows = sum(self.tokens.shards[index].rows for index in shards)
+        with ThreadPoolExecutor(1) as writer, Progress("cache_teacher", rows, "row", quiet=quiet) as progress:
+            pending: Future[ShardRecord] | None = None
+            for index in shards:
+                columns, notes = self._compute(index, progress)
+                if pending is not None:
+                    pending.result()
+                count = sum(column.shape[0] * column.shape[1] for column in columns.values())
+                pending = writer.submit(self.output.write_shard, index, columns, tokens=count, notes=notes)
+            if pending is not None:
+                pending.result()
+
+    def _compute(self, index: int, progress: Progress) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        record = self.tokens.shards[index]
+        encoder, decoder, fidelity = [], [], {}
+        for start in range(0, record.rows, self.batch_size):
+            stop = min(start + self.batch_size, record.rows)
+            rows = self.tokens.rows(index, slice(start, stop), ("input_ids", "labels"))
+            batch = {name: tensor.to(self.device) for name, tensor in model_inputs(rows, self.pad_token_id).items()}
+            states = capture_states(self.teacher, self.family, self.cuts, **batch)
+            if start == 0:
+                fidelity = replay_error(self.teacher, self.family, self.tail, self.cuts, batch, *states)
+                self._require_exact(index, fidelity)
+            encoder.append(states[0].cpu())
+            decoder.append(states[1].cpu())
+            progress.advance(stop - start)
+        columns = {"encoder_states": torch.cat(encoder), "decoder_states": torch.cat(decoder)}
+        return columns, {"token_shard_sha256": record.sha256, "replay_error": fidelity}
+
+    def _require_exact(self, index: int, fidelity: dict[str, float]) -> None:
+        worst = max(fidelity, key=lambda name: fidelity[name])
+        if not fidelity[worst] <= TOLERANCE[self.dtype]:
+            raise CorruptArtifact(
+                f"cache shard {index}: replayed {worst} differs from the teacher by {fidelity[worst]:.3g} of its largest value "
+                f"(allowed {TOLERANCE[self.dtype]}); nothing was written for it: check that the teacher's weights are finite"
+            )
+
+
+def check_vocabulary(name: str, model: Path, vocab_size: int, tokenizer: Path) -> None:
+    """Refuse a model whose tokenizer is not the one the tokens were made with.
+
+    Raises ConfigError. A model directory without a tokenizer passes when every token id fits its vocabulary.
+    """
+    from transformers import AutoTokenizer
+
+    ours = AutoTokenizer.from_pretrained(tokenizer)
+    if len(ours) > vocab_size:
+        raise ConfigError(
+            f"{name} has a vocabulary of {vocab_size}, but the corpus was tokenised with {len(ours)} tokens ({tokenizer}): "
+            f"set tokenizer.path to {name} and tokenise again"
+        )
+    if not any((model / file).is_file() for file in ("tokenizer.json", "spiece.model", "tokenizer_config.json")):
+        return
+    if AutoTokenizer.from_pretrained(model).get_vocab() != ours.get_vocab():
+        raise ConfigError(
+            f"{name} comes with another tokenizer than the one the corpus was tokenised with ({tokenizer}): "
+            f"set tokenizer.path to {name} and tokenise again"
+        )
+
+
+def _tail_present(root: Path) -> bool:
+    return all((root / name).is_file() for name in TAIL_FILES)
+
+
+def _require_disk(recipe: Recipe, output: Output, tokens: Artifact, missing: list[int]) -> None:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(resolve_model(lineage.required_teacher(recipe).model))
+    width = family_of(config).shape(config).d_model
+    itemsize = 4 if output.payload["dtype"] == "float32" else 2
+    need = sum(tokens.shards[index].tokens for index in missing) * width * itemsize
+    free = shutil.disk_usage(output.root).free
+    if need > free:
+        raise ArtifactError(
+            f"{output.root} will take {need / 1e9:.1f} GB more, but {free / 1e9:.1f} GB are free there: "
+            "free some space, tokenise fewer views, or move the run to another disk"
+        )
