@@ -1,0 +1,282 @@
+"""Losses on logits: divergences from a teacher, sparse (sampled, top-k) targets, and the LM cross-entropy.
+
+Each works on a few positions at a time and keeps nothing as large as the logits between forward and backward: the
+backward pass, written by hand, makes the probabilities again from the logits, which exist anyway. The only tensor of
+positions x vocabulary ever made is the gradient itself, in the logits' dtype. Softmax and sums are in fp32 (fp64 for
+fp64 logits). Logits must be finite. Positions left out by a mask are not read, so they may hold anything.
+
+From hidden states, where even the logits need not exist, see `head.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from pipeline.objectives import formulas
+
+#: Logits in one chunk: 2^21 in fp32 are 8 MiB, so a chunk's buffers stay in a CPU's last-level cache.
+CHUNK_CPU = 1 << 21
+CHUNK_CUDA = 1 << 26
+#: The label that is not scored, as in Transformers.
+IGNORE = -100
+
+
+def divergence(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    mask: Tensor | None = None,
+    *,
+    kind: formulas.Kind = "forward_kl",
+    temperature: float = 1.0,
+    alpha: float | None = None,
+    target_share: float = 1.0,
+) -> Tensor:
+    """The mean divergence over valid positions times temperature^2 (Hinton et al. 2015, arXiv 1503.02531, section 2).
+
+    student_logits, teacher_logits: (positions..., vocabulary). mask: (positions...), 1 = valid; all valid when absent.
+    kind, alpha: see `formulas.value`. target_share: below 1 the target is `taid_target` with that share.
+    Returns a scalar in fp32 (fp64 for fp64 logits), 0 when nothing is valid; gradients flow to the student alone.
+    Raises ValueError for shapes that differ, an unknown kind, or an alpha, temperature or share out of range.
+    """
+    if student_logits.shape != teacher_logits.shape:
+        raise ValueError(f"student and teacher logits differ: {tuple(student_logits.shape)} and "
+                         f"{tuple(teacher_logits.shape)}; both need the same positions and vocabulary")
+    check_temperature(temperature)
+    check_share(target_share)
+    alpha = formulas.check_alpha(kind, alpha)
+    rows = valid_rows(mask, student_logits)
+    loss: Tensor = _Dense.apply(
+        student_logits, teacher_logits.detach(), rows, kind, float(temperature), alpha, float(target_share)
+    )
+    return loss
+
+
+def lm_loss(student_logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean cross-entropy over labels other than -100, in fp32 (fp64 for fp64 logits); 0 when there are none.
+
+    student_logits: (positions..., vocabulary); labels: (positions...) int.
+    """
+    if labels.shape != student_logits.shape[:-1]:
+        raise ValueError(f"labels {tuple(labels.shape)} do not fit logits {tuple(student_logits.shape)}")
+    ids = labels.reshape(-1, 1)
+    # A one-hot target is a sparse one whose entropy is 0, so its KL is the cross-entropy.
+    return _sparse(student_logits, ids.clamp(min=0), None, None, labels != IGNORE, 1.0)
+
+
+def sampled_kl(
+    student_logits: Tensor,
+    ids: Tensor,
+    counts: Tensor,
+    mask: Tensor | None = None,
+    *,
+    entropy: Tensor | None = None,
+    temperature: float = 1.0,
+) -> Tensor:
+    """KL from targets sampled from the teacher (Sparse Logit Sampling, arXiv 2503.16870).
+
+    student_logits: (positions..., vocabulary). ids: (positions..., k) int; a row's ids must differ where their count is
+        not 0. counts: (positions..., k), draws or importance weights, 0 where unused; each row is divided by its sum,
+        and a row whose sum is 0 is not valid. mask: (positions...), 1 = valid.
+    entropy: (positions...), the teacher's exact entropy in nats where it was stored: value and gradient are then
+        unbiased estimates of KL(teacher || student). Without it the value is KL(empirical || student), which is biased
+        (by the entropy the draws lack) but has the same, unbiased, gradient.
+    temperature: that of the teacher's distribution when the targets were drawn.
+    """
+    weights = counts.to(_wide(student_logits))
+    total = weights.sum(-1, keepdim=True)
+    valid = total.squeeze(-1) > 0
+    valid = valid if mask is None else valid & mask.bool()
+    shares = weights / torch.where(total > 0, total, torch.ones_like(total))
+    own = torch.special.entr(shares).sum(-1)
+    return _sparse(student_logits, ids, shares, None, valid, temperature, own if entropy is None else entropy)
+
+
+def topk_kl(
+    student_logits: Tensor,
+    ids: Tensor,
+    probabilities: Tensor,
+    mask: Tensor | None = None,
+    *,
+    tail: bool = True,
+    temperature: float = 1.0,
+) -> Tensor:
+    """KL from the teacher's k most probable tokens: biased, unlike `sampled_kl`.
+
+    ids, probabilities: (positions..., k), distinct ids and the teacher's probabilities at `temperature`.
+    tail: what the k lack of 1 is one more outcome, compared with the student's mass outside the k. Without it the k
+        probabilities are scaled to sum to 1 and the student is pushed to put nothing elsewhere.
+    """
+    p = probabilities.to(_wide(student_logits))
+    total = p.sum(-1, keepdim=True)
+    if not tail or ids.shape[-1] == student_logits.shape[-1]:
+        p, rest = p / torch.where(total > 0, total, torch.ones_like(total)), None
+    else:
+        rest = (1 - total.squeeze(-1)).clamp(min=0)
+    own = torch.special.entr(p).sum(-1) + (0 if rest is None else torch.special.entr(rest))
+    return _sparse(student_logits, ids, p, rest, mask, temperature, own)
+
+
+def taid_target(student_logits: Tensor, teacher_logits: Tensor, share: float) -> Tensor:
+    """TAID's moving target, as logits: (1 - share) student (detached) + share teacher (arXiv 2501.16937, equation 3)."""
+    check_share(share)
+    return torch.lerp(student_logits.detach(), teacher_logits.detach().to(student_logits.dtype), share)
+
+
+class _Dense(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, teacher: Tensor, rows: Tensor, kind: str, temperature: float, alpha: float, share: float
+    ) -> Tensor:
+        flat_s, flat_t = student.reshape(-1, student.shape[-1]), teacher.reshape(-1, teacher.shape[-1])
+        total = torch.zeros((), dtype=_wide(student), device=student.device)
+        constants = []
+        for part in rows.split(chunk_rows(student)):
+            log_p, log_q = _log_probabilities(flat_s, flat_t, part, temperature, share)
+            row_value, c = formulas.value(kind, log_p, log_q, alpha)
+            total += row_value.sum()
+            constants.append(c)
+        ctx.save_for_backward(student, teacher, rows, torch.cat(constants) if constants else total.new_empty(0))
+        ctx.settings = (kind, temperature, alpha, share)
+        return total * (temperature**2 / max(len(rows), 1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        student, teacher, rows, constants = ctx.saved_tensors
+        kind, temperature, alpha, share = ctx.settings
+        flat_s, flat_t = student.reshape(-1, student.shape[-1]), teacher.reshape(-1, teacher.shape[-1])
+        out = torch.empty_like(flat_s) if len(rows) == len(flat_s) else torch.zeros_like(flat_s)
+        size = chunk_rows(student)
+        # One temperature is the logits' own 1/temperature, the other is left of temperature^2.
+        factor = grad * (temperature / max(len(rows), 1))
+        for part, c in zip(rows.split(size), constants.split(size), strict=True):
+            log_p, log_q = _log_probabilities(flat_s, flat_t, part, temperature, share)
+            _put(out, part, formulas.gradient(kind, log_p, log_q, c, alpha).mul_(factor))
+        return (out.view_as(student), None, None, None, None, None, None)
+
+
+class _Sparse(torch.autograd.Function):
+    """sum_k p_k (-log q_k) + rest (-log of q's mass outside the k), the mean over rows, times temperature^2."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, ids: Tensor, p: Tensor, rest: Tensor | None, rows: Tensor, temperature: float
+    ) -> Tensor:
+        flat = student.reshape(-1, student.shape[-1])
+        total = torch.zeros((), dtype=_wide(student), device=student.device)
+        for part in rows.split(chunk_rows(student)):
+            log_q = _log_softmax(flat, part, temperature)
+            total -= (torch.where(p[part] > 0, log_q.gather(1, ids[part]), 0.0) * p[part]).sum()
+            if rest is not None:
+                outside = log_q.scatter_(1, ids[part], -torch.inf).logsumexp(-1)
+                total -= torch.where(rest[part] > 0, outside * rest[part], 0.0).sum()
+        ctx.save_for_backward(student, ids, p, rest, rows)
+        ctx.temperature = temperature
+        return total * (temperature**2 / max(len(rows), 1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        student, ids, p, rest, rows = ctx.saved_tensors
+        flat = student.reshape(-1, student.shape[-1])
+        out = torch.empty_like(flat) if len(rows) == len(flat) else torch.zeros_like(flat)
+        factor = grad * (ctx.temperature / max(len(rows), 1))
+        for part in rows.split(chunk_rows(student)):
+            log_q = _log_softmax(flat, part, ctx.temperature)
+            if rest is None:
+                # d / d logits = (sum p) q - p.
+                q = log_q.exp_().mul_(p[part].sum(-1, keepdim=True))
+                q.scatter_add_(1, ids[part], -p[part])
+            else:
+                # Inside the k: (p_inside + rest) q - p, the sum being 1; outside, less rest q / q_outside.
+                mass = p[part].sum(-1, keepdim=True) + rest[part].unsqueeze(1)
+                inside = log_q.gather(1, ids[part]).exp() * mass - p[part]
+                outside = log_q.scatter_(1, ids[part], -torch.inf).logsumexp(-1, keepdim=True)
+                shifted = torch.where(rest[part].unsqueeze(1) > 0, rest[part].unsqueeze(1) * (log_q - outside).exp(), 0.0)
+                q = log_q.exp_().mul_(mass).sub_(shifted).scatter_(1, ids[part], inside)
+            _put(out, part, q.mul_(factor))
+        return (out.view_as(student), None, None, None, None, None)
+
+
+def _sparse(
+    student_logits: Tensor,
+    ids: Tensor,
+    p: Tensor | None,
+    rest: Tensor | None,
+    mask: Tensor | None,
+    temperature: float,
+    entropy: Tensor | None = None,
+) -> Tensor:
+    check_temperature(temperature)
+    if ids.shape[:-1] != student_logits.shape[:-1] and p is not None:
+        raise ValueError(f"ids {tuple(ids.shape)} do not fit logits {tuple(student_logits.shape)}")
+    if p is not None and p.shape != ids.shape:
+        raise ValueError(f"ids {tuple(ids.shape)} and their counts or probabilities {tuple(p.shape)} differ")
+    rows = valid_rows(mask, student_logits)
+    flat_ids = ids.reshape(-1, ids.shape[-1]).long()
+    flat_p = torch.ones_like(flat_ids, dtype=_wide(student_logits)) if p is None else p.reshape(-1, p.shape[-1])
+    flat_rest = None if rest is None else rest.reshape(-1)
+    cross: Tensor = _Sparse.apply(student_logits, flat_ids, flat_p.detach(), flat_rest, rows, float(temperature))
+    if entropy is None:
+        return cross
+    return cross - entropy.reshape(-1)[rows].to(cross.dtype).sum() * (temperature**2 / max(len(rows), 1))
+
+
+def valid_rows(mask: Tensor | None, logits: Tensor) -> Tensor:
+    """The flat indices of the valid positions, in order."""
+    positions = logits.shape[:-1]
+    if mask is None:
+        return torch.arange(positions.numel(), device=logits.device)
+    if mask.shape != positions:
+        raise ValueError(f"the mask has shape {tuple(mask.shape)}; it must be that of the positions, {tuple(positions)}")
+    return mask.reshape(-1).nonzero().squeeze(1)
+
+
+def chunk_rows(logits: Tensor) -> int:
+    """Positions in one chunk."""
+    return max(1, (CHUNK_CPU if logits.device.type == "cpu" else CHUNK_CUDA) // max(logits.shape[-1], 1))
+
+
+def check_temperature(temperature: float) -> None:
+    if not 0.0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be above 0, not {temperature}")
+
+
+def check_share(share: float) -> None:
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"the teacher's share of the target must lie in 0 to 1, not {share}")
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _take(flat: Tensor, rows: Tensor, wide: torch.dtype) -> Tensor:
+    """Copies of these rows in the wide dtype."""
+    return flat[rows].to(wide)
+
+
+def _put(out: Tensor, rows: Tensor, values: Tensor) -> None:
+    out.index_copy_(0, rows, values.to(out.dtype))
+
+
+def _log_softmax(flat: Tensor, rows: Tensor, temperature: float) -> Tensor:
+    logits = _take(flat, rows, _wide(flat))
+    return torch.log_softmax(logits if temperature == 1.0 else logits.div_(temperature), -1)
+
+
+def _log_probabilities(
+    student: Tensor, teacher: Tensor, rows: Tensor, temperature: float, share: float
+) -> tuple[Tensor, Tensor]:
+    """log p of the (interpolated) target and log q, both (rows, vocabulary)."""
+    wide = _wide(student)
+    target = _take(teacher, rows, wide)
+    if share != 1.0:
+        target = torch.lerp(_take(student, rows, wide), target, share)
+    log_p = torch.log_softmax(target if temperature == 1.0 else target.div_(temperature), -1)
+    del target
+    return log_p, _log_softmax(student, rows, temperature)
