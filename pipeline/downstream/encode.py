@@ -1,0 +1,111 @@
+"""A task's examples as token ids of one model's tokenizer, and as the batches the training loop reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.downstream.tasks import Examples, TaskData
+from pipeline.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import torch
+
+#: Lengths are padded up to a multiple of this, which matrix units like.
+LENGTH_MULTIPLE = 8
+#: What the loss leaves out, as everywhere in Transformers.
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of examples, special tokens included, unpadded; how many were cut to the task's lengths."""
+
+    sources: list[list[int]]
+    targets: list[list[int]]
+    cut_sources: int
+    cut_targets: int
+
+
+def load_tokenizer(directory: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{directory}: its tokenizer cannot be loaded ({error})") from None
+    if tokenizer.pad_token_id is None:
+        raise ConfigError(f"{directory}: its tokenizer has no padding token")
+    return tokenizer
+
+
+def encode(tokenizer: Any, examples: Examples, data: TaskData) -> Encoded:
+    sources, cut_sources = _token_ids(tokenizer, examples.sources, data.task.source_length, target=False)
+    targets, cut_targets = _token_ids(tokenizer, examples.targets, data.task.target_length, target=True)
+    return Encoded(sources, targets, cut_sources, cut_targets)
+
+
+def encode_labels(tokenizer: Any, data: TaskData) -> list[list[int]]:
+    """Token ids of each label text; raises DataError when the tokenizer cannot tell two of them apart."""
+    assert data.labels is not None
+    ids, _ = _token_ids(tokenizer, data.labels, data.task.target_length, target=True)
+    seen: dict[tuple[int, ...], str] = {}
+    for label, tokens in zip(data.labels, ids, strict=True):
+        other = seen.setdefault(tuple(tokens), label)
+        if other != label:
+            raise DataError(
+                f"task {data.task.name}: labels {other!r} and {label!r} are the same {len(tokens)} tokens to this model's "
+                "tokenizer: choose other label texts or a longer target_length"
+            )
+    return ids
+
+
+def _token_ids(tokenizer: Any, texts: Sequence[str], length: int, *, target: bool) -> tuple[list[list[int]], int]:
+    """Tokenise; texts of more than `length` tokens are cut, keeping the special tokens the tokenizer ends with."""
+    name = "text_target" if target else "text"
+    # Without truncation first: that is the only way to learn which texts are too long.
+    ids: list[list[int]] = tokenizer(**{name: list(texts)}, verbose=False)["input_ids"]
+    long = [index for index, tokens in enumerate(ids) if len(tokens) > length]
+    if long:
+        cut = tokenizer(**{name: [texts[i] for i in long]}, truncation=True, max_length=length)["input_ids"]
+        for index, tokens in zip(long, cut, strict=True):
+            ids[index] = tokens
+    return ids, len(long)
+
+
+def pad(sequences: Sequence[Sequence[int]], value: int, length: int | None = None) -> torch.Tensor:
+    """Right-pad to `length`, or to the longest; returns int64 (len(sequences), length)."""
+    import torch
+
+    length = length or max(map(len, sequences))
+    return torch.tensor([[*sequence, *[value] * (length - len(sequence))] for sequence in sequences])
+
+
+def round_up(length: int) -> int:
+    return -(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+
+
+class EncodedSource:
+    """A `BatchSource` over encoded examples, held in memory as one shard.
+
+    `read` gives input_ids, attention_mask (rows, source) and labels (rows, target), int64, padded to the longest of all
+    examples: every batch has the same shape, however the rows are divided among ranks and micro batches.
+    """
+
+    def __init__(self, encoded: Encoded, pad_token_id: int) -> None:
+        count = len(encoded.sources)
+        self.shard_rows = [count]
+        self.mean_target_tokens = sum(map(len, encoded.targets)) / count
+        self._inputs = pad(encoded.sources, pad_token_id, round_up(max(map(len, encoded.sources))))
+        self._labels = pad(encoded.targets, IGNORED, round_up(max(map(len, encoded.targets))))
+        self._mask = pad([[1] * len(s) for s in encoded.sources], 0, self._inputs.shape[1])
+
+    def read(self, rows: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
+        index = [row for _, row in rows]
+        return {
+            "input_ids": self._inputs[index],
+            "attention_mask": self._mask[index],
+            "labels": self._labels[index],
+        }
