@@ -65,8 +65,8 @@ class Family(Protocol):
         """Return the prefix of the parameter names of a block, with its final dot."""
         ...
 
-    def block_state(self, name: str, source: int, target: int) -> bool:
-        """Whether the parameter `name` (within a block) moves along when block `source` is copied to place `target`."""
+    def moves_with_block(self, name: str) -> bool:
+        """Whether the parameter `name` (within a block) belongs to the block, rather than to its place in the stack."""
         ...
 
     def initialise(self, model: PreTrainedModel) -> None:

@@ -68,8 +68,8 @@ class T5:
     def block_prefix(self, stack: Stack, block: int) -> str:
         return f"{stack}.block.{block}."
 
-    def block_state(self, name: str, source: int, target: int) -> bool:
-        return not name.endswith(_BIAS) or source == target == 0
+    def moves_with_block(self, name: str) -> bool:
+        return not name.endswith(_BIAS)
 
     def initialise(self, model: PreTrainedModel) -> None:
         # Transformers draws an untied head with std 1, so that logits start with std √d_model and the loss far above

@@ -1,0 +1,98 @@
+"""Stage 4: a chain teacher ▶ assistants ▶ student, each link the same caching and distillation as stages 2 and 3."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline import lineage
+from pipeline.artifacts import Output
+from pipeline.artifacts.content import resolve_model
+from pipeline.errors import ConfigError
+from pipeline.recipe import Recipe
+
+
+def plan_links(recipe: Recipe) -> list[Recipe]:
+    """Return one recipe per link, teacher side first; the last one makes the student.
+
+    Link i's teacher is link i-1's result. The steps of `distill` are shared between the links, so that a chain costs as many
+    student steps as the direct way.
+    """
+    from transformers import AutoConfig
+
+    from pipeline.families import family_of
+    from pipeline.student.shapes import interpolate, student_shape
+
+    teacher = lineage.required_teacher(recipe)
+    config = AutoConfig.from_pretrained(resolve_model(teacher.model))
+    top = family_of(config).shape(config)
+    bottom = student_shape(recipe.student, top)
+    count = recipe.interpolated.assistants
+    shapes = [*interpolate(top, bottom, count), bottom]
+    steps = _steps(recipe, count + 1)
+    links = []
+    for index, shape in enumerate(shapes):
+        name = recipe.interpolated.name if index == count else f"{recipe.interpolated.name}.assistant-{index + 1}"
+        student = recipe.student.model_copy(update=asdict(shape))
+        distill = recipe.distill.model_copy(
+            update={
+                "name": name,
+                "max_steps": steps[index],
+                "warmup_steps": min(recipe.distill.warmup_steps, steps[index] // 4),
+            }
+        )
+        links.append(recipe.model_copy(update={"teacher": teacher, "student": student, "distill": distill}))
+        teacher = teacher.model_copy(update={"model": str(link_root(recipe, name) / "hf"), "name": name})
+    return links
+
+
+def link_root(recipe: Recipe, name: str) -> Path:
+    return recipe.root / "distill_interpolated" / name
+
+
+def link_output(link: Recipe, *, needs_cache: bool) -> Output:
+    return lineage.distill_output(link, needs_cache=needs_cache, root=link_root(link, link.distill.name))
+
+
+def chain_complete(recipe: Recipe, *, needs_cache: bool) -> bool:
+    """Whether every link is finished and made from what the recipe says now."""
+    links = plan_links(recipe)
+    return all(
+        (link_root(link, link.distill.name) / "manifest.json").exists()
+        and link_output(link, needs_cache=needs_cache).complete()
+        for link in links
+    )
+
+
+def run_chain(recipe: Recipe, *, needs_cache: bool) -> list[Output]:
+    """Run every link to completion, each resuming where it stopped. Every rank calls it."""
+    from pipeline.teacher.cache import cache_teacher
+    from pipeline.training import distributed
+    from pipeline.training.distill import distill
+
+    outputs = []
+    for link in plan_links(recipe):
+        name = link.distill.name
+        if needs_cache and not (
+            (link_root(link, name) / "manifest.json").exists() and link_output(link, needs_cache=True).complete()
+        ):
+            distributed.setup()
+            cache = cache_teacher(link, distributed.rank(), distributed.world_size())
+            distributed.barrier()
+            if not cache.complete():
+                cache_teacher(link, distributed.rank(), distributed.world_size())
+                distributed.barrier()
+        outputs.append(distill(link, link_output(link, needs_cache=needs_cache), label=f"distill {name}"))
+    return outputs
+
+
+def _steps(recipe: Recipe, links: int) -> list[int]:
+    shares = recipe.interpolated.step_shares or [1.0] * links
+    if len(shares) != links:
+        raise ConfigError(
+            f"interpolated.step_shares has {len(shares)} entries for {links} links: give one for each assistant and one more"
+        )
+    total, steps = sum(shares), recipe.distill.max_steps
+    taken = [max(1, round(steps * share / total)) for share in shares]
+    taken[-1] = max(1, steps - sum(taken[:-1]))
+    return taken
