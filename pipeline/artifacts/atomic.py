@@ -53,6 +53,11 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether `path` is named as a file that was not finished."""
+    return path.name.startswith(_TEMPORARY_PREFIX)
+
+
 def remove_temporaries(directory: Path) -> None:
     """Remove what earlier, killed processes of this machine left half-written in `directory`."""
     for leftover in directory.glob(f"{_TEMPORARY_PREFIX}*"):

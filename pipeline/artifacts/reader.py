@@ -69,6 +69,15 @@ class Artifact:
         if sha256_file(path) != record.sha256:
             raise CorruptArtifact(f"{path} is not what was written (sha256 differs): {mend}")
 
+    def verify_file(self, name: str) -> None:
+        """Check the bytes of a named file against the manifest; raises CorruptArtifact."""
+        record, path = self.manifest.files[name], self.root / name
+        if not path.is_file() or path.stat().st_size != record.bytes or sha256_file(path) != record.sha256:
+            raise CorruptArtifact(
+                f"{path} is not what was written: remove {self.root / 'manifest.json'} and run the "
+                f"{self.manifest.kind} stage again to write it anew"
+            )
+
     def _handle(self, index: int) -> Any:
         if index not in self._open:
             from safetensors import safe_open

@@ -65,10 +65,11 @@ class Output:
         self.complete()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            atomic.write_text(self.root / "recipe.yaml", self.recipe)
+            # First: a directory that holds anything else without it is taken for somebody else's.
             atomic.write_json(
                 self.root / "fingerprint.json", {"fingerprint": self.fingerprint, "payload": self.payload}
             )
+            atomic.write_text(self.root / "recipe.yaml", self.recipe)
         except OSError as error:
             raise ArtifactError(f"cannot write to {self.root}: {error.strerror}") from error
         if (self.root / "shards").is_dir():
@@ -160,7 +161,8 @@ class Output:
 
         path = self.root / "fingerprint.json"
         if not path.exists():
-            if self.root.is_dir() and any(self.root.iterdir()):
+            # A temporary file is a process killed, or another one right now, in the first write of `begin`.
+            if self.root.is_dir() and any(not atomic.is_temporary(entry) for entry in self.root.iterdir()):
                 raise StaleArtifact(
                     f"{self.root} is not empty and not an artifact of this pipeline: choose another `run`"
                 )
