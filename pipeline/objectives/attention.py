@@ -57,8 +57,16 @@ def attention_loss(
             valid = valid & query_mask[i].bool()
         if not bool(valid.any()):
             continue
-        args = (tq[i].detach(), tk[i].detach(), sq[i], sk[i], None if t_bias is None else t_bias[i],
-                None if s_bias is None else s_bias[i], blocked, valid)
+        args = (
+            tq[i].detach(),
+            tk[i].detach(),
+            sq[i],
+            sk[i],
+            None if t_bias is None else t_bias[i],
+            None if s_bias is None else s_bias[i],
+            blocked,
+            valid,
+        )
         losses.append(checkpoint(_sequence, *args, heads, teacher_scale, student_scale, wide, use_reentrant=False))
     if not losses:
         return (sq.to(wide).sum() + sk.to(wide).sum()) * 0.0

@@ -20,6 +20,9 @@ from torch.autograd.function import once_differentiable
 from pipeline.objectives import formulas
 from pipeline.objectives.logits import CHUNK_CPU, CHUNK_CUDA, IGNORE, check_share, check_temperature, valid_rows
 
+#: The narrowest slice of the vocabulary the backward pass takes, however many positions there are.
+MIN_COLUMNS = 64
+
 
 def head_divergence(
     student_hidden: Tensor,
@@ -73,3 +76,157 @@ def head_divergence(
         settings,
     )
     return result
+
+
+class _Head(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        teacher_hidden: Tensor,
+        teacher_weight: Tensor,
+        teacher_bias: Tensor | None,
+        divergence_rows: Tensor,
+        label_rows: Tensor,
+        labels: Tensor | None,
+        settings: tuple[Any, ...],
+    ) -> tuple[Tensor, Tensor]:
+        kind, temperature, alpha, share, scale, teacher_scale, chunk = settings
+        wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        rows, div_weight, lm_weight, targets = _rows(hidden, divergence_rows, label_rows, labels, temperature, wide)
+        h = hidden.reshape(-1, hidden.shape[-1])[rows]
+        # Rows that only the LM loss reads may hold anything on the teacher's side.
+        th = teacher_hidden.reshape(-1, teacher_hidden.shape[-1])[rows].masked_fill((div_weight == 0).unsqueeze(1), 0)
+        w, tw = weight.to(h.dtype), teacher_weight.to(th.dtype)
+        size = chunk or max(1, _budget(hidden) // weight.shape[0])
+
+        divergence = torch.zeros((), dtype=wide, device=hidden.device)
+        lm = torch.zeros_like(divergence)
+        stats = h.new_empty((4, len(rows)), dtype=wide)  # log-sum-exp of q, of p, of q at temperature 1; c
+        for start in range(0, len(rows), size):
+            r = slice(start, min(start + size, len(rows)))
+            s = _logits(h[r], w, bias, scale, wide)
+            t = _logits(th[r], tw, teacher_bias, teacher_scale, wide)
+            if share != 1.0:
+                t = torch.lerp(s, t, share)
+            if targets is not None:
+                log_q, stats[2, r] = _normalise(s, 1.0)
+                lm -= (log_q.gather(1, targets[r].unsqueeze(1)).squeeze(1) * lm_weight[r]).sum()
+            if targets is None or temperature != 1.0:
+                log_q, stats[0, r] = _normalise(s, temperature)
+            else:
+                stats[0, r] = stats[2, r]
+            del s
+            log_p, stats[1, r] = _normalise(t, temperature)
+            del t
+            row_value, stats[3, r] = formulas.value(kind, log_p, log_q, alpha)
+            divergence += (row_value * div_weight[r]).sum()
+        ctx.save_for_backward(
+            h, weight, bias, th, teacher_weight, teacher_bias, rows, div_weight, lm_weight, targets, stats
+        )
+        ctx.settings, ctx.shape = settings, hidden.shape
+        return divergence, lm
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_divergence: Tensor, grad_lm: Tensor) -> tuple[Tensor | None, ...]:
+        h, weight, bias, th, teacher_weight, teacher_bias, rows, div_weight, lm_weight, targets, stats = (
+            ctx.saved_tensors
+        )
+        kind, temperature, alpha, share, scale, teacher_scale, _ = ctx.settings
+        for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
+        wide = stats.dtype
+        # One temperature is the logits' own 1/temperature, the other is left of temperature^2 in div_weight.
+        div_factor = (grad_divergence * div_weight / temperature).unsqueeze(1)
+        lm_factor = (grad_lm * lm_weight).unsqueeze(1)
+        sum_h = torch.zeros(h.shape, dtype=wide, device=h.device) if for_hidden else None
+        grad_w = torch.empty_like(weight) if for_weight else None
+        grad_bias = torch.empty_like(bias) if for_bias else None
+        size = max(MIN_COLUMNS, _budget(h) // max(len(rows), 1))
+        for start in range(0, weight.shape[0], size):
+            v = slice(start, min(start + size, weight.shape[0]))
+            w, tw = weight[v].to(h.dtype), teacher_weight[v].to(th.dtype)
+            s = _logits(h, w, None if bias is None else bias[v], scale, wide)
+            t = _logits(th, tw, None if teacher_bias is None else teacher_bias[v], teacher_scale, wide)
+            if share != 1.0:
+                t = torch.lerp(s, t, share)
+            lm_part = None
+            if targets is not None:
+                lm_part = (s - stats[2].unsqueeze(1)).exp_()
+                inside = ((targets >= v.start) & (targets < v.stop)).nonzero().squeeze(1)
+                lm_part[inside, targets[inside] - v.start] -= 1
+                lm_part.mul_(lm_factor)
+            log_p = (t if temperature == 1.0 else t.div_(temperature)).sub_(stats[1].unsqueeze(1))
+            log_q = (s if temperature == 1.0 else s.div_(temperature)).sub_(stats[0].unsqueeze(1))
+            d = formulas.gradient(kind, log_p, log_q, stats[3], alpha).mul_(div_factor)
+            if lm_part is not None:
+                d.add_(lm_part)
+            if grad_bias is not None:
+                grad_bias[v] = d.sum(0)
+            d = (d if scale == 1.0 else d.mul_(scale)).to(h.dtype)
+            if sum_h is not None:
+                sum_h += d @ w
+            if grad_w is not None:
+                grad_w[v] = d.t() @ h
+        grad_h = None
+        if sum_h is not None:
+            grad_h = sum_h.new_zeros((ctx.shape[:-1].numel(), ctx.shape[-1]), dtype=h.dtype)
+            grad_h = grad_h.index_copy_(0, rows, sum_h.to(h.dtype)).view(ctx.shape)
+        return (grad_h, grad_w, grad_bias, None, None, None, None, None, None, None)
+
+
+def _rows(
+    hidden: Tensor,
+    divergence_rows: Tensor,
+    label_rows: Tensor,
+    labels: Tensor | None,
+    temperature: float,
+    wide: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The positions either loss reads, each position's weight in the two means, and its label (0 where it has none)."""
+    positions = hidden.shape[:-1].numel()
+    div_weight = torch.zeros(positions, dtype=wide, device=hidden.device)
+    div_weight[divergence_rows] = temperature**2 / max(len(divergence_rows), 1)
+    lm_weight = torch.zeros_like(div_weight)
+    lm_weight[label_rows] = 1 / max(len(label_rows), 1)
+    rows = ((div_weight > 0) | (lm_weight > 0)).nonzero().squeeze(1)
+    targets = None if labels is None else labels[rows].long().clamp(min=0)
+    return rows, div_weight[rows], lm_weight[rows], targets
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, wide: torch.dtype) -> Tensor:
+    logits = (hidden @ weight.t()).to(wide)
+    if scale != 1.0:
+        logits.mul_(scale)
+    return logits if bias is None else logits.add_(bias)
+
+
+def _normalise(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """(log-probabilities, log-sum-exp of the tempered logits).
+
+    The latter from the two maxima: where the log-probability is near 0 nothing cancels, and torch.logsumexp takes
+    ten times as long on a CPU.
+    """
+    tempered = logits if temperature == 1.0 else logits / temperature
+    log_q = torch.log_softmax(tempered, -1)
+    return log_q, tempered.amax(-1) - log_q.amax(-1)
+
+
+def _budget(x: Tensor) -> int:
+    return CHUNK_CPU if x.device.type == "cpu" else CHUNK_CUDA
+
+
+def _check(
+    hidden: Tensor, weight: Tensor, teacher_hidden: Tensor, teacher_weight: Tensor, labels: Tensor | None
+) -> None:
+    for who, h, w in (("student", hidden, weight), ("teacher", teacher_hidden, teacher_weight)):
+        if w.dim() != 2 or h.shape[-1] != w.shape[1]:
+            raise ValueError(f"the {who}'s hidden states {tuple(h.shape)} do not fit its head {tuple(w.shape)}")
+    if hidden.shape[:-1] != teacher_hidden.shape[:-1]:
+        raise ValueError(f"student {tuple(hidden.shape)} and teacher {tuple(teacher_hidden.shape)} differ in positions")
+    if weight.shape[0] != teacher_weight.shape[0]:
+        raise ValueError(f"vocabularies differ: student {weight.shape[0]}, teacher {teacher_weight.shape[0]}")
+    if labels is not None and labels.shape != hidden.shape[:-1]:
+        raise ValueError(f"labels {tuple(labels.shape)} do not fit hidden states {tuple(hidden.shape)}")

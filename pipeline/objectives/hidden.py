@@ -33,8 +33,10 @@ def hidden_loss(
     if student.shape[:-1] != teacher.shape[:-1]:
         raise ValueError(f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ in positions")
     if projection is not None and tuple(projection.shape) != (teacher.shape[-1], student.shape[-1]):
-        raise ValueError(f"the projection has shape {tuple(projection.shape)}; it must be (teacher width, student width) "
-                         f"= ({teacher.shape[-1]}, {student.shape[-1]})")
+        raise ValueError(
+            f"the projection has shape {tuple(projection.shape)}; it must be (teacher width, student width) "
+            f"= ({teacher.shape[-1]}, {student.shape[-1]})"
+        )
     if projection is None and student.shape[-1] != teacher.shape[-1]:
         raise ValueError(f"widths {student.shape[-1]} and {teacher.shape[-1]} differ: give a projection")
     teacher = teacher.detach()
@@ -48,4 +50,6 @@ def hidden_loss(
     student, teacher = student.to(wide), teacher.to(wide)
     if kind == "mse":
         return (student - teacher).square().sum() / max(student.numel(), 1)
-    return (1 - F.cosine_similarity(student, teacher, dim=-1)).sum() / max(student.numel() // max(student.shape[-1], 1), 1)
+    return (1 - F.cosine_similarity(student, teacher, dim=-1)).sum() / max(
+        student.numel() // max(student.shape[-1], 1), 1
+    )

@@ -43,8 +43,10 @@ def divergence(
     Raises ValueError for shapes that differ, an unknown kind, or an alpha, temperature or share out of range.
     """
     if student_logits.shape != teacher_logits.shape:
-        raise ValueError(f"student and teacher logits differ: {tuple(student_logits.shape)} and "
-                         f"{tuple(teacher_logits.shape)}; both need the same positions and vocabulary")
+        raise ValueError(
+            f"student and teacher logits differ: {tuple(student_logits.shape)} and "
+            f"{tuple(teacher_logits.shape)}; both need the same positions and vocabulary"
+        )
     check_temperature(temperature)
     check_share(target_share)
     alpha = formulas.check_alpha(kind, alpha)
@@ -129,7 +131,14 @@ def taid_target(student_logits: Tensor, teacher_logits: Tensor, share: float) ->
 class _Dense(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, student: Tensor, teacher: Tensor, rows: Tensor, kind: str, temperature: float, alpha: float, share: float
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor,
+        rows: Tensor,
+        kind: str,
+        temperature: float,
+        alpha: float,
+        share: float,
     ) -> Tensor:
         flat_s, flat_t = student.reshape(-1, student.shape[-1]), teacher.reshape(-1, teacher.shape[-1])
         total = torch.zeros((), dtype=_wide(student), device=student.device)
@@ -196,7 +205,9 @@ class _Sparse(torch.autograd.Function):
                 mass = p[part].sum(-1, keepdim=True) + rest[part].unsqueeze(1)
                 inside = log_q.gather(1, ids[part]).exp() * mass - p[part]
                 outside = log_q.scatter_(1, ids[part], -torch.inf).logsumexp(-1, keepdim=True)
-                shifted = torch.where(rest[part].unsqueeze(1) > 0, rest[part].unsqueeze(1) * (log_q - outside).exp(), 0.0)
+                shifted = torch.where(
+                    rest[part].unsqueeze(1) > 0, rest[part].unsqueeze(1) * (log_q - outside).exp(), 0.0
+                )
                 q = log_q.exp_().mul_(mass).sub_(shifted).scatter_(1, ids[part], inside)
             _put(out, part, q.mul_(factor))
         return (out.view_as(student), None, None, None, None, None)
@@ -232,7 +243,9 @@ def valid_rows(mask: Tensor | None, logits: Tensor) -> Tensor:
     if mask is None:
         return torch.arange(positions.numel(), device=logits.device)
     if mask.shape != positions:
-        raise ValueError(f"the mask has shape {tuple(mask.shape)}; it must be that of the positions, {tuple(positions)}")
+        raise ValueError(
+            f"the mask has shape {tuple(mask.shape)}; it must be that of the positions, {tuple(positions)}"
+        )
     return mask.reshape(-1).nonzero().squeeze(1)
 
 

@@ -78,7 +78,9 @@ def resolve(preset: str, overrides: Mapping[str, float] | None = None) -> dict[s
         weights[part] = float(weight)
     kept = {part: weights[part] for part in PARTS if weights.get(part, 0.0) != 0.0}
     if not kept:
-        raise ConfigError("every objective weight is zero: give at least one part of objective.weights a positive weight")
+        raise ConfigError(
+            "every objective weight is zero: give at least one part of objective.weights a positive weight"
+        )
     return kept
 
 

@@ -58,7 +58,9 @@ def relation_loss(
     batch, rows, columns = sa.shape[0], sa.shape[1], sb.shape[1]
     keys = _mask(key_mask, batch, columns, "key_mask")
     wide = torch.float64 if sa.dtype == torch.float64 else torch.float32
-    weight = _row_weights(_mask(query_mask, batch, rows, "query_mask"), keys, causal, sa, columns, wide) / relation_heads
+    weight = (
+        _row_weights(_mask(query_mask, batch, rows, "query_mask"), keys, causal, sa, columns, wide) / relation_heads
+    )
     track = torch.is_grad_enabled() and (sa.requires_grad or sb.requires_grad)
     loss: Tensor = _Relation.apply(sa, sb, *_detach(ta, tb), weight, keys, relation_heads, causal, track)
     return loss
@@ -117,7 +119,9 @@ class _Relation(torch.autograd.Function):
         student_b = student_a if sb is sa else _split(sb, heads)
         teacher_b = teacher_a if tb is ta else _split(tb, heads)
         row_weight = weight.repeat_interleave(heads, 0).unsqueeze(-1)  # (batch * heads, rows, 1)
-        hidden = None if keys is None else (~keys).repeat_interleave(heads, 0).unsqueeze(1)  # (batch * heads, 1, columns)
+        hidden = (
+            None if keys is None else (~keys).repeat_interleave(heads, 0).unsqueeze(1)
+        )  # (batch * heads, 1, columns)
 
         total = torch.zeros((), dtype=wide, device=sa.device)
         grad_a = torch.empty_like(student_a) if track else None
@@ -220,13 +224,19 @@ def _mask(mask: Tensor | None, batch: int, length: int, name: str) -> Tensor | N
 def _check(ta: Tensor, tb: Tensor, sa: Tensor, sb: Tensor, heads: int, causal: bool) -> None:
     for who, a, b in (("teacher", ta, tb), ("student", sa, sb)):
         if a.dim() != 3 or b.dim() != 3 or a.shape[2] != b.shape[2] or a.shape[0] != b.shape[0]:
-            raise ValueError(f"the {who}'s projections have shapes {tuple(a.shape)} and {tuple(b.shape)}; "
-                             "give two of (batch, length, width) with the same batch and width")
+            raise ValueError(
+                f"the {who}'s projections have shapes {tuple(a.shape)} and {tuple(b.shape)}; "
+                "give two of (batch, length, width) with the same batch and width"
+            )
         if heads < 1 or a.shape[2] % heads:
-            raise ValueError(f"the {who}'s width {a.shape[2]} does not divide into {heads} relation heads; "
-                             "set objective.relation_heads to a divisor of both models' widths")
+            raise ValueError(
+                f"the {who}'s width {a.shape[2]} does not divide into {heads} relation heads; "
+                "set objective.relation_heads to a divisor of both models' widths"
+            )
     if ta.shape[:2] != sa.shape[:2] or tb.shape[:2] != sb.shape[:2]:
-        raise ValueError(f"teacher and student differ in batch or length: {tuple(ta.shape[:2])}, {tuple(tb.shape[:2])} "
-                         f"and {tuple(sa.shape[:2])}, {tuple(sb.shape[:2])}")
+        raise ValueError(
+            f"teacher and student differ in batch or length: {tuple(ta.shape[:2])}, {tuple(tb.shape[:2])} "
+            f"and {tuple(sa.shape[:2])}, {tuple(sb.shape[:2])}"
+        )
     if causal and sa.shape[1] != sb.shape[1]:
         raise ValueError(f"a causal relation needs as many rows as columns, not {sa.shape[1]} and {sb.shape[1]}")
