@@ -18,7 +18,9 @@ def main(argv: list[str] | None = None) -> None:
 
     demo = commands.add_parser("demo", help="run the whole pipeline on real text on this machine")
     demo.add_argument("--run", default="runs/demo", help="directory of the run (default: %(default)s)")
-    demo.add_argument("--corpus", metavar="FILE", help="pretrain on this .txt or .jsonl (field `text`) instead of Wikipedia")
+    demo.add_argument(
+        "--corpus", metavar="FILE", help="pretrain on this .txt or .jsonl (field `text`) instead of Wikipedia"
+    )
 
     inspect = commands.add_parser("inspect", help="show what an artifact holds and was made from")
     inspect.add_argument("artifact", type=Path)
@@ -42,8 +44,12 @@ def _inspect(root: Path) -> None:
 
     manifest = Artifact(root).manifest
     totals = manifest.totals
-    say(f"{root}: {manifest.kind} {manifest.name}, fingerprint {manifest.fingerprint[:16]}, content {manifest.content_hash()[:16]}")
-    say(f"  {len(manifest.shards)} shards, {totals['rows']} rows, {totals['tokens']} tokens, {totals['bytes'] / 1e6:.1f} MB")
+    say(
+        f"{root}: {manifest.kind} {manifest.name}, fingerprint {manifest.fingerprint[:16]}, content {manifest.content_hash()[:16]}"
+    )
+    say(
+        f"  {len(manifest.shards)} shards, {totals['rows']} rows, {totals['tokens']} tokens, {totals['bytes'] / 1e6:.1f} MB"
+    )
     if totals["tokens"]:
         say(f"  {totals['bytes'] / totals['tokens']:.1f} bytes a token")
     for name, column in (manifest.shards[0].columns if manifest.shards else {}).items():

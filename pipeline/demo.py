@@ -82,7 +82,9 @@ def _run_stage(stage: str, arguments: list[str]) -> None:
     if code in (75, 130):
         raise Preempted("the demo")
     if code:
-        raise PipelineError(f"stage {stage} failed with exit code {code}; its error stands above. Mend it and run the demo again")
+        raise PipelineError(
+            f"stage {stage} failed with exit code {code}; its error stands above. Mend it and run the demo again"
+        )
 
 
 def _finish(recipe: Recipe, took: dict[str, float]) -> None:

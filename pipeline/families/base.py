@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -71,6 +72,14 @@ class Family(Protocol):
 
     def initialise(self, model: PreTrainedModel) -> None:
         """Correct Transformers' random initialisation where it differs from the published one."""
+        ...
+
+    def head_is_separate(self, names: Collection[str]) -> bool:
+        """Whether weights of these names hold an LM head of their own, rather than one tied to the embeddings."""
+        ...
+
+    def separate_head(self, model: PreTrainedModel) -> None:
+        """Give `model` an LM head of its own, uninitialised, where Transformers built it tied."""
         ...
 
     def tail_state(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ class T5:
         config = T5Config(
             vocab_size=vocab_size,
             feed_forward_proj="gated-gelu",
-            tie_word_embeddings=False,
+            tie_word_embeddings=False,  # which Transformers reads as: T5 1.1, do not scale the decoder's output
             decoder_start_token_id=0,
             pad_token_id=0,
             eos_token_id=1,
@@ -72,10 +73,19 @@ class T5:
         return not name.endswith(_BIAS)
 
     def initialise(self, model: PreTrainedModel) -> None:
-        # Transformers draws an untied head with std 1, so that logits start with std √d_model and the loss far above
-        # ln(vocabulary); the published models used d_model^-½.
-        if not model.config.tie_word_embeddings:
-            nn.init.normal_(model.lm_head.weight, std=model.config.d_model**-0.5)
+        if model.config.scale_decoder_outputs:
+            return
+        # T5 1.1 has a head of its own. With the embeddings' std of 1 the logits would start with std √d_model and the loss
+        # far above ln(vocabulary); the published models used d_model^-½.
+        self.separate_head(model)
+        nn.init.normal_(model.lm_head.weight, std=model.config.d_model**-0.5)
+
+    def head_is_separate(self, names: Collection[str]) -> bool:
+        return "lm_head.weight" in names and "shared.weight" in names
+
+    def separate_head(self, model: PreTrainedModel) -> None:
+        config, dtype = model.config, model.dtype
+        model.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False, dtype=dtype)
 
     def tail_state(
         self, model: PreTrainedModel, encoder_cut: int, decoder_cut: int
@@ -88,9 +98,8 @@ class T5:
             names = AutoModelForSeq2SeqLM.from_config(config).state_dict()
         whole = model.state_dict()
         state = {name: whole[self._name_before_the_cut(name, encoder_cut, decoder_cut)] for name in names}
-        if not config.tie_word_embeddings:
-            # The inputs are hidden states, so no token is ever looked up: of an untied embedding one row is kept.
-            state |= {name: state[name][:1].clone() for name in _EMBEDDINGS}
+        # The inputs are hidden states, so no token is ever looked up: of the embeddings one row is kept.
+        state |= {name: state[name][:1].clone() for name in _EMBEDDINGS}
         return config, state
 
     def build_tail(self, config: Any, state: dict[str, torch.Tensor]) -> PreTrainedModel:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
-from pipeline.artifacts.atomic import publish_directory
 from pipeline.errors import ConfigError
 from pipeline.families import family_of
 from pipeline.families.base import Stack
+from pipeline.families.directory import write_model
 
 
 def chosen_blocks(teacher: int, student: int) -> list[int]:
@@ -42,16 +40,14 @@ def write_initial_student(config: Any, init: str, teacher: Path | None, seed: in
                 "student.init layers copies blocks from a teacher, and this recipe names none: use init: random"
             )
         _copy_blocks(model, AutoModelForSeq2SeqLM.from_pretrained(teacher, dtype=torch.float32))
-    temporary = directory.with_name(f".tmp-{os.getpid()}-{directory.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
-    shutil.rmtree(directory, ignore_errors=True)
-    publish_directory(temporary, directory)
+    write_model(directory, config, dict(model.named_parameters()))
 
 
 @torch.no_grad()
 def _copy_blocks(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
     family = family_of(student.config)
+    if family.head_is_separate(dict(teacher.named_parameters())):
+        family.separate_head(student)
     source, target = teacher.state_dict(), student.state_dict()
     stacks: tuple[Stack, ...] = ("encoder", "decoder")
     inside: set[str] = set()

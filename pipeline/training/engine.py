@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from pipeline.artifacts.content import weight_files
 from pipeline.errors import ConfigError
+from pipeline.families import family_of
 from pipeline.hardware import resolve_dtype
 from pipeline.lineage import read_deepspeed_json
 from pipeline.recipe import Optimisation
@@ -71,7 +72,9 @@ def load_model(directory: Path, settings: Optimisation) -> PreTrainedModel:
     dtype = getattr(torch, resolve_dtype(settings.dtype))
     with no_init_weights(), context:
         model = AutoModelForSeq2SeqLM.from_config(model_config, dtype=dtype)
-    model.tie_weights()
+        family = family_of(model_config)
+        if family.head_is_separate(weight_names(directory)):
+            family.separate_head(model)
     load_weights(model, directory)
     return model
 
@@ -106,6 +109,16 @@ def load_weights(model: nn.Module, directory: Path) -> None:
     absent = [name for name, parameter in parameters.items() if id(parameter) not in loaded and parameter.requires_grad]
     if absent:
         raise ConfigError(f"{directory}: no weight for {absent[0]} (and {len(absent) - 1} more)")
+
+
+def weight_names(directory: Path) -> set[str]:
+    from safetensors import safe_open
+
+    names: set[str] = set()
+    for file in weight_files(directory):
+        with safe_open(file, framework="pt") as handle:
+            names.update(handle.keys())
+    return names
 
 
 def gather_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
