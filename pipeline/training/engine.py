@@ -72,6 +72,7 @@ def load_model(directory: Path, settings: Optimisation) -> PreTrainedModel:
     dtype = getattr(torch, resolve_dtype(settings.dtype))
     with no_init_weights(), context:
         model = AutoModelForSeq2SeqLM.from_config(model_config, dtype=dtype)
+        model.tie_weights()
         family = family_of(model_config)
         if family.head_is_separate(weight_names(directory)):
             family.separate_head(model)
