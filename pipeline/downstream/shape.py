@@ -7,7 +7,6 @@ import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.artifacts.content import weight_files
 from pipeline.errors import CorruptArtifact
@@ -32,24 +31,21 @@ def model_shape(directory: Path) -> ModelShape:
     shapes: dict[str, list[int]] = {}
     for file in weight_files(directory):
         shapes |= _header(file)
-    counted = {name: math.prod(shape) for name, shape in shapes.items() if not _is_copy(name, shapes, config)}
-    embeddings = sum(
-        count for name, count in counted.items() if name.split(".")[-2:-1] and name.split(".")[-2] in _EMBEDDINGS
-    )
+    counted = {name: math.prod(shape) for name, shape in shapes.items() if not _is_copy(name, shapes)}
+    embeddings = sum(count for name, count in counted.items() if f".{name}".split(".")[-2] in _EMBEDDINGS)
     encoder = config.get("num_layers", config.get("encoder_layers", config.get("num_hidden_layers", 0)))
     decoder = config.get("num_decoder_layers", config.get("decoder_layers"))
     return ModelShape(encoder, encoder if decoder is None else decoder, sum(counted.values()), embeddings)
 
 
-def _is_copy(name: str, shapes: dict[str, list[int]], config: dict[str, Any]) -> bool:
-    """Some published checkpoints store tied matrices several times."""
-    *prefix, module, _ = ["", *name.split(".")]
-    shared = any(other.endswith("shared.weight") for other in shapes)
-    if module == "embed_tokens" and shared and prefix[-1] in ("encoder", "decoder"):
-        return True
-    return (
-        module == "lm_head" and bool(config.get("tie_word_embeddings", True)) and shared
-    ) or name == "final_logits_bias"
+def _is_copy(name: str, shapes: dict[str, list[int]]) -> bool:
+    """Some published checkpoints store the stacks' embeddings beside the `shared` they are tied to.
+
+    A stored lm_head always counts: save_pretrained leaves a tied one out, and T5 v1.1's own is stored though Transformers 5
+    writes `tie_word_embeddings: true` into every T5 config.
+    """
+    tied = name.endswith(("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"))
+    return (tied and any(other.endswith("shared.weight") for other in shapes)) or name == "final_logits_bias"
 
 
 def _header(file: Path) -> dict[str, list[int]]:
