@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
+
+
+def quiet_libraries() -> None:
+    """Ask Transformers and the hub client, before they are imported, for errors only: no bars, no advice."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def say(message: str) -> None:
@@ -24,6 +31,7 @@ class Progress:
         self._began = self._last = time.monotonic()
         self._bar = None
         self._quiet = quiet
+        self._detail = ""
         if sys.stderr.isatty() and not quiet:
             from tqdm import tqdm
 
@@ -31,20 +39,23 @@ class Progress:
 
     def advance(self, units: int = 1, detail: str = "") -> None:
         self.done += units
+        self._detail = detail or self._detail
         if self._quiet:
             return
         if self._bar is not None:
             self._bar.update(units)
             if detail:
-                self._bar.set_postfix_str(detail, refresh=False)
+                self._bar.set_postfix_str(detail)
             return
         now = time.monotonic()
-        if now - self._last >= self.every or self.done >= self.total:
+        if units and (now - self._last >= self.every or self.done >= self.total):
             self._last = now
             rate = (self.done - self.start) / max(now - self._began, 1e-9)
             left = (self.total - self.done) / rate if rate > 0 else 0.0
             eta = f", {left:.0f} s left" if self.done < self.total else ""
-            say(f"{self.label}: {self.done}/{self.total} {self.unit}s{eta}{', ' + detail if detail else ''}")
+            say(
+                f"{self.label}: {self.done}/{self.total} {self.unit}s{eta}{', ' + self._detail if self._detail else ''}"
+            )
 
     def __enter__(self) -> Progress:
         return self

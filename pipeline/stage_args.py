@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
+from pipeline.console import quiet_libraries
 from pipeline.errors import ConfigError
 from pipeline.recipe import Recipe, load_recipe
 
@@ -29,6 +30,7 @@ def parse(description: str, argv: Sequence[str] | None = None) -> tuple[Recipe, 
     )
     # The `deepspeed` launcher hands every process this flag; the rank is read from the environment instead.
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    quiet_libraries()
     # parse_intermixed_args: overrides may stand before, between and after the flags.
     arguments = parser.parse_intermixed_args(argv)
     return load_recipe(arguments.recipe, arguments.overrides), arguments

@@ -110,7 +110,12 @@ def _check_dtype(recipe: Recipe, config: Any) -> None:
 def _card(recipe: Recipe, output: Output, quality: dict[str, float]) -> str:
     objective = recipe.distill.objective
     weights = presets.resolve(objective.preset, objective.weights)
-    teacher = f"`{recipe.teacher.model}`" if recipe.teacher is not None and "cache" in output.inputs else "none"
+    # No paths: the same run elsewhere gives the same files.
+    teacher = (
+        f"{recipe.teacher.name} (`{output.payload['teacher'][:16]}`)"
+        if recipe.teacher and needs_cache(recipe)
+        else "none"
+    )
     return f"""---
 library_name: transformers
 pipeline_tag: text2text-generation
