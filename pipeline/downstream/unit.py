@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +48,17 @@ class Unit:
             ("targets", encoded.cut_targets, self.task.target_length),
         ):
             if count:
-                say_once(f"{self}: {count} of {len(examples)} {what} of {examples.origin} were cut to {length} tokens")
+                say_once(
+                    f"task {self.task.name}: {count} of {len(examples)} {what} of {examples.origin} were cut to {length} tokens"
+                )
         return encoded
 
     def __str__(self) -> str:
         return f"{self.task.name}/{self.model}"
 
 
+@cache
 def say_once(message: str) -> None:
-    """Print from rank 0 alone."""
+    """Print from rank 0 alone, and not again for the next model that meets the same."""
     if environment_rank()[0] == 0:
         say(message)
