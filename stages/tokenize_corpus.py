@@ -17,9 +17,10 @@ it again after any interruption: shards that are there are kept, and a second co
 
 from __future__ import annotations
 
-from pipeline.artifacts.manifest import Manifest, read_manifest
+from pipeline.artifacts.manifest import read_manifest
 from pipeline.console import say
 from pipeline.corpus import build
+from pipeline.corpus.readers import attribution
 from pipeline.errors import exit_on_error
 from pipeline.recipe import Recipe
 from pipeline.stage_args import environment_rank, parse
@@ -34,7 +35,7 @@ def main() -> None:
             for split in build.SPLITS:
                 say(f"tokens/{split} is up to date: {_totals(recipe, split)}")
         return
-    build.check_recipe(recipe)
+    corpus = build.check_recipe(recipe)
     if rank == 0:
         if build.build_tokenizer(recipe):
             say(f"tokens/tokenizer: made in {recipe.root / 'tokens' / 'tokenizer'}")
@@ -48,17 +49,14 @@ def main() -> None:
         if work.complete and (work.tokens or rank == 0):
             say(f"tokens/{split}: {_totals(recipe, split)}" + (f" ({rate})" if world == 1 else ""))
     if rank == 0:
-        for note in _manifest(recipe, "train").provenance.get("text", []) if work.complete else []:
+        for note in attribution(corpus):
             say(note)
 
 
-def _manifest(recipe: Recipe, split: str) -> Manifest:
-    return read_manifest(recipe.root / "tokens" / split)
-
-
 def _totals(recipe: Recipe, split: str) -> str:
-    totals = _manifest(recipe, split).totals
-    return f"{totals['rows']} rows, {totals['tokens']} tokens in {recipe.root / 'tokens' / split}"
+    root = recipe.root / "tokens" / split
+    totals = read_manifest(root).totals
+    return f"{totals['rows']} rows, {totals['tokens']} tokens in {root}"
 
 
 if __name__ == "__main__":

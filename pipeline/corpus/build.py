@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from pipeline.corpus.corruption import Lengths
 
 BuiltSplit = Literal["train", "validation"]
-#: The splits that are tokenised; the test split is for whoever wants text that no model has seen.
-SPLITS: tuple[BuiltSplit, ...] = ("train", "validation")
+#: The splits that are tokenised, validation first: where it is too small, nothing large has been made in vain. The test
+#: split is for whoever wants text that no model has seen.
+SPLITS: tuple[BuiltSplit, ...] = ("validation", "train")
 #: Seconds between two looks for the tokenizer that rank 0 makes, and between two lines about the progress.
 _POLL, _REPORT = 0.5, 10.0
 
@@ -79,6 +80,9 @@ def build_tokenizer(recipe: Recipe) -> bool:
         return False
     settings = recipe.tokenizer
     began = time.monotonic()
+    for split in reversed(SPLITS):
+        if next(iter_split(corpus, split), None) is None:
+            raise DataError(_too_little(recipe, split, 0, 0, 0, _lengths(recipe)))
     if settings.path is None:
         model = train_model(iter_split(corpus, "train"), settings.vocab_size)
         tokenizer = wrap_model(model, settings.sentinels)
@@ -143,7 +147,7 @@ def build_tokens(recipe: Recipe, split: BuiltSplit, rank: int = 0, world: int = 
             continue
         raw, total = pack(encoder([document.text for document in documents]), encoder.eos, lengths.raw)
         if not len(raw):
-            raise DataError(_too_little(recipe, split, len(documents), total, lengths))
+            raise DataError(_too_little(recipe, split, block, len(documents), total, lengths))
         notes = {"documents": len(documents), "raw_tokens": total, "dropped_tokens": total - raw.size}
         for view, shard in todo.items():
             inputs, labels = corrupt(raw, random_stream(recipe.seed, view, block), lengths, sentinels, encoder.eos)
@@ -158,7 +162,7 @@ def build_tokens(recipe: Recipe, split: BuiltSplit, rank: int = 0, world: int = 
             reported = time.monotonic()
             say(f"tokens/{split}: {work.rows} rows, {work.tokens / (reported - began):.0f} tokens/s")
     if not blocks:
-        raise DataError(_too_little(recipe, split, 0, 0, lengths))
+        raise DataError(_too_little(recipe, split, 0, 0, 0, lengths))
     work.seconds = time.monotonic() - began
     provenance = {
         "tokens_per_second": round(work.tokens / max(work.seconds, 1e-9)),
@@ -182,11 +186,11 @@ def _present(output: Output) -> set[int]:
     return found - set(output.missing(max(found, default=-1) + 1))
 
 
-def _too_little(recipe: Recipe, split: BuiltSplit, documents: int, tokens: int, lengths: Lengths) -> str:
+def _too_little(recipe: Recipe, split: BuiltSplit, block: int, documents: int, tokens: int, lengths: Lengths) -> str:
     what = f"tokens/{split}: {documents} documents hold {tokens} tokens, but one example needs {lengths.raw}"
     size = recipe.tokens.documents_per_shard
-    if documents >= (size + 1) // 2 and documents:
-        return f"{what}: raise tokens.documents_per_shard (now {size}) or lower tokens.input_length"
+    if block > 0 or documents == size:  # of several blocks, or perhaps so
+        return f"{what}: raise tokens.documents_per_shard (now {size}), lower tokens.input_length or add text"
     if split == "validation" and recipe.corpus is not None:
         return f"{what}: raise corpus.split.validation (now {recipe.corpus.split.validation}) or add text"
     return f"{what}: add text to corpus.sources or lower tokens.input_length"

@@ -109,6 +109,8 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer directory or hub name; raises ConfigError of one line where that fails."""
     from transformers import AutoTokenizer
 
+    if str(name).startswith((".", "/")) and not Path(name).is_dir():
+        raise ConfigError(f"tokenizer {name}: no such directory; correct tokenizer.path, or leave it out to train one")
     try:
         return AutoTokenizer.from_pretrained(str(name))
     except (OSError, ValueError, KeyError, ImportError) as error:

@@ -1,0 +1,31 @@
+"""Real text for the tests, fetched once into .cache/ (the only thing any test needs the network for)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports huggingface_hub: no test may depend on, or wait for, the hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def wiki_jsonl() -> Path:
+    """10,033 introductions of English Wikipedia articles: title, extract, description, topic."""
+    from pipeline.corpus.wiki import fetch_wiki
+
+    return fetch_wiki(REPOSITORY / ".cache")
+
+
+@pytest.fixture(scope="session")
+def few_documents(wiki_jsonl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first 300 of them."""
+    with open(wiki_jsonl, encoding="utf-8") as handle:
+        lines = [next(handle) for _ in range(300)]
+    path = tmp_path_factory.mktemp("text") / "few.jsonl"
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
