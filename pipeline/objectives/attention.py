@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.objectives.relations import MASKED
+from pipeline.objectives.scratch import wide_dtype
 
 
 def attention_loss(
@@ -44,7 +45,7 @@ def attention_loss(
     shape = (batch, heads, rows, columns)
     t_bias = None if teacher_bias is None else teacher_bias.detach().expand(shape)
     s_bias = None if student_bias is None else student_bias.expand(shape)
-    wide = torch.float64 if sq.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(sq)
     losses: list[Tensor] = []
     for i in range(batch):
         blocked = torch.zeros(rows, columns, dtype=torch.bool, device=sq.device)

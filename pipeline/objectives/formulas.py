@@ -14,6 +14,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from pipeline.objectives.scratch import exp_
+
 Kind = Literal["forward_kl", "reverse_kl", "jensen_shannon", "skew_kl", "skew_reverse_kl"]
 
 #: What `alpha` is when it is not given: the symmetric Jensen-Shannon divergence, and DistiLLM's 0.1.
@@ -34,7 +36,8 @@ def check_alpha(kind: str, alpha: float | None) -> float:
 
 
 def value(kind: str, log_p: Tensor, log_q: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """The divergence of each row, and the row's c for `gradient`: two (rows,) from two (rows, vocabulary).
+    """The divergence of each row, and the row's c for `gradient`: two (rows,) from two (rows, vocabulary), which are
+    overwritten.
 
     forward_kl       KL(p || q)
     reverse_kl       KL(q || p)
@@ -43,40 +46,43 @@ def value(kind: str, log_p: Tensor, log_q: Tensor, alpha: float) -> tuple[Tensor
     skew_reverse_kl  KL(q || (1 - a) p + a q)                                   (DistiLLM)
     """
     if kind == "forward_kl":
-        kl = (log_p - log_q).mul_(log_p.exp()).sum(-1)
+        ratio = torch.sub(log_p, log_q, out=log_q)
+        kl = ratio.mul_(exp_(log_p)).sum(-1)
         return kl, torch.full_like(kl, -1.0)
     if kind == "reverse_kl":
-        kl = (log_q - log_p).mul_(log_q.exp()).sum(-1)
+        ratio = torch.sub(log_q, log_p, out=log_p)
+        kl = ratio.mul_(exp_(log_q)).sum(-1)
         return kl, kl
     log_m = _log_mixture(kind, log_p, log_q, alpha)
     if kind == "jensen_shannon":
-        student = (log_q - log_m).mul_(log_q.exp()).sum(-1)
-        teacher = (log_p - log_m).mul_(log_p.exp()).sum(-1)
+        student = (log_q - log_m).mul_(exp_(log_q)).sum(-1)
+        teacher = (log_p - log_m).mul_(exp_(log_p)).sum(-1)
         return alpha * teacher + (1 - alpha) * student, (1 - alpha) * student
     if kind == "skew_kl":
-        kl = (log_p - log_m).mul_(log_p.exp()).sum(-1)
-        return kl, (log_p + log_q).sub_(log_m).exp_().sum(-1).mul_(alpha - 1)
-    kl = (log_q - log_m).mul_(log_q.exp()).sum(-1)
-    return kl, kl - alpha * log_m.neg_().add_(log_q, alpha=2).exp_().sum(-1)
+        joint = exp_((log_p + log_q).sub_(log_m)).sum(-1).mul_(alpha - 1)
+        return (log_p - log_m).mul_(exp_(log_p)).sum(-1), joint
+    share = exp_(torch.add(-log_m, log_q, alpha=2)).sum(-1).mul_(alpha)
+    kl = (log_q - log_m).mul_(exp_(log_q)).sum(-1)
+    return kl, kl - share
 
 
 def gradient(kind: str, log_p: Tensor, log_q: Tensor, c: Tensor, alpha: float) -> Tensor:
     """d divergence / d student logits, (rows, any slice of the vocabulary); overwrites log_p and log_q."""
     c = c.unsqueeze(-1)
     if kind == "forward_kl":
-        return log_q.exp_().sub_(log_p.exp_())
+        return exp_(log_q).sub_(exp_(log_p))
     if kind == "reverse_kl":
         ratio = log_p.neg_().add_(log_q)
-        return ratio.sub_(c).mul_(log_q.exp_())
+        return ratio.sub_(c).mul_(exp_(log_q))
     log_m = _log_mixture(kind, log_p, log_q, alpha)
     if kind == "jensen_shannon":
-        return log_m.neg_().add_(log_q).mul_(1 - alpha).sub_(c).mul_(log_q.exp_())
+        return log_m.neg_().add_(log_q).mul_(1 - alpha).sub_(c).mul_(exp_(log_q))
     if kind == "skew_kl":
-        joint = log_p.add_(log_q).sub_(log_m).exp_().mul_(alpha - 1)
-        return joint.sub_(log_q.exp_().mul_(c))
+        joint = exp_(log_p.add_(log_q).sub_(log_m)).mul_(alpha - 1)
+        return joint.sub_(exp_(log_q).mul_(c))
     ratio = log_m.neg_().add_(log_q)
-    share = ratio.exp().mul_(-alpha)
-    return ratio.add_(share).sub_(c).mul_(log_q.exp_())
+    share = exp_(ratio.clone()).mul_(-alpha)
+    return ratio.add_(share).sub_(c).mul_(exp_(log_q))
 
 
 def _log_mixture(kind: str, log_p: Tensor, log_q: Tensor, alpha: float) -> Tensor:

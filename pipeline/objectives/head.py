@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.objectives import formulas
 from pipeline.objectives.logits import CHUNK_CPU, CHUNK_CUDA, IGNORE, check_share, check_temperature, valid_rows
+from pipeline.objectives.scratch import Scratch, exp_, log_softmax_, wide_dtype
 
 #: The narrowest slice of the vocabulary the backward pass takes, however many positions there are.
 MIN_COLUMNS = 64
@@ -94,7 +95,7 @@ class _Head(torch.autograd.Function):
         settings: tuple[Any, ...],
     ) -> tuple[Tensor, Tensor]:
         kind, temperature, alpha, share, scale, teacher_scale, chunk = settings
-        wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        wide = wide_dtype(hidden)
         rows, div_weight, lm_weight, targets = _rows(hidden, divergence_rows, label_rows, labels, temperature, wide)
         h = hidden.reshape(-1, hidden.shape[-1])[rows]
         # Rows that only the LM loss reads may hold anything on the teacher's side.
@@ -105,22 +106,23 @@ class _Head(torch.autograd.Function):
         divergence = torch.zeros((), dtype=wide, device=hidden.device)
         lm = torch.zeros_like(divergence)
         stats = h.new_empty((4, len(rows)), dtype=wide)  # log-sum-exp of q, of p, of q at temperature 1; c
+        scratch = Scratch(hidden.device)
         for start in range(0, len(rows), size):
             r = slice(start, min(start + size, len(rows)))
-            s = _logits(h[r], w, bias, scale, wide)
-            t = _logits(th[r], tw, teacher_bias, teacher_scale, wide)
+            s = _logits(scratch, "s", h[r], w, bias, scale, wide)
+            t = _logits(scratch, "t", th[r], tw, teacher_bias, teacher_scale, wide)
             if share != 1.0:
-                t = torch.lerp(s, t, share)
-            if targets is not None:
-                log_q, stats[2, r] = _normalise(s, 1.0)
+                t.lerp_(s, 1 - share)
+            if targets is not None and temperature != 1.0:
+                # The LM loss is at temperature 1: a normalisation of its own.
+                copy = scratch.get("copy", tuple(s.shape), wide).copy_(s)
+                log_q, stats[2, r] = _normalise(copy, 1.0)
                 lm -= (log_q.gather(1, targets[r].unsqueeze(1)).squeeze(1) * lm_weight[r]).sum()
-            if targets is None or temperature != 1.0:
-                log_q, stats[0, r] = _normalise(s, temperature)
-            else:
-                stats[0, r] = stats[2, r]
-            del s
+            log_q, stats[0, r] = _normalise(s, temperature)
+            if targets is not None and temperature == 1.0:
+                stats[2, r] = stats[0, r]
+                lm -= (log_q.gather(1, targets[r].unsqueeze(1)).squeeze(1) * lm_weight[r]).sum()
             log_p, stats[1, r] = _normalise(t, temperature)
-            del t
             row_value, stats[3, r] = formulas.value(kind, log_p, log_q, alpha)
             divergence += (row_value * div_weight[r]).sum()
         ctx.save_for_backward(
@@ -144,20 +146,21 @@ class _Head(torch.autograd.Function):
         sum_h = torch.zeros(h.shape, dtype=wide, device=h.device) if for_hidden else None
         grad_w = torch.empty_like(weight) if for_weight else None
         grad_bias = torch.empty_like(bias) if for_bias else None
+        scratch = Scratch(h.device)
         size = max(MIN_COLUMNS, _budget(h) // max(len(rows), 1))
         for start in range(0, weight.shape[0], size):
             v = slice(start, min(start + size, weight.shape[0]))
             w, tw = weight[v].to(h.dtype), teacher_weight[v].to(th.dtype)
-            s = _logits(h, w, None if bias is None else bias[v], scale, wide)
-            t = _logits(th, tw, None if teacher_bias is None else teacher_bias[v], teacher_scale, wide)
+            s = _logits(scratch, "s", h, w, None if bias is None else bias[v], scale, wide)
+            t = _logits(scratch, "t", th, tw, None if teacher_bias is None else teacher_bias[v], teacher_scale, wide)
             if share != 1.0:
-                t = torch.lerp(s, t, share)
+                t.lerp_(s, 1 - share)
             lm_part = None
             if targets is not None:
-                lm_part = (s - stats[2].unsqueeze(1)).exp_()
+                lm_part = scratch.get("copy", tuple(s.shape), wide)
+                exp_(torch.sub(s, stats[2].unsqueeze(1), out=lm_part)).mul_(lm_factor)
                 inside = ((targets >= v.start) & (targets < v.stop)).nonzero().squeeze(1)
-                lm_part[inside, targets[inside] - v.start] -= 1
-                lm_part.mul_(lm_factor)
+                lm_part[inside, targets[inside] - v.start] -= lm_factor[inside, 0]
             log_p = (t if temperature == 1.0 else t.div_(temperature)).sub_(stats[1].unsqueeze(1))
             log_q = (s if temperature == 1.0 else s.div_(temperature)).sub_(stats[0].unsqueeze(1))
             d = formulas.gradient(kind, log_p, log_q, stats[3], alpha).mul_(div_factor)
@@ -165,7 +168,10 @@ class _Head(torch.autograd.Function):
                 d.add_(lm_part)
             if grad_bias is not None:
                 grad_bias[v] = d.sum(0)
-            d = (d if scale == 1.0 else d.mul_(scale)).to(h.dtype)
+            if scale != 1.0:
+                d.mul_(scale)
+            if d.dtype != h.dtype:
+                d = scratch.get("raw", tuple(d.shape), h.dtype).copy_(d)
             if sum_h is not None:
                 sum_h += d @ w
             if grad_w is not None:
@@ -196,22 +202,31 @@ def _rows(
     return rows, div_weight[rows], lm_weight[rows], targets
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, wide: torch.dtype) -> Tensor:
-    logits = (hidden @ weight.t()).to(wide)
+def _logits(
+    scratch: Scratch, name: str, hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, wide: torch.dtype
+) -> Tensor:
+    shape = (hidden.shape[0], weight.shape[0])
+    logits = scratch.get(name, shape, wide)
+    if hidden.dtype == wide:
+        torch.mm(hidden, weight.t(), out=logits)
+    else:
+        logits.copy_(torch.mm(hidden, weight.t(), out=scratch.get("raw", shape, hidden.dtype)))
     if scale != 1.0:
         logits.mul_(scale)
     return logits if bias is None else logits.add_(bias)
 
 
 def _normalise(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """(log-probabilities, log-sum-exp of the tempered logits).
+    """(log-probabilities, log-sum-exp of the tempered logits); the logits are lost.
 
     The latter from the two maxima: where the log-probability is near 0 nothing cancels, and torch.logsumexp takes
     ten times as long on a CPU.
     """
-    tempered = logits if temperature == 1.0 else logits / temperature
-    log_q = torch.log_softmax(tempered, -1)
-    return log_q, tempered.amax(-1) - log_q.amax(-1)
+    if temperature != 1.0:
+        logits.div_(temperature)
+    top = logits.amax(-1)
+    log_q = log_softmax_(logits)
+    return log_q, top.sub_(log_q.amax(-1))
 
 
 def _budget(x: Tensor) -> int:

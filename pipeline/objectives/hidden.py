@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from pipeline.objectives.scratch import wide_dtype
 
 
 def hidden_loss(
@@ -46,7 +47,7 @@ def hidden_loss(
         student, teacher = student[mask.bool()], teacher[mask.bool()]
     if projection is not None:
         student = F.linear(student, projection.to(student.dtype))
-    wide = torch.float64 if student.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(student)
     student, teacher = student.to(wide), teacher.to(wide)
     if kind == "mse":
         return (student - teacher).square().sum() / max(student.numel(), 1)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pipeline.objectives import formulas
+from pipeline.objectives.scratch import Scratch, exp_, log_softmax_, wide_dtype
 
 #: Logits in one chunk: 2^21 in fp32 are 8 MiB, so a chunk's buffers stay in a CPU's last-level cache.
 CHUNK_CPU = 1 << 21
@@ -88,7 +89,7 @@ def sampled_kl(
         (by the entropy the draws lack) but has the same, unbiased, gradient.
     temperature: that of the teacher's distribution when the targets were drawn.
     """
-    weights = counts.to(_wide(student_logits))
+    weights = counts.to(wide_dtype(student_logits))
     total = weights.sum(-1, keepdim=True)
     valid = total.squeeze(-1) > 0
     valid = valid if mask is None else valid & mask.bool()
@@ -112,7 +113,7 @@ def topk_kl(
     tail: what the k lack of 1 is one more outcome, compared with the student's mass outside the k. Without it the k
         probabilities are scaled to sum to 1 and the student is pushed to put nothing elsewhere.
     """
-    p = probabilities.to(_wide(student_logits))
+    p = probabilities.to(wide_dtype(student_logits))
     total = p.sum(-1, keepdim=True)
     if not tail or ids.shape[-1] == student_logits.shape[-1]:
         p, rest = p / torch.where(total > 0, total, torch.ones_like(total)), None
@@ -140,11 +141,12 @@ class _Dense(torch.autograd.Function):
         alpha: float,
         share: float,
     ) -> Tensor:
-        flat_s, flat_t = student.reshape(-1, student.shape[-1]), teacher.reshape(-1, teacher.shape[-1])
-        total = torch.zeros((), dtype=_wide(student), device=student.device)
+        chunks = _Chunks(student, temperature)
+        flat_teacher = teacher.reshape(-1, teacher.shape[-1])
+        total = torch.zeros((), dtype=chunks.wide, device=student.device)
         constants = []
         for part in rows.split(chunk_rows(student)):
-            log_p, log_q = _log_probabilities(flat_s, flat_t, part, temperature, share)
+            log_p, log_q = chunks.target(flat_teacher, part, share), chunks.log_q(part)
             row_value, c = formulas.value(kind, log_p, log_q, alpha)
             total += row_value.sum()
             constants.append(c)
@@ -157,14 +159,15 @@ class _Dense(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         student, teacher, rows, constants = ctx.saved_tensors
         kind, temperature, alpha, share = ctx.settings
-        flat_s, flat_t = student.reshape(-1, student.shape[-1]), teacher.reshape(-1, teacher.shape[-1])
-        out = torch.empty_like(flat_s) if len(rows) == len(flat_s) else torch.zeros_like(flat_s)
+        chunks = _Chunks(student, temperature)
+        flat_teacher = teacher.reshape(-1, teacher.shape[-1])
         size = chunk_rows(student)
         # One temperature is the logits' own 1/temperature, the other is left of temperature^2.
         factor = grad * (temperature / max(len(rows), 1))
-        for part, c in zip(rows.split(size), constants.split(size), strict=True):
-            log_p, log_q = _log_probabilities(flat_s, flat_t, part, temperature, share)
-            _put(out, part, formulas.gradient(kind, log_p, log_q, c, alpha).mul_(factor))
+        out = chunks.gradient(rows)
+        for part, c in zip(rows.split(size), constants.split(size), strict=False):
+            log_p, log_q = chunks.target(flat_teacher, part, share), chunks.log_q(part)
+            chunks.put(out, part, formulas.gradient(kind, log_p, log_q, c, alpha).mul_(factor))
         return (out.view_as(student), None, None, None, None, None, None)
 
 
@@ -175,10 +178,10 @@ class _Sparse(torch.autograd.Function):
     def forward(
         ctx: Any, student: Tensor, ids: Tensor, p: Tensor, rest: Tensor | None, rows: Tensor, temperature: float
     ) -> Tensor:
-        flat = student.reshape(-1, student.shape[-1])
-        total = torch.zeros((), dtype=_wide(student), device=student.device)
+        chunks = _Chunks(student, temperature)
+        total = torch.zeros((), dtype=chunks.wide, device=student.device)
         for part in rows.split(chunk_rows(student)):
-            log_q = _log_softmax(flat, part, temperature)
+            log_q = chunks.log_q(part)
             total -= (torch.where(p[part] > 0, log_q.gather(1, ids[part]), 0.0) * p[part]).sum()
             if rest is not None:
                 outside = log_q.scatter_(1, ids[part], -torch.inf).logsumexp(-1)
@@ -191,26 +194,66 @@ class _Sparse(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         student, ids, p, rest, rows = ctx.saved_tensors
-        flat = student.reshape(-1, student.shape[-1])
-        out = torch.empty_like(flat) if len(rows) == len(flat) else torch.zeros_like(flat)
+        chunks = _Chunks(student, ctx.temperature)
         factor = grad * (ctx.temperature / max(len(rows), 1))
+        out = chunks.gradient(rows)
         for part in rows.split(chunk_rows(student)):
-            log_q = _log_softmax(flat, part, ctx.temperature)
+            log_q = chunks.log_q(part)
             if rest is None:
                 # d / d logits = (sum p) q - p.
-                q = log_q.exp_().mul_(p[part].sum(-1, keepdim=True))
-                q.scatter_add_(1, ids[part], -p[part])
+                d = exp_(log_q).mul_(p[part].sum(-1, keepdim=True))
+                d.scatter_add_(1, ids[part], -p[part])
             else:
-                # Inside the k: (p_inside + rest) q - p, the sum being 1; outside, less rest q / q_outside.
-                mass = p[part].sum(-1, keepdim=True) + rest[part].unsqueeze(1)
+                # Inside the k: (sum p + rest) q - p; outside, rest q / q_outside less.
+                tail = rest[part].unsqueeze(1)
+                mass = p[part].sum(-1, keepdim=True) + tail
                 inside = log_q.gather(1, ids[part]).exp() * mass - p[part]
                 outside = log_q.scatter_(1, ids[part], -torch.inf).logsumexp(-1, keepdim=True)
-                shifted = torch.where(
-                    rest[part].unsqueeze(1) > 0, rest[part].unsqueeze(1) * (log_q - outside).exp(), 0.0
-                )
-                q = log_q.exp_().mul_(mass).sub_(shifted).scatter_(1, ids[part], inside)
-            _put(out, part, q.mul_(factor))
+                # tail / q_outside may be huge while q is tiny: taken together in log space.
+                moved = exp_(log_q - torch.where(tail > 0, outside, 0.0)).mul_(tail)
+                d = exp_(log_q).mul_(mass).sub_(moved).scatter_(1, ids[part], inside)
+            chunks.put(out, part, d.mul_(factor))
         return (out.view_as(student), None, None, None, None, None)
+
+
+class _Chunks:
+    """Rows of logits, taken in the wide dtype into reused buffers: each method's result holds until its next call."""
+
+    def __init__(self, student: Tensor, temperature: float) -> None:
+        self.student = student.reshape(-1, student.shape[-1])
+        self.temperature = temperature
+        self.wide = wide_dtype(student)
+        self.scratch = Scratch(student.device)
+
+    def take(self, name: str, flat: Tensor, rows: Tensor) -> Tensor:
+        shape = (len(rows), flat.shape[-1])
+        out = self.scratch.get(name, shape, self.wide)
+        if flat.dtype == self.wide:
+            return torch.index_select(flat, 0, rows, out=out)
+        return out.copy_(torch.index_select(flat, 0, rows, out=self.scratch.get("raw", shape, flat.dtype)))
+
+    def normalise(self, logits: Tensor) -> Tensor:
+        return log_softmax_(logits if self.temperature == 1.0 else logits.div_(self.temperature))
+
+    def log_q(self, rows: Tensor) -> Tensor:
+        return self.normalise(self.take("q", self.student, rows))
+
+    def target(self, teacher: Tensor, rows: Tensor, share: float) -> Tensor:
+        """log p of the teacher, or of TAID's interpolation."""
+        logits = self.take("p", teacher, rows)
+        if share != 1.0:
+            logits.lerp_(self.take("q", self.student, rows), 1 - share)
+        return self.normalise(logits)
+
+    def gradient(self, rows: Tensor) -> Tensor:
+        """A tensor for the gradient of the flat logits; zero where no row will be put."""
+        full = len(rows) == len(self.student)
+        return torch.empty_like(self.student) if full else torch.zeros_like(self.student)
+
+    def put(self, out: Tensor, rows: Tensor, values: Tensor) -> None:
+        if values.dtype != out.dtype:
+            values = self.scratch.get("raw", tuple(values.shape), out.dtype).copy_(values)
+        out.index_copy_(0, rows, values)
 
 
 def _sparse(
@@ -229,7 +272,7 @@ def _sparse(
         raise ValueError(f"ids {tuple(ids.shape)} and their counts or probabilities {tuple(p.shape)} differ")
     rows = valid_rows(mask, student_logits)
     flat_ids = ids.reshape(-1, ids.shape[-1]).long()
-    flat_p = torch.ones_like(flat_ids, dtype=_wide(student_logits)) if p is None else p.reshape(-1, p.shape[-1])
+    flat_p = torch.ones_like(flat_ids, dtype=wide_dtype(student_logits)) if p is None else p.reshape(-1, p.shape[-1])
     flat_rest = None if rest is None else rest.reshape(-1)
     cross: Tensor = _Sparse.apply(student_logits, flat_ids, flat_p.detach(), flat_rest, rows, float(temperature))
     if entropy is None:
@@ -262,34 +305,3 @@ def check_temperature(temperature: float) -> None:
 def check_share(share: float) -> None:
     if not 0.0 <= share <= 1.0:
         raise ValueError(f"the teacher's share of the target must lie in 0 to 1, not {share}")
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _take(flat: Tensor, rows: Tensor, wide: torch.dtype) -> Tensor:
-    """Copies of these rows in the wide dtype."""
-    return flat[rows].to(wide)
-
-
-def _put(out: Tensor, rows: Tensor, values: Tensor) -> None:
-    out.index_copy_(0, rows, values.to(out.dtype))
-
-
-def _log_softmax(flat: Tensor, rows: Tensor, temperature: float) -> Tensor:
-    logits = _take(flat, rows, _wide(flat))
-    return torch.log_softmax(logits if temperature == 1.0 else logits.div_(temperature), -1)
-
-
-def _log_probabilities(
-    student: Tensor, teacher: Tensor, rows: Tensor, temperature: float, share: float
-) -> tuple[Tensor, Tensor]:
-    """log p of the (interpolated) target and log q, both (rows, vocabulary)."""
-    wide = _wide(student)
-    target = _take(teacher, rows, wide)
-    if share != 1.0:
-        target = torch.lerp(_take(student, rows, wide), target, share)
-    log_p = torch.log_softmax(target if temperature == 1.0 else target.div_(temperature), -1)
-    del target
-    return log_p, _log_softmax(student, rows, temperature)

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pipeline.objectives.scratch import Scratch, log_softmax_, wide_dtype
+
 #: Scores in one chunk. 2^21 fp32 scores are 8 MiB: a chunk's few buffers stay in the last-level cache, and calls are few.
 CHUNK_CPU = 1 << 21
 #: A GPU has no such cache but needs long kernels.
@@ -57,7 +59,7 @@ def relation_loss(
     _check(ta, tb, sa, sb, relation_heads, causal)
     batch, rows, columns = sa.shape[0], sa.shape[1], sb.shape[1]
     keys = _mask(key_mask, batch, columns, "key_mask")
-    wide = torch.float64 if sa.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(sa)
     weight = (
         _row_weights(_mask(query_mask, batch, rows, "query_mask"), keys, causal, sa, columns, wide) / relation_heads
     )
@@ -126,6 +128,7 @@ class _Relation(torch.autograd.Function):
         total = torch.zeros((), dtype=wide, device=sa.device)
         grad_a = torch.empty_like(student_a) if track else None
         grad_b = torch.empty_like(student_b) if track else None
+        scratch = Scratch(sa.device)
         groups, block = _chunks(batch * heads, rows, columns, causal, sa.device.type)
         for g0 in range(0, batch * heads, groups):
             g = slice(g0, g0 + groups)
@@ -133,8 +136,8 @@ class _Relation(torch.autograd.Function):
             for r0 in range(0, rows, block):
                 r = slice(r0, min(r0 + block, rows))
                 seen = slice(0, r.stop if causal else columns)
-                s = _scores(student_a[g, r], student_b[g, seen], s_scale, wide)
-                t = _scores(teacher_a[g, r], teacher_b[g, seen], t_scale, wide)
+                s = _scores(scratch, "s", student_a[g, r], student_b[g, seen], s_scale, wide)
+                t = _scores(scratch, "t", teacher_a[g, r], teacher_b[g, seen], t_scale, wide)
                 if hidden is not None:
                     s.masked_fill_(hidden[g, :, seen], MASKED)
                     t.masked_fill_(hidden[g, :, seen], MASKED)
@@ -142,15 +145,16 @@ class _Relation(torch.autograd.Function):
                     later = torch.ones(r.stop - r0, r.stop, dtype=torch.bool, device=sa.device).triu_(r0 + 1)
                     s.masked_fill_(later, MASKED)
                     t.masked_fill_(later, MASKED)
-                log_p, log_q = torch.log_softmax(t, -1), torch.log_softmax(s, -1)
-                del s, t
-                p = log_p.exp()
-                kl = log_p.sub_(log_q).mul_(p).sum(-1, keepdim=True)
+                p = torch.softmax(t, -1, out=scratch.get("p", s.shape, wide))
+                q = torch.softmax(s, -1, out=scratch.get("q", s.shape, wide)) if track else None
+                kl = log_softmax_(t).sub_(log_softmax_(s)).mul_(p).sum(-1, keepdim=True)
                 total += (kl * row_weight[g, r]).sum()
-                if grad_a is None or grad_b is None or sum_b is None:
+                if q is None or grad_a is None or grad_b is None or sum_b is None:
                     continue
                 # d KL / d scores = q - p, row by row.
-                d = log_q.exp_().sub_(p).mul_(row_weight[g, r] * s_scale).to(student_a.dtype)
+                d = q.sub_(p).mul_(row_weight[g, r] * s_scale)
+                if d.dtype != student_a.dtype:
+                    d = scratch.get("raw", d.shape, student_a.dtype).copy_(d)
                 grad_a[g, r] = torch.bmm(d, student_b[g, seen])
                 sum_b[:, seen] += torch.bmm(d.transpose(1, 2), student_a[g, r])
             if grad_b is not None and sum_b is not None:
@@ -168,8 +172,13 @@ class _Relation(torch.autograd.Function):
         return (a, b, None, None, None, None, None, None, None)
 
 
-def _scores(a: Tensor, b: Tensor, scale: float, wide: torch.dtype) -> Tensor:
-    return torch.bmm(a, b.transpose(1, 2)).to(wide).mul_(scale)
+def _scores(scratch: Scratch, name: str, a: Tensor, b: Tensor, scale: float, wide: torch.dtype) -> Tensor:
+    shape = (a.shape[0], a.shape[1], b.shape[1])
+    out = scratch.get(name, shape, wide)
+    if a.dtype == wide:
+        return torch.bmm(a, b.transpose(1, 2), out=out).mul_(scale)
+    raw = torch.bmm(a, b.transpose(1, 2), out=scratch.get("raw", shape, a.dtype))
+    return out.copy_(raw).mul_(scale)
 
 
 def _detach(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
