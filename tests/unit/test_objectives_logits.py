@@ -1,0 +1,346 @@
+"""Divergences, sparse targets, LM loss and the fused head against plain float64 forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.objectives import head, logits
+from pipeline.objectives.head import head_divergence
+from pipeline.objectives.logits import divergence, lm_loss, sampled_kl, taid_target, topk_kl
+
+F64 = torch.float64
+KINDS = ["forward_kl", "reverse_kl", "jensen_shannon", "skew_kl", "skew_reverse_kl"]
+MASK = torch.tensor([[1, 1, 0], [0, 1, 1]])
+LABELS = torch.tensor([[0, -100, 2], [3, 4, -100]])
+
+
+def randn(*shape: int, seed: int, scale: float = 1.0, grad: bool = False) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(*shape, generator=generator, dtype=F64) * scale).requires_grad_(grad)
+
+
+@pytest.fixture(params=[1, 1 << 21], ids=["row-chunks", "one-chunk"])
+def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything in the smallest chunks, and everything at once."""
+    monkeypatch.setattr(logits, "CHUNK_CPU", request.param)
+    monkeypatch.setattr(head, "CHUNK_CPU", request.param)
+    monkeypatch.setattr(head, "MIN_COLUMNS", 2)
+
+
+def kl(p: Tensor, q: Tensor) -> Tensor:
+    return (p * (p / q).log()).sum(-1)
+
+
+def reference(s: Tensor, t: Tensor, mask: Tensor | None, kind: str, tau: float, alpha: float) -> Tensor:
+    p, q = (t / tau).softmax(-1), (s / tau).softmax(-1)
+    rows = {
+        "forward_kl": lambda: kl(p, q),
+        "reverse_kl": lambda: kl(q, p),
+        "jensen_shannon": lambda: (
+            alpha * kl(p, alpha * p + (1 - alpha) * q) + (1 - alpha) * kl(q, alpha * p + (1 - alpha) * q)
+        ),
+        "skew_kl": lambda: kl(p, alpha * p + (1 - alpha) * q),
+        "skew_reverse_kl": lambda: kl(q, (1 - alpha) * p + alpha * q),
+    }[kind]()
+    return tau**2 * (rows if mask is None else rows[mask.bool()]).mean()
+
+
+def same(ours: Tensor, plain: Tensor, *inputs: Tensor) -> None:
+    """Values and all gradients agree to 1e-9, and there is something to compare."""
+    torch.testing.assert_close(ours, plain, rtol=0, atol=1e-9)
+    for mine, theirs in zip(
+        torch.autograd.grad(ours * 1.7, inputs), torch.autograd.grad(plain * 1.7, inputs), strict=True
+    ):
+        assert theirs.abs().max() > 1e-4
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
+
+
+@pytest.mark.usefixtures("chunks")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tau", [1.0, 2.5])
+@pytest.mark.parametrize("mask", [None, MASK], ids=["full", "masked"])
+def test_divergence_agrees_with_its_formula(kind: str, tau: float, mask: Tensor | None) -> None:
+    s, t = randn(2, 3, 11, seed=1, scale=2, grad=True), randn(2, 3, 11, seed=2, scale=2)
+    ours = divergence(s, t, mask, kind=kind, temperature=tau, alpha=0.3)
+    same(ours, reference(s, t, mask, kind, tau, 0.3), s)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_divergence_gradcheck(kind: str) -> None:
+    s, t = randn(2, 3, 7, seed=1, grad=True), randn(2, 3, 7, seed=2)
+    assert torch.autograd.gradcheck(lambda s: divergence(s, t, MASK, kind=kind, temperature=1.7), (s,))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), scale=st.floats(0.1, 20.0), tau=st.floats(0.5, 4.0))
+def test_divergence_is_positive_and_zero_iff_equal(kind: str, seed: int, scale: float, tau: float) -> None:
+    s, t = randn(4, 9, seed=seed, scale=scale), randn(4, 9, seed=seed + 1, scale=scale)
+    assert abs(divergence(t, t, kind=kind, temperature=tau).item()) < 1e-14 * tau**2
+    assert divergence(s, t, kind=kind, temperature=tau).item() > 1e-7
+    shifted = divergence(t + 3.0, t, kind=kind, temperature=tau)  # the same distribution
+    assert abs(shifted.item()) < 1e-12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_huge_bf16_logits_stay_finite(kind: str) -> None:
+    s = (randn(5, 64, seed=1).sign() * 1e4).bfloat16().requires_grad_()
+    t = (randn(5, 64, seed=2).sign() * 1e4).bfloat16()
+    loss = divergence(s, t, kind=kind)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.isfinite()
+    assert loss > 0.1
+    assert s.grad is not None
+    assert s.grad.isfinite().all()
+    assert s.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_masked_positions_are_not_read(kind: str) -> None:
+    s, t = randn(2, 3, 7, seed=1), randn(2, 3, 7, seed=2)
+    clean = divergence(s, t, MASK, kind=kind)
+    s[MASK == 0], t[MASK == 0] = float("nan"), float("inf")
+    s.requires_grad_()
+    dirty = divergence(s, t, MASK, kind=kind)
+    dirty.backward()
+    assert dirty == clean
+    assert s.grad is not None
+    assert (s.grad[MASK == 0] == 0).all()
+    assert (s.grad[MASK == 1] != 0).any()
+
+
+def test_nothing_valid_is_zero() -> None:
+    s, t = randn(2, 3, 7, seed=1, grad=True), randn(2, 3, 7, seed=2)
+    none, ignored = torch.zeros(2, 3), torch.full((2, 3), -100)
+    ids, counts = torch.zeros(2, 3, 2, dtype=torch.long), torch.zeros(2, 3, 2)
+    loss = divergence(s, t, none) + lm_loss(s, ignored) + sampled_kl(s, ids, counts)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert s.grad is not None
+    assert (s.grad == 0).all()
+
+
+def test_temperature_keeps_the_size_of_the_gradient() -> None:
+    """tau^2 makes the soft gradient tend to (s - t) / V for high temperatures, whatever the temperature."""
+    s, t = randn(1, 8, seed=1, grad=True), randn(1, 8, seed=2)
+    (gradient,) = torch.autograd.grad(divergence(s, t, temperature=1e4), s)
+    limit = (s - s.mean()) - (t - t.mean())
+    torch.testing.assert_close(gradient, limit.detach() / 8, rtol=1e-3, atol=1e-4)
+
+
+def test_alpha_and_kind_are_checked() -> None:
+    s = randn(1, 4, seed=1)
+    for wrong in (
+        {"kind": "js"},
+        {"kind": "jensen_shannon", "alpha": 1.0},
+        {"kind": "skew_kl", "alpha": 1.0},
+        {"temperature": 0.0},
+        {"target_share": 1.5},
+    ):
+        with pytest.raises(ValueError, match=r"js|alpha|temperature|share"):
+            divergence(s, s, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="student and teacher logits differ"):
+        divergence(s, s[:, :3])
+    with pytest.raises(ValueError, match="mask has shape"):
+        divergence(s, s, torch.ones(2))
+
+
+@pytest.mark.parametrize("kind", ["skew_kl", "skew_reverse_kl"])
+def test_skew_at_zero_is_the_plain_kl(kind: str) -> None:
+    s, t = randn(3, 6, seed=1, grad=True), randn(3, 6, seed=2)
+    plain = divergence(s, t, kind="forward_kl" if kind == "skew_kl" else "reverse_kl")
+    same(divergence(s, t, kind=kind, alpha=0.0), plain, s)
+
+
+@pytest.mark.usefixtures("chunks")
+def test_lm_loss_is_cross_entropy() -> None:
+    s = randn(2, 3, 7, seed=1, scale=3, grad=True)
+    same(lm_loss(s, LABELS), F.cross_entropy(s.view(-1, 7), LABELS.view(-1)), s)
+    assert lm_loss(s.bfloat16(), LABELS).dtype == torch.float32
+
+
+@pytest.mark.usefixtures("chunks")
+def test_taid_moves_from_student_to_teacher() -> None:
+    s, t = randn(2, 3, 7, seed=1, grad=True), randn(2, 3, 7, seed=2)
+    same(
+        divergence(s, t, MASK, target_share=0.4, temperature=2.0),
+        reference(s, 0.6 * s.detach() + 0.4 * t, MASK, "forward_kl", 2.0, 0),
+        s,
+    )
+    assert divergence(s, t, target_share=0.0).item() == 0.0
+    torch.testing.assert_close(taid_target(s, t, 1.0), t)
+    assert not taid_target(s, t, 0.5).requires_grad
+
+
+IDS = torch.tensor([[0, 3, 5], [1, 2, 0], [4, 5, 6], [1, 6, 2], [2, 0, 3], [5, 3, 1]]).view(2, 3, 3)
+COUNTS = torch.tensor([[3, 1, 0], [1, 1, 1], [5, 2, 2], [1, 0, 0], [2, 1, 4], [0, 3, 3]]).view(2, 3, 3)
+
+
+@pytest.mark.usefixtures("chunks")
+@pytest.mark.parametrize("tau", [1.0, 2.0])
+def test_sampled_kl_is_the_kl_to_the_empirical_distribution(tau: float) -> None:
+    s = randn(2, 3, 7, seed=1, scale=2, grad=True)
+    p = torch.zeros(2, 3, 7, dtype=F64).scatter_(-1, IDS, COUNTS / COUNTS.sum(-1, keepdim=True).double())
+    log_q = (s / tau).log_softmax(-1)
+    plain = tau**2 * (torch.xlogy(p, p) - p * log_q).sum(-1)[MASK.bool()].mean()
+    same(sampled_kl(s, IDS, COUNTS, MASK, temperature=tau), plain, s)
+    assert torch.autograd.gradcheck(lambda s: sampled_kl(s, IDS, COUNTS, MASK, temperature=tau), (s,))
+
+
+def test_sampled_kl_with_entropy_is_unbiased() -> None:
+    """Averaged over draws, value and gradient are those of the full KL; top-k's gradient is not."""
+    vocabulary, draws, repeats = 6, 4, 40_000
+    s, t = randn(1, vocabulary, seed=1, grad=True), randn(1, vocabulary, seed=2)
+    p = t.softmax(-1)
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.multinomial(p.expand(repeats, -1), draws, replacement=True, generator=generator)
+    counts = F.one_hot(samples, vocabulary).sum(1)
+    ids = torch.arange(vocabulary).expand(repeats, -1)
+    entropy = torch.special.entr(p).sum(-1).expand(repeats)
+    sampled = sampled_kl(s.expand(repeats, -1), ids, counts, entropy=entropy)
+    exact = divergence(s, t)
+    biased = sampled_kl(s.expand(repeats, -1), ids, counts)
+    (ours,), (full,) = torch.autograd.grad(sampled, s), torch.autograd.grad(exact, s)
+    assert abs(sampled - exact) < 0.01
+    assert abs(biased - exact) > 0.1
+    torch.testing.assert_close(ours, full, rtol=0, atol=0.005)
+    top = p.topk(2)
+    (cut,) = torch.autograd.grad(topk_kl(s, top.indices, top.values, tail=False), s)
+    assert (cut - full).abs().max() > 0.05
+
+
+@pytest.mark.usefixtures("chunks")
+@pytest.mark.parametrize("tau", [1.0, 2.0])
+def test_topk_with_tail_is_the_kl_of_k_plus_one_outcomes(tau: float) -> None:
+    s, t = randn(2, 3, 9, seed=1, scale=2, grad=True), randn(2, 3, 9, seed=2, scale=2)
+    top = (t / tau).softmax(-1).topk(3)
+    assert torch.autograd.gradcheck(lambda s: topk_kl(s, top.indices, top.values, MASK, temperature=tau), (s,))
+    for tail in (True, False):
+        p, q = top.values, (s / tau).softmax(-1).gather(-1, top.indices)
+        if tail:
+            p, q = (torch.cat([x, 1 - x.sum(-1, keepdim=True)], -1) for x in (p, q))
+        plain = tau**2 * kl(p / p.sum(-1, keepdim=True), q)[MASK.bool()].mean()
+        same(topk_kl(s, top.indices, top.values, MASK, temperature=tau, tail=tail), plain, s)
+
+
+def test_topk_of_everything_is_the_full_kl() -> None:
+    s, t = randn(4, 5, seed=1, grad=True), randn(4, 5, seed=2)
+    top = t.softmax(-1).topk(5)
+    same(topk_kl(s, top.indices, top.values), divergence(s, t), s)
+
+
+def test_topk_stays_finite_when_student_and_teacher_leave_no_tail() -> None:
+    s = torch.tensor([[1e4, -1e4, -1e4, -1e4]], dtype=torch.bfloat16, requires_grad=True)
+    for p in ([1.0], [0.9]):
+        loss = topk_kl(s, torch.tensor([[0]]), torch.tensor([p]))
+        (gradient,) = torch.autograd.grad(loss, s)
+        assert loss.isfinite()
+        assert gradient.isfinite().all()
+    assert loss > 1000  # a tenth of the mass, 20,000 nats away
+
+
+@pytest.mark.usefixtures("chunks")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tau", [1.0, 1.5])
+@pytest.mark.parametrize("share", [1.0, 0.4])
+@pytest.mark.parametrize("chunk", [None, 4])
+def test_head_agrees_with_full_logits(kind: str, tau: float, share: float, chunk: int | None) -> None:
+    h, w, b = randn(2, 3, 4, seed=1, grad=True), randn(9, 4, seed=2, grad=True), randn(9, seed=3, grad=True)
+    th, tw, tb = randn(2, 3, 5, seed=4), randn(9, 5, seed=5), randn(9, seed=6)
+    div, lm = head_divergence(
+        h,
+        w,
+        th,
+        tw,
+        MASK,
+        kind=kind,
+        temperature=tau,
+        alpha=0.3,
+        target_share=share,
+        student_scale=0.7,
+        teacher_scale=0.5,
+        student_bias=b,
+        teacher_bias=tb,
+        labels=LABELS,
+        chunk=chunk,
+    )
+    s = h @ w.T * 0.7 + b
+    target = (1 - share) * s.detach() + share * (th @ tw.T * 0.5 + tb)
+    plain_div = reference(s, target, MASK, kind, tau, 0.3)
+    plain_lm = F.cross_entropy(s.view(-1, 9), LABELS.view(-1))
+    torch.testing.assert_close(div, plain_div, rtol=0, atol=1e-9)
+    same(0.3 * div + 2 * lm, 0.3 * plain_div + 2 * plain_lm, h, w, b)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_head_gradcheck(kind: str) -> None:
+    h, w = randn(2, 2, 3, seed=1, grad=True), randn(5, 3, seed=2, grad=True)
+    th, tw = randn(2, 2, 4, seed=3), randn(5, 4, seed=4)
+    labels = torch.tensor([[1, -100], [4, 0]])
+
+    def both(h: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        return head_divergence(h, w, th, tw, kind=kind, temperature=1.3, labels=labels)
+
+    assert torch.autograd.gradcheck(both, (h, w))
+
+
+def test_head_reads_no_masked_position_and_only_needed_gradients() -> None:
+    h, w = randn(2, 3, 4, seed=1), randn(9, 4, seed=2)
+    th, tw = randn(2, 3, 5, seed=3), randn(9, 5, seed=4)
+    clean = head_divergence(h, w, th, tw, MASK, labels=LABELS)
+    unread = (MASK == 0) & (LABELS == -100)
+    h[unread], th[MASK == 0] = float("nan"), float("nan")
+    # With both masks complementary at one place, the LM loss reads a position whose teacher state is garbage.
+    assert ((MASK == 0) & (LABELS != -100)).any()
+    h.requires_grad_()
+    dirty = head_divergence(h, w, th, tw, MASK, labels=LABELS)
+    assert dirty[0] == clean[0]
+    assert dirty[1] == clean[1]
+    (dirty[0] + dirty[1]).backward()
+    assert h.grad is not None
+    assert h.grad.isfinite().all()
+    assert w.grad is None
+
+
+def test_head_without_labels_has_no_lm_loss() -> None:
+    h, w = randn(3, 4, seed=1, grad=True), randn(9, 4, seed=2)
+    div, lm = head_divergence(h, w, randn(3, 4, seed=3), w)
+    assert lm.item() == 0.0
+    assert div.item() > 0.0
+    same(div, reference(h @ w.T, randn(3, 4, seed=3) @ w.T, None, "forward_kl", 1.0, 0), h)
+
+
+def test_head_in_bf16_is_near_float64_and_finite_when_huge() -> None:
+    h, w = randn(64, 32, seed=1), randn(500, 32, seed=2, scale=0.3)
+    th, tw = randn(64, 48, seed=3), randn(500, 48, seed=4, scale=0.3)
+    exact = head_divergence(h, w, th, tw)[0]
+    hb, wb = h.bfloat16().requires_grad_(), w.bfloat16().requires_grad_()
+    ours = head_divergence(hb, wb, th.bfloat16(), tw.bfloat16())[0]
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours.double(), exact, rtol=2e-2, atol=0)
+    huge = head_divergence((hb.sign() * 1e4), wb, th.bfloat16() * 1e4, tw.bfloat16(), labels=torch.arange(64))
+    sum(huge).backward()
+    for x in (*huge, hb.grad, wb.grad):
+        assert x is not None
+        assert x.isfinite().all()
+    assert math.isfinite(huge[0].item())
+
+
+def test_head_errors_are_named() -> None:
+    h, w = randn(3, 4, seed=1), randn(9, 4, seed=2)
+    with pytest.raises(ValueError, match="vocabularies differ: student 9, teacher 8"):
+        head_divergence(h, w, h, w[:8])
+    with pytest.raises(ValueError, match=r"student's hidden states .* do not fit its head"):
+        head_divergence(h, w[:, :3], h, w)
+    with pytest.raises(ValueError, match="differ in positions"):
+        head_divergence(h, w, h[:2], w)
+    with pytest.raises(ValueError, match="labels"):
+        head_divergence(h, w, h, w, labels=torch.zeros(2, dtype=torch.long))
