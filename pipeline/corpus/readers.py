@@ -13,11 +13,12 @@ line that names the file and the line or row.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -27,6 +28,7 @@ from pipeline.recipe import Corpus, Split
 SplitName = Literal["train", "validation", "test"]
 KINDS = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 _PARQUET_ROWS = 1024
+_ZSTD_BYTES = 1 << 17
 
 
 class Document(NamedTuple):
@@ -134,8 +136,8 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     number = 0
     try:
-        with _open(path) as handle:
-            for number, line in enumerate(handle, start=1):
+        with contextlib.closing(_open(path)) as lines:
+            for number, line in enumerate(lines, start=1):
                 # A byte order mark, as editors on Windows write it, is no text.
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
@@ -147,37 +149,37 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"{path}: cannot be read after line {number} ({error}): fetch it again") from None
 
 
-def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
-    if path.name.lower().endswith(".gz"):
-        return gzip.GzipFile(path, "rb")
+def _open(path: Path) -> IO[bytes] | gzip.GzipFile | Generator[bytes, None, None]:
     if path.name.lower().endswith(".zst"):
-        import io
+        return _zstd_lines(path)
+    return gzip.GzipFile(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb")
 
-        import zstandard
 
-        class Frames(io.RawIOBase):
-            """Says OSError where zstandard has an error of its own, as gzip does."""
+def _zstd_lines(path: Path) -> Generator[bytes, None, None]:
+    """Yield the lines of a file of one or more frames; raises OSError where it is damaged or cut off.
 
-            def __init__(self) -> None:
-                reader = zstandard.ZstdDecompressor()
-                self._raw = open(path, "rb")
-                self._frames = reader.stream_reader(self._raw, read_across_frames=True)
+    zstandard's own stream_reader takes a file that was cut off for one that ends there.
+    """
+    import zstandard
 
-            def readable(self) -> bool:
-                return True
-
-            def readinto(self, buffer: Any) -> int:
+    rest = b""
+    frame = None
+    with open(path, "rb") as handle:
+        while chunk := handle.read(_ZSTD_BYTES):
+            while chunk:
+                frame = frame or zstandard.ZstdDecompressor().decompressobj()
                 try:
-                    return int(self._frames.readinto(buffer))
+                    lines = (rest + frame.decompress(chunk)).split(b"\n")
                 except zstandard.ZstdError as error:
                     raise OSError(str(error)) from None
-
-            def close(self) -> None:
-                self._raw.close()
-                super().close()
-
-        return io.BufferedReader(Frames(), 1 << 20)
-    return open(path, "rb")
+                rest = lines.pop()
+                yield from lines
+                chunk = frame.unused_data
+                frame = None if frame.eof else frame
+    if frame is not None:
+        raise OSError("the file is cut off")
+    if rest:
+        yield rest
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:

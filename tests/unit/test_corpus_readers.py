@@ -93,6 +93,7 @@ def test_blank_lines_divide_a_text_file(tmp_path: Path) -> None:
         ("a.jsonl.gz", gzip.compress(LINES * 9)[:-9], r"a.jsonl.gz: cannot be read after line \d+"),
         ("a.jsonl.gz", LINES, r"a.jsonl.gz: cannot be read after line 0"),
         ("a.jsonl.zst", LINES, r"a.jsonl.zst: cannot be read after line 0"),
+        ("a.jsonl.zst", zstd(LINES)[:-1], r"a.jsonl.zst: cannot be read after line \d+ \(the file is cut off\)"),
         ("a.parquet", LINES, r"a.parquet: cannot be read as parquet"),
     ],
 )
