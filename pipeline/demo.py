@@ -14,6 +14,7 @@ from pipeline.artifacts import atomic
 from pipeline.console import say
 from pipeline.corpus.readers import split_of
 from pipeline.corpus.wiki import ATTRIBUTION, fetch_wiki
+from pipeline.downstream import report
 from pipeline.errors import DataError, PipelineError, Preempted
 from pipeline.recipe import Recipe, load_recipe
 
@@ -88,12 +89,20 @@ def _run_stage(stage: str, arguments: list[str]) -> None:
 
 
 def _finish(recipe: Recipe, took: dict[str, float]) -> None:
-    from pipeline.downstream.report import demo_table
+    comparison = report.compare(recipe, _lm_losses(recipe))
+    written = report.write(recipe, comparison)
+    for path in written:
+        shutil.copyfile(path, recipe.root / path.name)
+    say(f"\n{report.markdown(comparison)}")
+    say(f"written to {recipe.root / 'report.md'} and report.json; every number was measured in this run")
+    say("seconds a stage: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in took.items()))
 
-    say("")
-    say(demo_table(recipe))
-    for name in ("report.md", "report.json"):
-        source = recipe.root / "finetune" / recipe.finetune.name / name
-        if source.exists():
-            shutil.copyfile(source, recipe.root / name)
-    say("\nseconds a stage: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in took.items()))
+
+def _lm_losses(recipe: Recipe) -> dict[str, float]:
+    """Validation LM loss of each model that was trained in this run, from the summary beside its hf/."""
+    losses = {}
+    for name, model in recipe.finetune.models.items():
+        summary = Path(model).parent / "summary.json"
+        if summary.is_file():
+            losses[name] = float(json.loads(summary.read_text())["validation"]["lm_loss"])
+    return losses

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
 _TEMPORARY_PREFIX = ".tmp-"
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically; the parent directory is made when missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{_TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    temporary = temporary_name(path)
     try:
         with open(temporary, "wb") as handle:
             handle.write(data)
@@ -53,6 +56,11 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that no other process on any node of a shared filesystem takes."""
+    return path.with_name(f"{_TEMPORARY_PREFIX}{_HOST}-{os.getpid()}-{path.name}")
+
+
 def is_temporary(path: Path) -> bool:
     """Whether `path` is named as a file that was not finished."""
     return path.name.startswith(_TEMPORARY_PREFIX)
@@ -60,10 +68,14 @@ def is_temporary(path: Path) -> bool:
 
 def remove_temporaries(directory: Path) -> None:
     """Remove what earlier, killed processes of this machine left half-written in `directory`."""
-    for leftover in directory.glob(f"{_TEMPORARY_PREFIX}*"):
-        pid = leftover.name.removeprefix(_TEMPORARY_PREFIX).split("-", 1)[0]
-        if leftover.is_file() and pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            leftover.unlink(missing_ok=True)
+    mine = f"{_TEMPORARY_PREFIX}{_HOST}-"
+    for leftover in directory.glob(f"{mine}*"):
+        pid = leftover.name.removeprefix(mine).split("-", 1)[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 def sha256_bytes(data: bytes) -> str:

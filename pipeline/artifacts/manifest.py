@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator
 
@@ -11,7 +11,7 @@ from pipeline.artifacts.atomic import sha256_bytes
 from pipeline.errors import CorruptArtifact, IncompleteArtifact
 
 #: Bump when a reader of an older release could misread a directory of this one.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 Kind = Literal["tokenizer", "tokens", "teacher_cache", "distill", "distill_interpolated", "finetune"]
 

@@ -72,8 +72,8 @@ class Output:
             atomic.write_text(self.root / "recipe.yaml", self.recipe)
         except OSError as error:
             raise ArtifactError(f"cannot write to {self.root}: {error.strerror}") from error
-        if (self.root / "shards").is_dir():
-            atomic.remove_temporaries(self.root / "shards")
+        for directory in (self.root, self.root / "shards"):
+            atomic.remove_temporaries(directory)
 
     def missing(self, count: int) -> list[int]:
         """Indices below `count` of the shards that are absent or whose sidecar does not fit the file beside it."""

@@ -6,7 +6,6 @@ the head is really tied (T5 1.0) or not (T5 1.1, Flan-T5) is decided by the weig
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import GenerationConfig
 
-from pipeline.artifacts.atomic import publish_directory
+from pipeline.artifacts.atomic import publish_directory, temporary_name
 
 
 def write_model(
@@ -26,7 +25,7 @@ def write_model(
 
     weights: each parameter once, on the CPU. more: adds files (a tokenizer, a model card) to the directory before it appears.
     """
-    temporary = directory.with_name(f".tmp-{os.getpid()}-{directory.name}")
+    temporary = temporary_name(directory)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     config.dtype = next(iter(weights.values())).dtype

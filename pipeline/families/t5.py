@@ -47,7 +47,7 @@ class T5:
         return changed
 
     def new_config(self, shape: Shape, vocab_size: int) -> Any:
-        config = T5Config(
+        config = T5Config(  # type: ignore[call-arg]
             vocab_size=vocab_size,
             feed_forward_proj="gated-gelu",
             tie_word_embeddings=False,  # which Transformers reads as: T5 1.1, do not scale the decoder's output
@@ -62,7 +62,7 @@ class T5:
 
     def projections(self, model: PreTrainedModel, attention: Attention, block: int) -> Projections:
         stack: Stack = "encoder" if attention == "encoder_self" else "decoder"
-        layers = self.blocks(model, stack)[block].layer
+        layers: Any = self.blocks(model, stack)[block].layer
         module = layers[1].EncDecAttention if attention == "cross" else layers[0].SelfAttention
         return Projections(module.q, module.k, module.v)
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from pipeline.errors import ConfigError
 from pipeline.families import Family
+from pipeline.families.base import Stack
 
 
 class _DecoderCutReached(Exception):
@@ -46,9 +47,10 @@ def capture_states(
 
         return hook
 
+    stacks: tuple[tuple[Stack, int], ...] = (("encoder", cuts[0]), ("decoder", cuts[1]))
     handles = [
         family.blocks(teacher, stack)[cut].register_forward_pre_hook(keep(stack, stack == "decoder"), with_kwargs=True)
-        for stack, cut in (("encoder", cuts[0]), ("decoder", cuts[1]))
+        for stack, cut in stacks
     ]
     try:
         teacher(input_ids=input_ids, attention_mask=attention_mask, labels=labels, use_cache=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, PreTrainedModel
 
-from pipeline.artifacts.atomic import publish_directory
+from pipeline.artifacts.atomic import publish_directory, temporary_name
 from pipeline.families import Attention, family_of
 from pipeline.families.recorder import QKV, ProjectionRecorder
 
@@ -62,7 +61,7 @@ def cut_tail(teacher: PreTrainedModel, cuts: tuple[int, int]) -> Tail:
 def save_tail(teacher: PreTrainedModel, cuts: tuple[int, int], directory: Path) -> None:
     """Write the tail to `directory` (config.json and model.safetensors), atomically."""
     config, state = family_of(teacher.config).tail_state(teacher, *cuts)
-    temporary = directory.with_name(f".tmp-{os.getpid()}-{directory.name}")
+    temporary = temporary_name(directory)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     config.save_pretrained(temporary)
