@@ -147,7 +147,8 @@ class _Head(torch.autograd.Function):
         grad_w = torch.empty_like(weight) if for_weight else None
         grad_bias = torch.empty_like(bias) if for_bias else None
         scratch = Scratch(h.device)
-        size = max(MIN_COLUMNS, _budget(h) // max(len(rows), 1))
+        # Half the forward pass's: here the weight's gradient is alive beside the buffers.
+        size = max(MIN_COLUMNS, _budget(h) // 2 // max(len(rows), 1))
         for start in range(0, weight.shape[0], size):
             v = slice(start, min(start + size, weight.shape[0]))
             w, tw = weight[v].to(h.dtype), teacher_weight[v].to(th.dtype)

@@ -1,0 +1,142 @@
+"""What every benchmark shares: arguments, interleaved timing, peak memory of a child process, goals, table and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import operator
+import platform
+import resource
+import subprocess
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+OPERATORS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt, "==": operator.eq}
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The arguments every benchmark takes; add its own to them."""
+    result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--quick", action="store_true", help="end within a minute on two cores")
+    result.add_argument("--json", type=Path, metavar="OUT", help="write the figures there instead of a table")
+    return result
+
+
+def best_times(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """The shortest of `repeats` runs of each, in seconds, after one that does not count.
+
+    The runs take turns, so that another load on the machine meets all of them; the shortest is the least disturbed.
+    """
+    best = dict.fromkeys(runs, float("inf"))
+    for run in runs.values():
+        run()
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def peak_extra_bytes(prepare: Callable[..., Callable[[], object]], *args: object) -> int:
+    """How far `prepare(*args)()` raises a fresh process's resident memory above what `prepare` left, at its peak.
+
+    Measured by the kernel (VmHWM) and not by torch's profiler, so that a product's or an allocator's own buffers count
+    too. A fresh process, because memory that an earlier run freed but its allocator kept would hide the next run's use.
+    """
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_peak, args=(send, prepare, args))
+    process.start()
+    send.close()
+    try:
+        return int(receive.recv())
+    except EOFError:
+        raise RuntimeError("the process that measures memory died") from None
+    finally:
+        process.join()
+
+
+def _peak(send: Any, prepare: Callable[..., Callable[[], object]], args: tuple[object, ...]) -> None:
+    run = prepare(*args)
+    before = _status_bytes("VmRSS")
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to VmRSS
+    except OSError:
+        # Where that is forbidden the peak of all that came before stands; `prepare` holds no more than its inputs.
+        before = max(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    run()
+    send.send(_status_bytes("VmHWM") - before)
+
+
+def _status_bytes(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def environment() -> dict[str, Any]:
+    """What the figures depend on, without naming the machine."""
+    import torch
+
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "deepspeed", "transformers"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "cpu": _cpu(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "versions": versions,
+        "commit": _commit(),
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    bf16 = any("avx512_bf16" in line or "amx_bf16" in line for line in lines if line.startswith("flags"))
+    return f"{name}, {'with' if bf16 else 'without'} bf16 products"
+
+
+def _commit() -> str | None:
+    root = Path(__file__).resolve().parent
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None
+
+
+def finish(name: str, figures: dict[str, float], goals: dict[str, tuple[str, float]], out: Path | None) -> bool:
+    """Judge the figures, print a table or write the JSON, and say whether every goal is met."""
+    met = {figure: bool(OPERATORS[op](figures[figure], value)) for figure, (op, value) in goals.items()}
+    result = {
+        "benchmark": name,
+        "figures": {figure: float(f"{value:.4g}") for figure, value in figures.items()},
+        "goals": {figure: {"op": op, "value": value} for figure, (op, value) in goals.items()},
+        "met": all(met.values()),
+        "environment": environment(),
+    }
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=2) + "\n")
+        return all(met.values())
+    width = max(map(len, figures))
+    for figure, value in figures.items():
+        goal = ""
+        if figure in goals:
+            op, wanted = goals[figure]
+            goal = f"  goal {op} {wanted:g}: {'met' if met[figure] else 'NOT MET'}"
+        print(f"{figure:<{width}}  {value:>10.4g}{goal}")
+    print(", ".join(f"{key}: {value}" for key, value in result["environment"].items()))  # type: ignore[attr-defined]
+    return all(met.values())
