@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny_t5 import save_tiny_t5
 
 from pipeline.artifacts import Artifact
+from tests.tiny_t5 import save_tiny_t5
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGE = [sys.executable, "stages/finetune.py"]

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_t5 import save_tiny_t5
 from transformers import AutoModelForSeq2SeqLM, BartConfig, BartForConditionalGeneration
 
 from pipeline.downstream.encode import EncodedSource, encode, encode_labels, load_tokenizer
@@ -18,6 +17,7 @@ from pipeline.downstream.speed import measure_speed
 from pipeline.downstream.tasks import Examples, TaskData
 from pipeline.errors import DataError
 from pipeline.recipe import Task
+from tests.tiny_t5 import save_tiny_t5
 
 
 @pytest.fixture(scope="module")
