@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny_run import ARTIFACTS, TinyRun
+
 # Before anything imports huggingface_hub: no test may depend on, or wait for, the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -23,9 +25,18 @@ def wiki_jsonl() -> Path:
 
 @pytest.fixture(scope="session")
 def few_documents(wiki_jsonl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first 300 of them."""
+    """300 of them, spread over all topics."""
     with open(wiki_jsonl, encoding="utf-8") as handle:
-        lines = [next(handle) for _ in range(300)]
+        lines = list(handle)[::33][:300]
     path = tmp_path_factory.mktemp("text") / "few.jsonl"
     path.write_text("".join(lines), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def finished_run(few_documents: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """A tiny run whose stages were all left alone to finish. Read it, do not change it."""
+    run = TinyRun(tmp_path_factory.mktemp("finished"), few_documents)
+    for stage in ARTIFACTS:
+        run.complete(stage)
+    return run

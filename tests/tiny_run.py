@@ -1,0 +1,121 @@
+"""A whole run small enough for tests: real stages on a few hundred real articles, one to two blocks a stack, a few steps."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PYTHON = sys.executable
+#: Models this small are fastest on one thread, and threads that spin against each other are slowest.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+#: Where each stage of the run leaves its artifact, below the run's directory; in the order the stages run.
+ARTIFACTS = {
+    "tokenize_corpus": ("tokens/tokenizer", "tokens/validation", "tokens/train"),
+    "teacher": ("distill/teacher",),
+    "cache_teacher": ("teacher_cache/teacher",),
+    "distill": ("distill/student",),
+    "distill_interpolated": (
+        "distill_interpolated/chain.assistant-1",
+        "teacher_cache/chain.assistant-1",
+        "distill_interpolated/chain",
+    ),
+    "finetune": ("finetune/comparison/topic/student",),
+}
+
+
+class TinyRun:
+    """Writes the recipes of a run below `root` and starts its stages as a user would."""
+
+    def __init__(self, root: Path, documents: Path) -> None:
+        self.root, self.run = root, root / "run"
+        self.recipe, self.teacher_recipe = root / "recipe.yaml", root / "teacher.yaml"
+        training = {
+            "max_steps": 12,
+            "batch_size": 8,
+            "learning_rate": 2.0e-3,
+            "warmup_steps": 2,
+            "log_every": 2,
+            "save_every": 3,
+            "validate_every": 6,
+            "deepspeed": str(REPOSITORY / "ds_configs" / "zero3_cpu.json"),
+        }
+        recipe = {
+            "run": str(self.run),
+            "corpus": {
+                "sources": [str(documents)],
+                "text": "extract",
+                "key": "title",
+                "split": {"validation": 0.1, "test": 0.1},
+            },
+            "tokenizer": {"vocab_size": 600, "sentinels": 40},
+            "tokens": {"input_length": 64, "documents_per_shard": 40, "views": 2},
+            "teacher": {"model": "{run}/distill/teacher/hf"},
+            "cache": {"batch_size": 16},
+            "student": {"encoder_layers": 1, "decoder_layers": 1, "init": "layers"},
+            "distill": training | {"objective": {"preset": "miniend"}, "validation_rows": 16},
+            "interpolated": {"name": "chain", "assistants": 1},
+            "finetune": training
+            | {
+                "max_steps": 9,
+                "deepspeed": str(REPOSITORY / "ds_configs" / "zero2_finetune.json"),
+                "models": {"student": "{run}/distill/student/hf"},
+                "tasks": [
+                    {
+                        "name": "topic",
+                        "kind": "classification",
+                        "train": str(documents),
+                        "test": str(documents),
+                        "source": "topic: {extract}",
+                        "target": "{topic}",
+                        "drop_labels": ["Uncategorized"],
+                        "source_length": 48,
+                        "target_length": 8,
+                        "test_rows": 40,
+                    }
+                ],
+            },
+        }
+        teacher = {
+            "extends": "recipe.yaml",
+            "teacher": None,
+            "student": {
+                "encoder_layers": 3,
+                "decoder_layers": 3,
+                "d_model": 32,
+                "d_ff": 64,
+                "num_heads": 2,
+                "d_kv": 16,
+                "init": "random",
+            },
+            "distill": {"name": "teacher", "objective": {"preset": "lm"}},
+        }
+        root.mkdir(parents=True, exist_ok=True)
+        self.recipe.write_text(yaml.safe_dump(recipe))
+        self.teacher_recipe.write_text(yaml.safe_dump(teacher))
+
+    def command(self, stage: str, *overrides: str) -> list[str]:
+        """The command line of a stage; the stage "teacher" is distill.py with the teacher's recipe."""
+        script = "distill" if stage == "teacher" else stage
+        recipe = self.teacher_recipe if stage == "teacher" else self.recipe
+        return [PYTHON, str(REPOSITORY / "stages" / f"{script}.py"), "--recipe", str(recipe), *overrides]
+
+    def stage(self, stage: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(stage, *overrides), capture_output=True, text=True, timeout=300, env=ENVIRONMENT
+        )
+
+    def complete(self, stage: str) -> None:
+        done = self.stage(stage)
+        assert done.returncode == 0, f"{stage} failed:\n{done.stdout}\n{done.stderr}"
+
+    def hashes(self, stage: str) -> dict[str, str]:
+        """Content hash of each artifact of a finished stage."""
+        from pipeline.artifacts import Artifact
+
+        return {name: Artifact(self.run / name).manifest.content_hash() for name in ARTIFACTS[stage]}
