@@ -89,20 +89,10 @@ def _run_stage(stage: str, arguments: list[str]) -> None:
 
 
 def _finish(recipe: Recipe, took: dict[str, float]) -> None:
-    comparison = report.compare(recipe, _lm_losses(recipe))
+    comparison = report.compare(recipe)
     written = report.write(recipe, comparison)
     for path in written:
         shutil.copyfile(path, recipe.root / path.name)
     say(f"\n{report.markdown(comparison)}")
     say(f"written to {recipe.root / 'report.md'} and report.json; every number was measured in this run")
     say("seconds a stage: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in took.items()))
-
-
-def _lm_losses(recipe: Recipe) -> dict[str, float]:
-    """Validation LM loss of each model that was trained in this run, from the summary beside its hf/."""
-    losses = {}
-    for name, model in recipe.finetune.models.items():
-        summary = Path(model).parent / "summary.json"
-        if summary.is_file():
-            losses[name] = float(json.loads(summary.read_text())["validation"]["lm_loss"])
-    return losses

@@ -1,4 +1,4 @@
-"""Fine-tune models on tasks and compare them.
+"""Stage 5: fine-tune models on tasks and compare them.
 
     python stages/finetune.py --recipe recipes/demo.yaml [--models a,b] [--tasks x,y] [section.key=value …]
     torchrun --nproc_per_node 2 stages/finetune.py --recipe recipes/demo.yaml finetune.max_steps=500
@@ -16,10 +16,6 @@ Start it again after any interruption: finished units are kept, an unfinished on
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline.console import say
 from pipeline.downstream import finetune, report

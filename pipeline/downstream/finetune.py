@@ -29,11 +29,10 @@ def run(
     *,
     models: Collection[str] | None = None,
     tasks: Collection[str] | None = None,
-    lm_loss: Mapping[str, float] | None = None,
 ) -> report.Comparison:
     """Make every unit that is not finished, then report.json and report.md; return the comparison.
 
-    models, tasks: names to restrict the work to; all when None. lm_loss: validation LM loss by model, for the table.
+    models, tasks: names to restrict the work to; all when None.
     Every rank calls it. Raises ConfigError or DataError before anything is written when a model, a task's rows or its labels
     are at fault.
     """
@@ -54,7 +53,7 @@ def run(
         _preflight(pending, data)
         for unit in pending:
             finetune_one(unit, data[unit.task.name])
-    comparison = report.compare(recipe, lm_loss or {})
+    comparison = report.compare(recipe)
     if environment_rank()[0] == 0:
         report.write(recipe, comparison)
     return comparison

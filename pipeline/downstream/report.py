@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -43,8 +42,8 @@ class Comparison(TypedDict):
     models: dict[str, ModelRow]
 
 
-def compare(recipe: Recipe, lm_loss: Mapping[str, float]) -> Comparison:
-    """Collect what the finished units of `recipe` hold; lm_loss: validation LM loss by model name, where known."""
+def compare(recipe: Recipe) -> Comparison:
+    """Collect what the finished units of `recipe` hold, and the validation LM loss of models that this pipeline trained."""
     rows = {}
     for name, model in recipe.finetune.models.items():
         try:
@@ -66,7 +65,7 @@ def compare(recipe: Recipe, lm_loss: Mapping[str, float]) -> Comparison:
             decoder_layers=shape.decoder_layers,
             parameters=shape.parameters,
             embedding_parameters=shape.embedding_parameters,
-            validation_lm_loss=lm_loss.get(name),
+            validation_lm_loss=_lm_loss(directory),
             generated_tokens_per_second=speeds[0]["generated_tokens_per_second"] if speeds else None,
             latency_milliseconds=speeds[0]["latency_milliseconds"] if speeds else None,
             scores=scores,
@@ -110,6 +109,12 @@ def _finished(recipe: Recipe, model: str, task: Any, root: Path) -> bool:
         return finetune_output(recipe, model, task, root).complete()
     except PipelineError:
         return False  # made from something else than this recipe: not a result of it
+
+
+def _lm_loss(directory: Path) -> float | None:
+    """Validation LM loss of a model that `distill` made, from the summary beside its hf/."""
+    summary = directory.parent / "summary.json"
+    return float(_read(summary)["validation"]["lm_loss"]) if summary.is_file() else None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,0 +1,62 @@
+"""Two real gloo ranks under ZeRO-3 train what one rank trains."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.artifacts import Artifact
+from tests.tiny_run import ENVIRONMENT, PYTHON, TinyRun
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def copied_run(finished_run: TinyRun, few_documents: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    run = TinyRun(tmp_path_factory.mktemp("ranks"), few_documents)
+    for name in ("tokens", "distill/teacher"):
+        shutil.copytree(finished_run.run / name, run.run / name)
+    return run
+
+
+def _two_ranks(run: TinyRun, stage: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    torchrun = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    return subprocess.run(
+        [*torchrun, *run.command(stage, *overrides)[1:]], capture_output=True, text=True, timeout=300, env=ENVIRONMENT
+    )
+
+
+def _losses(run: TinyRun) -> dict[int, float]:
+    lines = [json.loads(line) for line in (run.run / "distill/student/metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss/loss"] for line in lines if "loss/loss" in line}
+
+
+def test_two_processes_cache_the_same_bytes_as_one(finished_run: TinyRun, copied_run: TinyRun) -> None:
+    done = _two_ranks(copied_run, "cache_teacher")
+    assert done.returncode == 0, done.stderr
+    assert copied_run.hashes("cache_teacher") == finished_run.hashes("cache_teacher")
+
+
+def test_two_ranks_follow_the_loss_curve_of_one(finished_run: TinyRun, copied_run: TinyRun) -> None:
+    if not (copied_run.run / "teacher_cache/teacher/manifest.json").exists():
+        shutil.copytree(finished_run.run / "teacher_cache", copied_run.run / "teacher_cache", dirs_exist_ok=True)
+    done = _two_ranks(copied_run, "distill")
+    assert done.returncode == 0, done.stderr
+    one, two = _losses(finished_run), _losses(copied_run)
+    assert list(one) == list(two) == [2, 4, 6, 8, 10, 12]
+    for step, loss in one.items():
+        assert two[step] == pytest.approx(loss, rel=0.02), f"step {step}"
+    weights = Artifact(copied_run.run / "distill/student").root / "hf" / "model.safetensors"
+    assert weights.stat().st_size == (finished_run.run / "distill/student/hf/model.safetensors").stat().st_size
+
+
+def test_a_checkpoint_of_another_number_of_ranks_is_refused_with_the_mend(copied_run: TinyRun) -> None:
+    shutil.rmtree(copied_run.run / "distill/student/hf")
+    (copied_run.run / "distill/student/manifest.json").unlink()
+    refused = copied_run.stage("distill")
+    assert refused.returncode == 2
+    assert "was saved by 2 ranks, but 1 are running: start the stage with 2" in refused.stderr

@@ -1,0 +1,61 @@
+"""The stages, run one after the other as a user runs them, leave what the next one and a reader need."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipeline.artifacts import Artifact
+from tests.tiny_run import TinyRun
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_student_is_an_ordinary_transformers_model(finished_run: TinyRun) -> None:
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    directory = finished_run.run / "distill/student/hf"
+    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
+    assert (model.config.num_layers, model.config.num_decoder_layers, model.config.d_model) == (1, 1, 32)
+    assert model.lm_head.weight is not model.shared.weight, "T5 1.1 has a head of its own"
+    batch = tokenizer(["A river in <extra_id_0>."], return_tensors="pt")
+    assert model.generate(**batch, max_new_tokens=4).shape[0] == 1
+    assert "objective" in (directory / "README.md").read_text()
+
+
+def test_cached_replay_was_exact_in_every_shard(finished_run: TinyRun) -> None:
+    cache, tokens = Artifact(finished_run.run / "teacher_cache/teacher"), Artifact(finished_run.run / "tokens/train")
+    assert len(cache.shards) == len(tokens.shards) > 4
+    for ours, theirs in zip(cache.shards, tokens.shards, strict=True):
+        assert ours.notes["token_shard_sha256"] == theirs.sha256
+        assert ours.notes["replay_error"] == {"logits": 0.0, "encoder_self": 0.0, "decoder_self": 0.0, "cross": 0.0}
+
+
+def test_metrics_and_tensorboard_carry_the_same_numbers(finished_run: TinyRun) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    root = finished_run.run / "distill/student"
+    lines = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
+    board = EventAccumulator(str(root / "tensorboard"))
+    board.Reload()
+    tags = set(board.Tags()["scalars"])
+    losses = {"loss/loss", "loss/lm", "loss/logits", "loss/decoder_relations", "loss/cross_relations"}
+    rest = {"train/learning_rate", "train/gradient_norm", "speed/tokens_per_second", "speed/loader_wait_share",
+            "memory/peak_gib", "validation/lm_loss"}  # fmt: skip
+    assert tags == losses | rest
+    for tag in tags:
+        written = [(line["step"], line[tag]) for line in lines if tag in line]
+        shown = [(event.step, event.value) for event in board.Scalars(tag)]
+        assert shown == [(step, pytest.approx(value, rel=1e-6)) for step, value in written]
+
+
+def test_a_chain_shares_the_steps_and_shrinks_from_link_to_link(finished_run: TinyRun) -> None:
+    root = finished_run.run / "distill_interpolated"
+    layers = [
+        json.loads((path / "hf/config.json").read_text())["num_layers"]
+        for path in (finished_run.run / "distill/teacher", root / "chain.assistant-1", root / "chain")
+    ]
+    assert layers == [3, 2, 1]
+    steps = [json.loads((root / name / "summary.json").read_text())["steps"] for name in ("chain.assistant-1", "chain")]
+    assert sum(steps) == json.loads((finished_run.run / "distill/student/summary.json").read_text())["steps"]
