@@ -164,6 +164,8 @@ class Task(Section):
     test_rows: PositiveInt | None = None
     #: Steps for this task where they differ from `finetune.max_steps`.
     max_steps: PositiveInt | None = None
+    #: Learning rate for this task where it differs from `finetune.learning_rate`.
+    learning_rate: Annotated[float, Field(gt=0.0)] | None = None
 
 
 class FineTune(Optimisation):

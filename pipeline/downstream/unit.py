@@ -37,8 +37,9 @@ class Unit:
 
     @property
     def settings(self) -> FineTune:
-        steps = self.task.max_steps or self.recipe.finetune.max_steps
-        return self.recipe.finetune.model_copy(update={"max_steps": steps})
+        general, task = self.recipe.finetune, self.task
+        own = {"max_steps": task.max_steps, "learning_rate": task.learning_rate}
+        return general.model_copy(update={name: value for name, value in own.items() if value is not None})
 
     def encode(self, examples: Examples, data: TaskData, tokenizer: Any) -> Encoded:
         """Tokenise `examples`, and say how many were too long."""
