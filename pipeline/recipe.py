@@ -122,7 +122,7 @@ class Optimisation(Section):
 
 
 class Objective(Section):
-    preset: Literal["lm", "logits", "minilm", "miniend"] = "miniend"
+    preset: Literal["lm", "logits", "minilm", "tinybert", "miniend"] = "miniend"
     #: Weights that differ from the preset's, by part: lm, logits, encoder_relations, decoder_relations, cross_relations, hidden.
     weights: dict[str, Annotated[float, Field(ge=0.0)]] = {}
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
