@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from pipeline.errors import ConfigError
-from pipeline.families import family_of
+from pipeline.families import Shape, family_of
 from pipeline.families.base import Stack
 from pipeline.families.directory import write_model
 
@@ -25,11 +25,24 @@ def chosen_blocks(teacher: int, student: int) -> list[int]:
     return [round(index * (teacher - 1) / (student - 1)) for index in range(student)]
 
 
+def check_copy(student: Shape, teacher: Shape) -> None:
+    """Raise ConfigError unless a student of this shape can be made of blocks of such a teacher."""
+    chosen_blocks(teacher.encoder_layers, student.encoder_layers)
+    chosen_blocks(teacher.decoder_layers, student.decoder_layers)
+    for name in ("d_model", "d_ff", "num_heads", "d_kv"):
+        ours, theirs = getattr(student, name), getattr(teacher, name)
+        if ours != theirs:
+            raise ConfigError(
+                f"student.{name} is {ours} and the teacher's is {theirs}: student.init layers copies blocks between equal widths "
+                "only; leave it out, or use init: random"
+            )
+
+
 def write_initial_student(config: Any, init: str, teacher: Path | None, seed: int, directory: Path) -> None:
     """Write the student's first weights to `directory` in float32, atomically; the same seed gives the same bytes.
 
     config: the student's configuration. teacher: a Transformers directory, needed for init "layers".
-    Raises ConfigError when the widths of student and teacher differ under "layers".
+    Raises ConfigError when the shapes of student and teacher do not allow "layers".
     """
     torch.manual_seed(seed)
     model = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
@@ -39,7 +52,9 @@ def write_initial_student(config: Any, init: str, teacher: Path | None, seed: in
             raise ConfigError(
                 "student.init layers copies blocks from a teacher, and this recipe names none: use init: random"
             )
-        _copy_blocks(model, AutoModelForSeq2SeqLM.from_pretrained(teacher, dtype=torch.float32))
+        source = AutoModelForSeq2SeqLM.from_pretrained(teacher, dtype=torch.float32)
+        check_copy(family_of(config).shape(config), family_of(config).shape(source.config))
+        _copy_blocks(model, source)
     write_model(directory, config, dict(model.named_parameters()))
 
 
@@ -59,15 +74,6 @@ def _copy_blocks(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
                 inside.add(name)
                 rest = name.removeprefix(prefix)
                 from_block = block if family.moves_with_block(rest) else place
-                _copy(target[name], source[family.block_prefix(stack, from_block) + rest], name)
+                target[name].copy_(source[family.block_prefix(stack, from_block) + rest])
     for name in target.keys() - inside:
-        _copy(target[name], source[name], name)
-
-
-def _copy(target: torch.Tensor, source: torch.Tensor, name: str) -> None:
-    if target.shape != source.shape:
-        raise ConfigError(
-            f"student.init layers: {name} is {tuple(target.shape)} in the student and {tuple(source.shape)} in the teacher; "
-            "blocks are copied between equal widths only: keep d_model, d_ff, num_heads and d_kv, or use init: random"
-        )
-    target.copy_(source)
+        target[name].copy_(source[name])

@@ -37,11 +37,12 @@ def cache_teacher(recipe: Recipe, rank: int = 0, world: int = 1) -> Output:
     if output.complete():
         return output
     tokens = lineage.tokens_artifact(recipe, "train")
+    cuts = _check(recipe)
     output.begin()
     missing = output.missing(len(tokens.shards))
     _require_disk(recipe, output, tokens, missing)
     if missing[rank::world] or not _tail_present(output.root):
-        worker = _Worker(recipe, output, tokens)
+        worker = _Worker(recipe, output, tokens, cuts)
         if not _tail_present(output.root) and rank == 0:
             save_tail(worker.teacher, worker.cuts, output.root / "tail")
         worker.run(missing[rank::world], len(tokens.shards) - len(missing), quiet=rank != 0)
@@ -52,10 +53,30 @@ def cache_teacher(recipe: Recipe, rank: int = 0, world: int = 1) -> Output:
     return output
 
 
+def _check(recipe: Recipe) -> tuple[int, int]:
+    """Return the cuts; raises ConfigError for what would fail later, before anything is written."""
+    from transformers import AutoConfig
+
+    spec = lineage.required_teacher(recipe)
+    directory = resolve_model(spec.model)
+    config = AutoConfig.from_pretrained(directory)
+    family = family_of(config)
+    if resolve_dtype(spec.dtype) == "float16" and family.overflows_in_fp16:
+        raise ConfigError(
+            f"teacher.dtype float16: the feed-forward layers of {config.model_type} overflow in it; use bfloat16 or float32"
+        )
+    check_vocabulary(spec.model, directory, config.vocab_size, lineage.tokenizer_directory(recipe))
+    shape = family.shape(config)
+    return (
+        resolve_cut(recipe.cache.encoder_cut, shape.encoder_layers, "encoder_cut"),
+        resolve_cut(recipe.cache.decoder_cut, shape.decoder_layers, "decoder_cut"),
+    )
+
+
 class _Worker:
     """A loaded teacher that turns token shards into cache shards."""
 
-    def __init__(self, recipe: Recipe, output: Output, tokens: Artifact) -> None:
+    def __init__(self, recipe: Recipe, output: Output, tokens: Artifact, cuts: tuple[int, int]) -> None:
         spec = lineage.required_teacher(recipe)
         self.output, self.tokens, self.batch_size = output, tokens, recipe.cache.batch_size
         self.dtype = resolve_dtype(spec.dtype)
@@ -66,16 +87,9 @@ class _Worker:
         )
         self.teacher.to(self.device).eval()
         config: Any = self.teacher.config
-        check_vocabulary(spec.model, directory, config.vocab_size, lineage.tokenizer_directory(recipe))
         self.pad_token_id: int = config.pad_token_id
         self.family = family_of(config)
-        if self.dtype == "float16" and self.family.overflows_in_fp16:
-            raise ConfigError("teacher.dtype float16: T5's feed-forward overflows in it; use bfloat16 or float32")
-        shape = self.family.shape(config)
-        self.cuts = (
-            resolve_cut(recipe.cache.encoder_cut, shape.encoder_layers, "encoder_cut"),
-            resolve_cut(recipe.cache.decoder_cut, shape.decoder_layers, "decoder_cut"),
-        )
+        self.cuts = cuts
         self.tail: Tail = cut_tail(self.teacher, self.cuts)
 
     def run(self, shards: list[int], already: int, *, quiet: bool) -> None:

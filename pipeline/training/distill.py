@@ -17,14 +17,14 @@ from pipeline.families import family_of
 from pipeline.hardware import resolve_dtype
 from pipeline.objectives import presets
 from pipeline.recipe import Recipe
-from pipeline.student.initial import write_initial_student
+from pipeline.student.initial import check_copy, write_initial_student
 from pipeline.student.shapes import student_config
 from pipeline.teacher.cache import check_vocabulary
 from pipeline.training import distributed
-from pipeline.training.engine import load_model
+from pipeline.training.engine import deepspeed_config, load_model
 from pipeline.training.export import export_model
 from pipeline.training.loop import train
-from pipeline.training.targets import DistillLoss, LanguageModelValidation, TokenSource, open_tail
+from pipeline.training.targets import DistillLoss, LanguageModelValidation, TokenSource, check_objective, open_tail
 
 
 def distill(recipe: Recipe, output: Output, label: str) -> Output:
@@ -44,7 +44,7 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
     tokenizer = lineage.tokenizer_directory(recipe)
     cache = Artifact(lineage.cache_output(recipe).root, "teacher_cache") if "cache" in output.inputs else None
     config = _student_config(recipe, tokenizer)
-    _check_dtype(recipe, config)
+    _check(recipe, config, cache)
     initial = output.root / "initial"
     if rank == 0:
         output.begin()
@@ -100,11 +100,21 @@ def _student_config(recipe: Recipe, tokenizer: Path) -> Any:
     return student_config(recipe.student, teacher, vocabulary)
 
 
-def _check_dtype(recipe: Recipe, config: Any) -> None:
-    if resolve_dtype(recipe.distill.dtype) == "float16" and family_of(config).overflows_in_fp16:
+def _check(recipe: Recipe, config: Any, cache: Artifact | None) -> None:
+    """Raise ConfigError for what would fail later, before anything is written."""
+    settings, family = recipe.distill, family_of(config)
+    if resolve_dtype(settings.dtype) == "float16" and family.overflows_in_fp16:
         raise ConfigError(
             f"distill.dtype float16: the feed-forward layers of {config.model_type} overflow in it; use bfloat16 or float32"
         )
+    deepspeed_config(settings)
+    if cache is not None:
+        check_objective(
+            settings.objective, family.shape(config), family.shape(AutoConfig.from_pretrained(cache.root / "tail"))
+        )
+    if recipe.student.init == "layers":
+        teacher = AutoConfig.from_pretrained(resolve_model(lineage.required_teacher(recipe).model))
+        check_copy(family.shape(config), family.shape(teacher))
 
 
 def _card(recipe: Recipe, output: Output, quality: dict[str, float]) -> str:

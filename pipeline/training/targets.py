@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from pipeline.artifacts import Artifact
 from pipeline.errors import ConfigError, StaleArtifact
-from pipeline.families import Attention, family_of
+from pipeline.families import Attention, Shape, family_of
 from pipeline.families.recorder import QKV, ProjectionRecorder
 from pipeline.objectives import presets
 from pipeline.objectives.hidden import hidden_loss
@@ -63,6 +63,19 @@ class TokenSource:
         return {name: torch.cat([_widened(t) for t in tensors])[order] for name, tensors in parts.items()}
 
 
+def check_objective(objective: Objective, student: Shape, teacher: Shape) -> None:
+    """Raise ConfigError for widths of student and teacher that a part of the objective cannot compare."""
+    weights = presets.resolve(objective.preset, objective.weights)
+    if any(part in _ATTENTION for part in weights):
+        heads = objective.relation_heads or student.num_heads
+        check_relation_heads(heads, student=student.attention_width, teacher=teacher.attention_width)
+    if "hidden" in weights and student.d_model != teacher.d_model:
+        raise ConfigError(
+            f"objective part hidden compares equal widths, but d_model is {student.d_model} in the student and "
+            f"{teacher.d_model} in the teacher: leave the part out"
+        )
+
+
 class DistillLoss:
     """The weighted sum of an objective's parts for one micro batch; callable as the loop's LossFn."""
 
@@ -76,16 +89,11 @@ class DistillLoss:
             return
         family = family_of(student.config)
         shape, teacher = family.shape(student.config), tail.family.shape(tail.model.config)
+        check_objective(objective, shape, teacher)
         self.relation_heads = objective.relation_heads or shape.num_heads
         attentions = {_ATTENTION[part] for part in self.weights if part in _ATTENTION}
         if attentions:
-            check_relation_heads(self.relation_heads, student=shape.attention_width, teacher=teacher.attention_width)
             self._recorder = ProjectionRecorder(student, family, dict.fromkeys(attentions, -1))
-        if "hidden" in self.weights and shape.d_model != teacher.d_model:
-            raise ConfigError(
-                f"objective part hidden compares equal widths, but d_model is {shape.d_model} in the student and "
-                f"{teacher.d_model} in the teacher: leave the part out"
-            )
 
     def __call__(self, engine: Any, batch: Batch, step: int) -> dict[str, torch.Tensor]:
         labels, mask = batch["labels"], batch["attention_mask"]

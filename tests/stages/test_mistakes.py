@@ -21,7 +21,8 @@ def _refused(run: TinyRun, stage: str, *overrides: str) -> str:
     assert done.returncode == 2, done.stdout + done.stderr
     assert len(lines) == 1, f"not one line: {done.stderr}"
     assert lines[0].startswith("error: ")
-    assert before == after, "something was written"
+    touched = sorted(str(path) for path, _ in set(before.items()) ^ set(after.items()))
+    assert touched == [], "something was written"
     return lines[0]
 
 
@@ -78,12 +79,12 @@ def test_a_directory_made_from_another_recipe_is_refused(
 def test_text_that_is_empty_or_not_utf8(finished_run: TinyRun, tmp_path: Path) -> None:
     (tmp_path / "latin1.txt").write_bytes("caf\xe9".encode("latin-1"))
     (tmp_path / "empty.txt").write_text("")
-    for file, words in (("latin1.txt", "not UTF-8"), ("empty.txt", "no document")):
+    for file, words in (("latin1.txt", "not UTF-8"), ("empty.txt", "0 documents hold 0 tokens")):
         error = _refused(
             finished_run, "tokenize_corpus", f"run={tmp_path / 'run'}", f"corpus.sources=[{tmp_path / file}]"
         )
         assert words in error
-        assert file in error or file == "empty.txt"
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_corrupt_cache_shard_stops_the_student_and_one_command_mends_it(
