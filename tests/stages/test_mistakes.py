@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.artifacts.manifest import shard_path
 from tests.tiny_run import TinyRun
+from tests.tiny_t5 import save_tiny_t5
 
 pytestmark = pytest.mark.slow
 
@@ -125,3 +126,13 @@ def test_an_incomplete_checkpoint_is_passed_over_with_a_word(
     assert (student / "hf/model.safetensors").read_bytes() == (
         finished_run.run / "distill/student/hf/model.safetensors"
     ).read_bytes()
+
+
+def test_a_teacher_with_another_vocabulary_is_refused(finished_run: TinyRun, few_documents: Path, tmp_path: Path) -> None:
+    other = save_tiny_t5(tmp_path / "other", few_documents.read_text(encoding="utf-8").splitlines()[:50])
+    for stage in ("cache_teacher", "distill"):
+        name = "teacher.name=mistake" if stage == "cache_teacher" else "distill.name=mistake"
+        overrides = [f"teacher.model={other}", name, "distill.objective.preset=lm", "student.init=random"]
+        error = _refused(finished_run, stage, *overrides)
+        assert str(other) in error
+        assert "set tokenizer.path to" in error
