@@ -128,7 +128,9 @@ def test_an_incomplete_checkpoint_is_passed_over_with_a_word(
     ).read_bytes()
 
 
-def test_a_teacher_with_another_vocabulary_is_refused(finished_run: TinyRun, few_documents: Path, tmp_path: Path) -> None:
+def test_a_teacher_with_another_vocabulary_is_refused(
+    finished_run: TinyRun, few_documents: Path, tmp_path: Path
+) -> None:
     other = save_tiny_t5(tmp_path / "other", few_documents.read_text(encoding="utf-8").splitlines()[:50])
     for stage in ("cache_teacher", "distill"):
         name = "teacher.name=mistake" if stage == "cache_teacher" else "distill.name=mistake"
