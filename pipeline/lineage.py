@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.artifacts import Artifact, Output
 from pipeline.artifacts.atomic import sha256_bytes, sha256_file
 from pipeline.artifacts.content import model_hash, resolve_model, tokenizer_hash
-from pipeline.artifacts.manifest import InputRecord
 from pipeline.errors import ConfigError, DataError
 from pipeline.hardware import resolve_dtype
 from pipeline.recipe import FineTune, Optimisation, Recipe, Task, Teacher
@@ -87,8 +86,10 @@ def cache_output(recipe: Recipe) -> Output:
     return Output(root, "teacher_cache", payload, recipe.to_yaml(), {"tokens": tokens.as_input()})
 
 
-def distill_output(recipe: Recipe, *, needs_cache: bool, root: Path | None = None) -> Output:
-    """RUN/distill/<name>: a student trained from cached targets, or with the LM loss alone."""
+def distill_output(
+    recipe: Recipe, *, needs_cache: bool, stage: Literal["distill", "distill_interpolated"] = "distill"
+) -> Output:
+    """RUN/<stage>/<distill.name>: a student trained from cached targets, or with the LM loss alone."""
     train, validation = tokens_artifact(recipe, "train"), tokens_artifact(recipe, "validation")
     inputs = {"train": train.as_input(), "validation": validation.as_input()}
     if needs_cache:
@@ -103,7 +104,7 @@ def distill_output(recipe: Recipe, *, needs_cache: bool, root: Path | None = Non
         "student": recipe.student.model_dump(),
         "settings": optimisation_payload(recipe.distill),
     }
-    return Output(root or recipe.root / "distill" / recipe.distill.name, "distill", payload, recipe.to_yaml(), inputs)
+    return Output(recipe.root / stage / recipe.distill.name, stage, payload, recipe.to_yaml(), inputs)
 
 
 def finetune_output(recipe: Recipe, model: str, task: Task, root: Path) -> Output:
@@ -118,9 +119,9 @@ def finetune_output(recipe: Recipe, model: str, task: Task, root: Path) -> Outpu
         "seed": recipe.seed,
         "model": model_hash(directory),
         "tokenizer": tokenizer_hash(directory),
-        "task": task.model_dump(exclude={"train", "validation", "test", "name"}),
+        "task": task.model_dump(exclude={"train", "validation", "test", "name", "max_steps", "learning_rate"}),
         "data": {part: source_hash(source) for part, source in files.items()},
-        "settings": optimisation_payload(recipe.finetune),
+        "settings": optimisation_payload(recipe.finetune.for_task(task)),
     }
     return Output(root, "finetune", payload, recipe.to_yaml(), {})
 
@@ -167,16 +168,3 @@ def _corpus_payload(recipe: Recipe) -> dict[str, Any]:
 def _tokenizer_content(path: str) -> str:
     directory = Path(path)
     return tokenizer_hash(directory) if directory.is_dir() else sha256_bytes(path.encode())
-
-
-__all__ = [
-    "InputRecord",
-    "cache_output",
-    "distill_output",
-    "finetune_output",
-    "required_teacher",
-    "tokenizer_directory",
-    "tokenizer_output",
-    "tokens_artifact",
-    "tokens_output",
-]

@@ -175,6 +175,11 @@ class FineTune(Optimisation):
     models: dict[str, str] = {}
     tasks: list[Task] = []
 
+    def for_task(self, task: Task) -> FineTune:
+        """The settings `task` is trained with: these, but for what the task itself says."""
+        own = {"max_steps": task.max_steps, "learning_rate": task.learning_rate}
+        return self.model_copy(update={name: value for name, value in own.items() if value is not None})
+
 
 class Recipe(Section):
     run: str

@@ -25,10 +25,10 @@ def main() -> None:
     objective = recipe.distill.objective
     needs_cache = presets.needs_teacher(presets.resolve(objective.preset, objective.weights))
 
-    from pipeline.training.interpolated import chain_complete, link_root, run_chain
+    from pipeline.training.interpolated import chain_complete, run_chain
 
     if chain_complete(recipe, needs_cache=needs_cache):
-        say(f"distill_interpolated: {link_root(recipe, recipe.interpolated.name)} is up to date")
+        say(f"distill_interpolated: {recipe.interpolated.name} and its assistants are up to date")
         return
 
     from pipeline.training import distributed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 from pipeline.artifacts.atomic import sha256_bytes, sha256_file
@@ -41,8 +42,19 @@ def model_hash(directory: Path) -> str:
     """Hash a model by its configuration and weights; where it lies and which release wrote it do not matter."""
     config = json.loads((directory / "config.json").read_text())
     kept = {key: value for key, value in config.items() if key not in _IDLE_CONFIG_KEYS}
-    parts = [sha256_bytes(canonical_json(kept)), *(sha256_file(file) for file in weight_files(directory))]
+    parts = [sha256_bytes(canonical_json(kept)), *(_unchanged_hash(file) for file in weight_files(directory))]
     return sha256_bytes("\n".join(parts).encode())
+
+
+def _unchanged_hash(file: Path) -> str:
+    """sha256 of a large file, computed once a process as long as the file's size and time of change stay."""
+    status = file.stat()
+    return _hash_of_version(file, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _hash_of_version(file: Path, size: int, mtime_ns: int) -> str:
+    return sha256_file(file)
 
 
 def tokenizer_hash(directory: Path) -> str:

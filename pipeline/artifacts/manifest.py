@@ -16,6 +16,17 @@ SCHEMA_VERSION: Final = 1
 Kind = Literal["tokenizer", "tokens", "teacher_cache", "distill", "distill_interpolated", "finetune"]
 
 
+#: The script that makes each kind.
+STAGES: dict[Kind, str] = {
+    "tokenizer": "tokenize_corpus",
+    "tokens": "tokenize_corpus",
+    "teacher_cache": "cache_teacher",
+    "distill": "distill",
+    "distill_interpolated": "distill_interpolated",
+    "finetune": "finetune",
+}
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.atomic import sha256_bytes, sha256_file
-from pipeline.artifacts.manifest import InputRecord, Kind, Manifest, ShardRecord, read_manifest, shard_path
+from pipeline.artifacts.manifest import STAGES, InputRecord, Kind, Manifest, ShardRecord, read_manifest, shard_path
 from pipeline.errors import CorruptArtifact, StaleArtifact
 
 if TYPE_CHECKING:
@@ -59,7 +59,10 @@ class Artifact:
     def verify_shard(self, index: int) -> None:
         """Check the bytes of shard `index` against its record; raises CorruptArtifact naming the file and the mend."""
         record, path = self.shards[index], shard_path(self.root, index)
-        mend = f"remove {path.with_suffix('.json')} and run the {self.manifest.kind} stage again to rebuild this shard alone"
+        mend = (
+            f"to rebuild this shard alone: rm {path.with_suffix('.json')} && "
+            f"python stages/{STAGES[self.manifest.kind]}.py --recipe {self.root / 'recipe.yaml'}"
+        )
         try:
             size = path.stat().st_size
         except FileNotFoundError:
@@ -74,8 +77,8 @@ class Artifact:
         record, path = self.manifest.files[name], self.root / name
         if not path.is_file() or path.stat().st_size != record.bytes or sha256_file(path) != record.sha256:
             raise CorruptArtifact(
-                f"{path} is not what was written: remove {self.root / 'manifest.json'} and run the "
-                f"{self.manifest.kind} stage again to write it anew"
+                f"{path} is not what was written: remove {self.root / 'manifest.json'} and run "
+                f"stages/{STAGES[self.manifest.kind]}.py with its recipe again to write it anew"
             )
 
     def _handle(self, index: int) -> Any:

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 class Output:
     """An artifact directory being made, or found already made.
 
-    `open` refuses a directory that was made from something else. After it, `complete` says whether anything is left to do;
-    `missing` which shards. Several processes may write different shards of one Output without locks; whoever calls
+    `complete` says whether anything is left to do, `begin` starts it (both refuse a directory that was made from something
+    else), `missing` says which shards are left. Several processes may write different shards of one Output without locks; whoever calls
     `finish` when every shard is there writes the manifest, and doing so twice is harmless.
     """
 
@@ -56,7 +56,7 @@ class Output:
             return False
         manifest = read_manifest(self.root)
         self._refuse_stale(manifest.payload)
-        return all(self._present(record.index) for record in manifest.shards) and all(
+        return all(self._record(record.index) is not None for record in manifest.shards) and all(
             (self.root / name).is_file() for name in manifest.files
         )
 
@@ -77,7 +77,7 @@ class Output:
 
     def missing(self, count: int) -> list[int]:
         """Indices below `count` of the shards that are absent or whose sidecar does not fit the file beside it."""
-        return [index for index in range(count) if not self._present(index)]
+        return [index for index in range(count) if self._record(index) is None]
 
     def write_shard(
         self, index: int, columns: Mapping[str, torch.Tensor], *, tokens: int, notes: Mapping[str, Any] | None = None
@@ -116,9 +116,9 @@ class Output:
 
     def finish(self, shards: int = 0, files: Iterable[str] = (), provenance: Mapping[str, Any] | None = None) -> bool:
         """Write the manifest if shards 0…`shards`-1 are all there; returns whether it was written."""
-        if self.missing(shards):
+        records = [record for index in range(shards) if (record := self._record(index)) is not None]
+        if len(records) < shards:
             return False
-        records = [record for record in (read_sidecar(self.root, i) for i in range(shards)) if record is not None]
         entries = {name: self._file_record(name) for name in sorted(files)}
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
@@ -143,18 +143,16 @@ class Output:
         path = self.root / name
         return FileRecord(bytes=path.stat().st_size, sha256=atomic.sha256_file(path))
 
-    def _present(self, index: int) -> bool:
+    def _record(self, index: int) -> ShardRecord | None:
+        """The sidecar of shard `index` if it is sound, of this artifact and fits the file beside it."""
         try:
             record = read_sidecar(self.root, index)
         except CorruptArtifact:
-            return False
+            return None
         path = shard_path(self.root, index)
-        return (
-            record is not None
-            and record.fingerprint == self.fingerprint
-            and path.is_file()
-            and path.stat().st_size == record.bytes
-        )
+        if record is None or record.fingerprint != self.fingerprint or not path.is_file():
+            return None
+        return record if path.stat().st_size == record.bytes else None
 
     def _started_payload(self) -> Mapping[str, Any] | None:
         import json

@@ -37,9 +37,7 @@ class Unit:
 
     @property
     def settings(self) -> FineTune:
-        general, task = self.recipe.finetune, self.task
-        own = {"max_steps": task.max_steps, "learning_rate": task.learning_rate}
-        return general.model_copy(update={name: value for name, value in own.items() if value is not None})
+        return self.recipe.finetune.for_task(self.task)
 
     def encode(self, examples: Examples, data: TaskData, tokenizer: Any) -> Encoded:
         """Tokenise `examples`, and say how many were too long."""

@@ -24,4 +24,12 @@ def family_of(config: Any) -> Family:
     raise ConfigError(f"model type {config.model_type!r} is not supported; supported: {supported}")
 
 
-__all__ = ["Attention", "Family", "Projections", "Shape", "family_of"]
+def check_dtype(config: Any, dtype: str, setting: str) -> None:
+    """Raise ConfigError when models of this family overflow in `dtype`; setting: the key of the recipe that asks for it."""
+    if dtype == "float16" and family_of(config).overflows_in_fp16:
+        raise ConfigError(
+            f"{setting} float16: the feed-forward layers of {config.model_type} overflow in it; use bfloat16 or float32"
+        )
+
+
+__all__ = ["Attention", "Family", "Projections", "Shape", "check_dtype", "family_of"]

@@ -15,7 +15,7 @@ from pipeline.artifacts import Artifact, Output, ShardRecord
 from pipeline.artifacts.content import resolve_model
 from pipeline.console import Progress, say
 from pipeline.errors import ArtifactError, ConfigError, CorruptArtifact
-from pipeline.families import family_of
+from pipeline.families import check_dtype, family_of
 from pipeline.hardware import resolve_dtype
 from pipeline.recipe import Recipe
 from pipeline.teacher.capture import capture_states, resolve_cut
@@ -28,7 +28,7 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 1e-2}
 
 
 def cache_teacher(recipe: Recipe, rank: int = 0, world: int = 1) -> Output:
-    """Bring RUN/teacher_cache/<teacher.name> to completion; this process takes every `world`-th missing shard.
+    """Bring RUN/teacher_cache/<teacher.name> to completion; this process takes what is missing of every `world`-th shard.
 
     Raises ConfigError when teacher and tokens do not fit, ArtifactError when the disk is too small for the whole cache, and
     CorruptArtifact when replaying a shard's sample does not give what the teacher gives.
@@ -37,15 +37,18 @@ def cache_teacher(recipe: Recipe, rank: int = 0, world: int = 1) -> Output:
     if output.complete():
         return output
     tokens = lineage.tokens_artifact(recipe, "train")
-    cuts = _check(recipe)
+    cuts, width = _check(recipe)
     output.begin()
     missing = output.missing(len(tokens.shards))
-    _require_disk(recipe, output, tokens, missing)
-    if missing[rank::world] or not _tail_present(output.root):
+    _require_disk(output, tokens, missing, width)
+    # By index and not by place in `missing`: a process that starts late finds less missing than one that started early.
+    mine = [index for index in missing if index % world == rank]
+    tail_is_mine = rank == 0 and not _tail_present(output.root)
+    if mine or tail_is_mine:
         worker = _Worker(recipe, output, tokens, cuts)
-        if not _tail_present(output.root) and rank == 0:
+        if tail_is_mine:
             save_tail(worker.teacher, worker.cuts, output.root / "tail")
-        worker.run(missing[rank::world], len(tokens.shards) - len(missing), quiet=rank != 0)
+        worker.run(mine, quiet=rank != 0)
     if _tail_present(output.root) and output.finish(
         len(tokens.shards), files=TAIL_FILES, provenance={"world_size": world}
     ):
@@ -53,24 +56,22 @@ def cache_teacher(recipe: Recipe, rank: int = 0, world: int = 1) -> Output:
     return output
 
 
-def _check(recipe: Recipe) -> tuple[int, int]:
-    """Return the cuts; raises ConfigError for what would fail later, before anything is written."""
+def _check(recipe: Recipe) -> tuple[tuple[int, int], int]:
+    """Return the cuts and d_model; raises ConfigError for what would fail later, before anything is written."""
     from transformers import AutoConfig
 
     spec = lineage.required_teacher(recipe)
     directory = resolve_model(spec.model)
     config = AutoConfig.from_pretrained(directory)
     family = family_of(config)
-    if resolve_dtype(spec.dtype) == "float16" and family.overflows_in_fp16:
-        raise ConfigError(
-            f"teacher.dtype float16: the feed-forward layers of {config.model_type} overflow in it; use bfloat16 or float32"
-        )
+    check_dtype(config, resolve_dtype(spec.dtype), "teacher.dtype")
     check_vocabulary(spec.model, directory, config.vocab_size, lineage.tokenizer_directory(recipe))
     shape = family.shape(config)
-    return (
+    cuts = (
         resolve_cut(recipe.cache.encoder_cut, shape.encoder_layers, "encoder_cut"),
         resolve_cut(recipe.cache.decoder_cut, shape.decoder_layers, "decoder_cut"),
     )
+    return cuts, shape.d_model
 
 
 class _Worker:
@@ -92,7 +93,7 @@ class _Worker:
         self.cuts = cuts
         self.tail: Tail = cut_tail(self.teacher, self.cuts)
 
-    def run(self, shards: list[int], already: int, *, quiet: bool) -> None:
+    def run(self, shards: list[int], *, quiet: bool) -> None:
         # One shard is written while the next is computed; more in flight would only hold memory.
         rows = sum(self.tokens.shards[index].rows for index in shards)
         with ThreadPoolExecutor(1) as writer, Progress("cache_teacher", rows, "row", quiet=quiet) as progress:
@@ -158,11 +159,7 @@ def _tail_present(root: Path) -> bool:
     return all((root / name).is_file() for name in TAIL_FILES)
 
 
-def _require_disk(recipe: Recipe, output: Output, tokens: Artifact, missing: list[int]) -> None:
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(resolve_model(lineage.required_teacher(recipe).model))
-    width = family_of(config).shape(config).d_model
+def _require_disk(output: Output, tokens: Artifact, missing: list[int], width: int) -> None:
     itemsize = 4 if output.payload["dtype"] == "float32" else 2
     need = sum(tokens.shards[index].tokens for index in missing) * width * itemsize
     free = shutil.disk_usage(output.root).free

@@ -12,8 +12,7 @@ from pipeline.artifacts import Artifact, Output
 from pipeline.artifacts.atomic import write_json
 from pipeline.artifacts.content import resolve_model
 from pipeline.console import say
-from pipeline.errors import ConfigError
-from pipeline.families import family_of
+from pipeline.families import check_dtype, family_of
 from pipeline.hardware import resolve_dtype
 from pipeline.objectives import presets
 from pipeline.recipe import Recipe
@@ -37,10 +36,8 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
     distributed.setup()
     rank = distributed.rank()
     settings = recipe.distill
-    train_tokens, validation_tokens = (
-        lineage.tokens_artifact(recipe, "train"),
-        lineage.tokens_artifact(recipe, "validation"),
-    )
+    train_tokens = lineage.tokens_artifact(recipe, "train")
+    validation_tokens = lineage.tokens_artifact(recipe, "validation")
     tokenizer = lineage.tokenizer_directory(recipe)
     cache = Artifact(lineage.cache_output(recipe).root, "teacher_cache") if "cache" in output.inputs else None
     config = _student_config(recipe, tokenizer)
@@ -81,15 +78,6 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
     return output
 
 
-def needs_cache(recipe: Recipe) -> bool:
-    """Whether the recipe's objective compares with a teacher. Raises ConfigError when it does and none is named."""
-    objective = recipe.distill.objective
-    needed = presets.needs_teacher(presets.resolve(objective.preset, objective.weights))
-    if needed:
-        lineage.required_teacher(recipe)
-    return needed
-
-
 def _student_config(recipe: Recipe, tokenizer: Path) -> Any:
     vocabulary = len(AutoTokenizer.from_pretrained(tokenizer))
     if recipe.teacher is None:
@@ -103,10 +91,7 @@ def _student_config(recipe: Recipe, tokenizer: Path) -> Any:
 def _check(recipe: Recipe, config: Any, cache: Artifact | None) -> None:
     """Raise ConfigError for what would fail later, before anything is written."""
     settings, family = recipe.distill, family_of(config)
-    if resolve_dtype(settings.dtype) == "float16" and family.overflows_in_fp16:
-        raise ConfigError(
-            f"distill.dtype float16: the feed-forward layers of {config.model_type} overflow in it; use bfloat16 or float32"
-        )
+    check_dtype(config, resolve_dtype(settings.dtype), "distill.dtype")
     deepspeed_config(settings)
     if cache is not None:
         check_objective(
@@ -121,11 +106,9 @@ def _card(recipe: Recipe, output: Output, quality: dict[str, float]) -> str:
     objective = recipe.distill.objective
     weights = presets.resolve(objective.preset, objective.weights)
     # No paths: the same run elsewhere gives the same files.
-    teacher = (
-        f"{recipe.teacher.name} (`{output.payload['teacher'][:16]}`)"
-        if recipe.teacher and needs_cache(recipe)
-        else "none"
-    )
+    teacher = "none"
+    if recipe.teacher is not None and "cache" in output.inputs:
+        teacher = f"{recipe.teacher.name} (`{output.payload['teacher'][:16]}`)"
     return f"""---
 library_name: transformers
 pipeline_tag: text2text-generation
@@ -144,6 +127,3 @@ Pretrained by MiniEnD on unlabelled text; fine-tune it like any encoder-decoder 
 | validation LM loss | {quality["lm_loss"]:.4f} |
 | fingerprint | `{output.fingerprint}` |
 """
-
-
-__all__ = ["distill", "needs_cache"]

@@ -42,26 +42,13 @@ def plan_links(recipe: Recipe) -> list[Recipe]:
             }
         )
         links.append(recipe.model_copy(update={"teacher": teacher, "student": student, "distill": distill}))
-        teacher = teacher.model_copy(update={"model": str(link_root(recipe, name) / "hf"), "name": name})
+        teacher = teacher.model_copy(update={"model": str(_link_root(recipe, name) / "hf"), "name": name})
     return links
-
-
-def link_root(recipe: Recipe, name: str) -> Path:
-    return recipe.root / "distill_interpolated" / name
-
-
-def link_output(link: Recipe, *, needs_cache: bool) -> Output:
-    return lineage.distill_output(link, needs_cache=needs_cache, root=link_root(link, link.distill.name))
 
 
 def chain_complete(recipe: Recipe, *, needs_cache: bool) -> bool:
     """Whether every link is finished and made from what the recipe says now."""
-    links = plan_links(recipe)
-    return all(
-        (link_root(link, link.distill.name) / "manifest.json").exists()
-        and link_output(link, needs_cache=needs_cache).complete()
-        for link in links
-    )
+    return all(_finished(link, needs_cache) for link in plan_links(recipe))
 
 
 def run_chain(recipe: Recipe, *, needs_cache: bool) -> list[Output]:
@@ -70,20 +57,27 @@ def run_chain(recipe: Recipe, *, needs_cache: bool) -> list[Output]:
     from pipeline.training import distributed
     from pipeline.training.distill import distill
 
+    distributed.setup()
     outputs = []
     for link in plan_links(recipe):
-        name = link.distill.name
-        if needs_cache and not (
-            (link_root(link, name) / "manifest.json").exists() and link_output(link, needs_cache=True).complete()
-        ):
-            distributed.setup()
-            cache = cache_teacher(link, distributed.rank(), distributed.world_size())
+        if needs_cache and not _finished(link, needs_cache):
+            cache_teacher(link, distributed.rank(), distributed.world_size())
             distributed.barrier()
-            if not cache.complete():
-                cache_teacher(link, distributed.rank(), distributed.world_size())
-                distributed.barrier()
-        outputs.append(distill(link, link_output(link, needs_cache=needs_cache), label=f"distill {name}"))
+        outputs.append(distill(link, _output(link, needs_cache), label=f"distill {link.distill.name}"))
     return outputs
+
+
+def _finished(link: Recipe, needs_cache: bool) -> bool:
+    # Asked in this order: what a link is made from can be told only once the link before it is there.
+    return (_link_root(link, link.distill.name) / "manifest.json").exists() and _output(link, needs_cache).complete()
+
+
+def _output(link: Recipe, needs_cache: bool) -> Output:
+    return lineage.distill_output(link, needs_cache=needs_cache, stage="distill_interpolated")
+
+
+def _link_root(recipe: Recipe, name: str) -> Path:
+    return recipe.root / "distill_interpolated" / name
 
 
 def _steps(recipe: Recipe, links: int) -> list[int]:

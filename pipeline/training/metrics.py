@@ -59,16 +59,3 @@ class MetricsLog:
             except (ValueError, KeyError, TypeError):
                 continue  # the line a kill cut short
         write_bytes(self._path, "".join(line + "\n" for line in kept).encode())
-
-
-def last_metrics(out: Path, name: str) -> float | None:
-    """The newest value of `name` in `out`/metrics.jsonl, or None."""
-    try:
-        lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return None
-    for line in reversed(lines):
-        value = json.loads(line).get(name)
-        if value is not None:
-            return float(value)
-    return None
