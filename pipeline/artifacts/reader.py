@@ -61,7 +61,7 @@ class Artifact:
         record, path = self.shards[index], shard_path(self.root, index)
         mend = (
             f"to rebuild this shard alone: rm {path.with_suffix('.json')} && "
-            f"python stages/{STAGES[self.manifest.kind]}.py --recipe {self.root / 'recipe.yaml'}"
+            f"python stages/{STAGES[self.manifest.kind]}.py --recipe {self.root / 'recipe.yaml'} run={self.root.parent.parent}"
         )
         try:
             size = path.stat().st_size

@@ -83,7 +83,9 @@ def test_a_flipped_byte_is_named_before_it_is_read_and_only_that_shard_is_rebuil
     data[-1] ^= 1
     path.write_bytes(data)
     Artifact(tmp_path / "a").rows(0, [0], ("input_ids",))
-    with pytest.raises(CorruptArtifact, match=r"00001\.safetensors is not what was written.*remove .*00001\.json"):
+    with pytest.raises(
+        CorruptArtifact, match=r"00001\.safetensors is not what was written.*rm .*00001\.json && python stages/"
+    ):
         Artifact(tmp_path / "a").rows(1, [0], ("input_ids",))
     sidecar_path(tmp_path / "a", 1).unlink()
     assert not output.complete()
