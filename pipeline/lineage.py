@@ -16,7 +16,7 @@ from pipeline.artifacts.atomic import sha256_bytes, sha256_file
 from pipeline.artifacts.content import model_hash, resolve_model, tokenizer_hash
 from pipeline.errors import ConfigError, DataError
 from pipeline.hardware import resolve_dtype
-from pipeline.recipe import FineTune, Optimisation, Recipe, Task, Teacher
+from pipeline.recipe import Cache, FineTune, Optimisation, Recipe, Task, Teacher
 
 #: Format versions: bump one by hand when its stage writes other content from the same settings.
 TOKENIZER_FORMAT = 1
@@ -26,7 +26,7 @@ DISTILL_FORMAT = 1
 FINETUNE_FORMAT = 1
 
 #: Settings of training that steer how a run is watched and kept, not what comes out of it.
-IDLE = {"name", "log_every", "validate_every", "validation_rows", "save_every", "keep_checkpoints", "micro_batch_size",
+IDLE = {"name", "log_every", "validate_every", "validation_rows", "save_every", "save_minutes", "keep_checkpoints", "micro_batch_size",
         "deepspeed"}  # fmt: skip
 
 
@@ -80,10 +80,18 @@ def cache_output(recipe: Recipe) -> Output:
         "tokens": tokens.fingerprint,
         "teacher": model_hash(resolve_model(teacher.model)),
         "dtype": resolve_dtype(teacher.dtype),
-        "settings": recipe.cache.model_dump(),
+        "settings": _cache_settings(recipe.cache),
     }
     root = recipe.root / "teacher_cache" / teacher.name
     return Output(root, "teacher_cache", payload, recipe.to_yaml(), {"tokens": tokens.as_input()})
+
+
+def _cache_settings(cache: Cache) -> dict[str, Any]:
+    """What decides a cache's content: of the settings of the kinds, those of the kinds that are cached."""
+    absent = {"states", "sampled", "topk"} - set(cache.kinds)
+    if "states" not in cache.kinds:
+        absent |= {"encoder_cut", "decoder_cut"}
+    return cache.model_dump(exclude=absent) | {"kinds": sorted(cache.kinds)}
 
 
 def distill_output(

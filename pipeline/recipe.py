@@ -73,11 +73,43 @@ class Teacher(Section):
     dtype: Dtype = "auto"
 
 
+class States(Section):
+    """Hidden states at the cut, from which the tail replays everything after it."""
+
+    #: How they are stored; `auto` is the dtype the teacher computes in. int8 has a bfloat16 scale for every group.
+    dtype: Literal["auto", "bfloat16", "float32", "int8"] = "auto"
+    #: Features that share one int8 scale.
+    group_size: PositiveInt = 64
+    #: Store the encoder's output too: an objective that looks at nothing of the encoder's blocks then replays the decoder alone.
+    encoder_output: bool = False
+
+
+class Sampled(Section):
+    """Unbiased sparse logits (arXiv 2503.16870)."""
+
+    #: Draws from the teacher's distribution at each target position.
+    draws: Annotated[int, Field(ge=1, le=1000)] = 50
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+
+
+class Topk(Section):
+    """The most probable tokens at each target position and the mass of all others; biased."""
+
+    k: PositiveInt = 50
+
+
+TargetKind = Literal["states", "sampled", "topk"]
+
+
 class Cache(Section):
-    kind: Literal["states"] = "states"
+    #: What is cached, in one pass of the teacher.
+    kinds: list[TargetKind] = Field(default=["states"], min_length=1)
     #: Block of each stack whose input is stored; negative counts from the end.
     encoder_cut: int = -1
     decoder_cut: int = -1
+    states: States = States()
+    sampled: Sampled = Sampled()
+    topk: Topk = Topk()
     #: Examples in one teacher forward pass.
     batch_size: PositiveInt = 16
 
@@ -118,22 +150,73 @@ class Optimisation(Section):
     validate_every: PositiveInt = 1000
     validation_rows: PositiveInt = 512
     save_every: PositiveInt = 1000
+    #: Save also when this many minutes have gone by since the last time.
+    save_minutes: Annotated[float, Field(gt=0.0)] = 30.0
     keep_checkpoints: PositiveInt = 2
 
 
+class Schedule(Section):
+    """A weight that moves linearly from `start` to `end` over `steps` optimiser steps, and stays there."""
+
+    start: Annotated[float, Field(ge=0.0)]
+    end: Annotated[float, Field(ge=0.0)]
+    steps: PositiveInt
+
+
+class Taid(Section):
+    """Adaptive interpolation of the target, from the student's distribution to the teacher's (arXiv 2501.16937)."""
+
+    #: The teacher's share of the target at the first step.
+    start: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.4
+    alpha: Annotated[float, Field(gt=0.0)] = 5e-4
+    beta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
+
+
+#: A block counted from the end of its stack: -1 is the last.
+FromEnd = Annotated[int, Field(le=-1)]
+
+
+class Blocks(Section):
+    """Which block's q, k and v the relation and attention parts compare."""
+
+    #: The block at the cache's cut when absent.
+    teacher_encoder: FromEnd | None = None
+    teacher_decoder: FromEnd | None = None
+    student_encoder: FromEnd = -1
+    student_decoder: FromEnd = -1
+
+
+class HiddenPair(Section):
+    """Two places whose hidden states the part `hidden` compares: the states entering a block, or the stack's output."""
+
+    stack: Literal["encoder", "decoder"]
+    teacher: FromEnd | Literal["output"] = "output"
+    student: FromEnd | Literal["output"] = "output"
+
+
 class Objective(Section):
-    preset: Literal["lm", "logits", "minilm", "tinybert", "miniend"] = "miniend"
-    #: Weights that differ from the preset's, by part: lm, logits, encoder_relations, decoder_relations, cross_relations, hidden.
-    weights: dict[str, Annotated[float, Field(ge=0.0)]] = {}
+    preset: Literal["lm", "logits", "minilm", "minilm_v1", "tinybert", "miniend"] = "miniend"
+    #: Weights that differ from the preset's, by part (pipeline/objectives/presets.py lists them); constant or scheduled.
+    weights: dict[str, Annotated[float, Field(ge=0.0)] | Schedule] = {}
+    #: How the part `logits` compares distributions, where full logits of the teacher are at hand (docs/objectives.md).
+    divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon", "skew_kl", "skew_reverse_kl"] = "forward_kl"
+    #: The mixing coefficient of jensen_shannon (0.5 when absent) and of the skewed kinds (0.1 when absent).
+    alpha: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    taid: Taid | None = None
     #: Relation heads the q/k/v are re-split into; the student's attention heads when absent.
     relation_heads: PositiveInt | None = None
+    blocks: Blocks = Blocks()
+    hidden: list[HiddenPair] = Field(default=[HiddenPair(stack="encoder"), HiddenPair(stack="decoder")], min_length=1)
+    hidden_kind: Literal["mse", "cosine"] = "mse"
 
 
 class Distill(Optimisation):
     #: The name of the result below RUN/distill/.
     name: str = "student"
     objective: Objective = Objective()
+    #: Where the teacher's side of the objective comes from: a kind of target in its cache, or the teacher itself at every step.
+    targets: Literal["states", "sampled", "topk", "online"] = "states"
 
 
 class Interpolated(Section):

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pipeline.console import quiet_libraries
 from pipeline.errors import ConfigError
 from pipeline.recipe import Recipe, load_recipe
 
 
-def parse(description: str, argv: Sequence[str] | None = None) -> tuple[Recipe, argparse.Namespace]:
+def parse(
+    description: str | None,
+    argv: Sequence[str] | None = None,
+    options: Callable[[argparse.ArgumentParser], object] | None = None,
+) -> tuple[Recipe, argparse.Namespace]:
     """Parse `--recipe R.yaml [section.key=value …]` and load the recipe.
 
     description: what `--help` prints first, usually the script's docstring.
-    argv: the arguments; those of the process when absent.
+    argv: the arguments; those of the process when absent. options: adds a stage's own flags to the parser.
     Raises ConfigError for a wrong recipe or override; argparse itself exits with 2 on a wrong flag.
     """
     parser = argparse.ArgumentParser(
@@ -30,6 +34,8 @@ def parse(description: str, argv: Sequence[str] | None = None) -> tuple[Recipe, 
     )
     # The `deepspeed` launcher hands every process this flag; the rank is read from the environment instead.
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    if options is not None:
+        options(parser)
     quiet_libraries()
     # parse_intermixed_args: overrides may stand before, between and after the flags.
     arguments = parser.parse_intermixed_args(argv)

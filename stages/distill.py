@@ -15,16 +15,14 @@ from __future__ import annotations
 from pipeline import lineage
 from pipeline.console import say
 from pipeline.errors import exit_on_error
-from pipeline.objectives import presets
 from pipeline.stage_args import parse
+from pipeline.training.targets import needs_cache
 
 
 @exit_on_error
 def main() -> None:
     recipe, _ = parse(__doc__)
-    objective = recipe.distill.objective
-    needs_cache = presets.needs_teacher(presets.resolve(objective.preset, objective.weights))
-    output = lineage.distill_output(recipe, needs_cache=needs_cache)
+    output = lineage.distill_output(recipe, needs_cache=needs_cache(recipe.distill))
     if output.complete():
         say(f"distill: {output.root} is up to date")
         return

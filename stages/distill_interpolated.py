@@ -15,25 +15,22 @@ from __future__ import annotations
 
 from pipeline.console import say
 from pipeline.errors import exit_on_error
-from pipeline.objectives import presets
 from pipeline.stage_args import parse
 
 
 @exit_on_error
 def main() -> None:
     recipe, _ = parse(__doc__)
-    objective = recipe.distill.objective
-    needs_cache = presets.needs_teacher(presets.resolve(objective.preset, objective.weights))
 
     from pipeline.training.interpolated import chain_complete, run_chain
 
-    if chain_complete(recipe, needs_cache=needs_cache):
+    if chain_complete(recipe):
         say(f"distill_interpolated: {recipe.interpolated.name} and its assistants are up to date")
         return
 
     from pipeline.training import distributed
 
-    run_chain(recipe, needs_cache=needs_cache)
+    run_chain(recipe)
     distributed.shutdown()
 
 

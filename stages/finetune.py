@@ -7,9 +7,6 @@ Every model of `finetune.models` is fine-tuned on every task of `finetune.tasks`
 likelihood of their texts, summaries by greedy decoding. One artifact each in RUN/finetune/<name>/<task>/<model>/, with its
 weights (hf/), predictions.jsonl and metrics.json; then report.json and report.md over all of them that are finished.
 
-  --models a,b   only these of `finetune.models`
-  --tasks x,y    only these of `finetune.tasks`
-
 Start it again after any interruption: finished units are kept, an unfinished one goes on from its newest checkpoint.
 """
 
@@ -25,14 +22,15 @@ from pipeline.stage_args import environment_rank, parse
 
 @exit_on_error
 def main() -> None:
-    filters = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    filters.add_argument("--models", type=_names)
-    filters.add_argument("--tasks", type=_names)
-    chosen, rest = filters.parse_known_args()
-    recipe, _ = parse(__doc__ or "", rest)
+    recipe, chosen = parse(__doc__, options=_options)
     comparison = finetune.run(recipe, models=chosen.models, tasks=chosen.tasks)
     if environment_rank()[0] == 0:
         say(report.markdown(comparison))
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--models", type=_names, metavar="a,b", help="only these of finetune.models")
+    parser.add_argument("--tasks", type=_names, metavar="x,y", help="only these of finetune.tasks")
 
 
 def _names(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Turn text into tokenised, span-corrupted examples.
+"""Stage 1: turn text into tokenised, span-corrupted examples.
 
     python stages/tokenize_corpus.py --recipe recipes/demo.yaml [section.key=value …]
     torchrun --nproc_per_node 4 stages/tokenize_corpus.py --recipe recipes/demo.yaml
@@ -28,7 +28,7 @@ from pipeline.stage_args import environment_rank, parse
 
 @exit_on_error
 def main() -> None:
-    recipe, _ = parse(__doc__ or "")
+    recipe, _ = parse(__doc__)
     rank, world = environment_rank()
     if build.is_complete(recipe):
         if rank == 0:

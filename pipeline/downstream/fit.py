@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from pipeline.downstream.encode import EncodedSource
 from pipeline.downstream.tasks import TaskData
 from pipeline.downstream.unit import Unit
-from pipeline.recipe import FineTune
 
 if TYPE_CHECKING:
     from pipeline.training.loop import LossFn, ValidateFn
@@ -25,7 +24,7 @@ def fit(unit: Unit, data: TaskData, tokenizer: Any) -> None:
     if data.validation is not None:
         part = data.validation.spread(settings.validation_rows)
         validation = EncodedSource(unit.encode(part, data, tokenizer), tokenizer.pad_token_id)
-    engine = train(
+    engine, _ = train(
         model=load_model(unit.directory, settings),
         settings=settings,
         source=source,
@@ -34,7 +33,7 @@ def fit(unit: Unit, data: TaskData, tokenizer: Any) -> None:
         identity=unit.output.fingerprint,
         seed=unit.recipe.seed,
         label=f"finetune {unit}",
-        validate=None if validation is None else _validate(validation, settings),
+        validate=None if validation is None else _validate(validation),
     )
     export_model(engine.module, root / "hf", unit.directory, _card(unit, len(data.train)))
     engine.destroy()
@@ -53,30 +52,16 @@ def _loss(mean_target_tokens: float) -> LossFn:
     return loss
 
 
-def _validate(source: EncodedSource, settings: FineTune) -> ValidateFn:
+def _validate(source: EncodedSource) -> ValidateFn:
     """Mean cross-entropy a target token over all rows, which the ranks share."""
+    from pipeline.training.validation import first_rows, mean_over_rows
 
-    def validate(engine: Any, step: int) -> dict[str, float]:
-        import torch
+    rows = first_rows(source, source.shard_rows[0])
 
-        from pipeline.training import distributed
+    def score(engine: Any, batch: dict[str, Any]) -> tuple[float, int]:
+        return float(_cross_entropy(engine, batch)), int((batch["labels"] >= 0).sum())
 
-        world, device = distributed.world_size(), distributed.device()
-        size = engine.train_micro_batch_size_per_gpu()
-        total = tokens = 0.0
-        # Each rank takes part in as many forwards as the others: under ZeRO-3 they gather weights together.
-        for start in range(0, source.shard_rows[0], size * world):
-            first = start + distributed.rank() * size
-            rows = [(0, row) for row in range(first, min(first + size, source.shard_rows[0]))]
-            batch = {name: tensor.to(device) for name, tensor in source.read(rows or [(0, 0)]).items()}
-            with torch.no_grad():
-                value = float(_cross_entropy(engine, batch))
-            if rows:
-                total, tokens = total + value, tokens + int((batch["labels"] >= 0).sum())
-        total, tokens = distributed.sum_over_ranks([total, tokens])
-        return {"loss": total / tokens}
-
-    return validate
+    return lambda engine, step: {"loss": mean_over_rows(engine, source, rows, score)}
 
 
 def _cross_entropy(engine: Any, batch: dict[str, Any]) -> Any:

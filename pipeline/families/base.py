@@ -25,6 +25,23 @@ class Projections:
 
 
 @dataclass(frozen=True)
+class Head:
+    """The LM head: logits = scale × hidden weightᵀ + bias, of the decoder's output after its final norm."""
+
+    #: (vocabulary, d_model)
+    weight: torch.Tensor
+    scale: float
+    #: Broadcasts to (vocabulary,); None where the family has none.
+    bias: torch.Tensor | None
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return (…, vocabulary) from (…, d_model), operation for operation as the model itself does."""
+        scaled = hidden if self.scale == 1.0 else hidden * self.scale
+        logits = torch.nn.functional.linear(scaled, self.weight)
+        return logits if self.bias is None else logits + self.bias
+
+
+@dataclass(frozen=True)
 class Shape:
     """The dimensions of an encoder-decoder model that a student may change."""
 
@@ -61,6 +78,18 @@ class Family(Protocol):
     def blocks(self, model: PreTrainedModel, stack: Stack) -> nn.ModuleList: ...
 
     def projections(self, model: PreTrainedModel, attention: Attention, block: int) -> Projections: ...
+
+    def head(self, model: PreTrainedModel) -> Head: ...
+
+    def attention_scale(self, config: Any) -> float:
+        """What attention scores q kᵀ are multiplied with."""
+        ...
+
+    def position_bias(
+        self, model: PreTrainedModel, attention: Attention, block: int, rows: int, columns: int
+    ) -> torch.Tensor | None:
+        """Return what is added to the scores of an attention, (1, heads, rows, columns); None where the family adds nothing."""
+        ...
 
     def block_prefix(self, stack: Stack, block: int) -> str:
         """Return the prefix of the parameter names of a block, with its final dot."""

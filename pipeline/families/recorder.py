@@ -1,33 +1,61 @@
-"""Recording q, k and v where they are made: forward hooks on the projections, so SDPA and flash attention stay on."""
+"""Recording what passes inside a model, with hooks where it is made: SDPA and flash attention stay on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
 
-from pipeline.families.base import Attention, Family
+from pipeline.families.base import Attention, Family, Stack
 
 #: Outputs of the projections of one attention, each (batch, length, heads × head_dim), by "q", "k", "v".
 QKV = dict[str, torch.Tensor]
 
 
-class ProjectionRecorder:
-    """Record the projections of chosen attentions during the next forward of `model`.
+class BlockInput(NamedTuple):
+    """The hidden states that enter a block; a negative index counts from the end."""
 
-    blocks: which block of its stack each attention is recorded at; negative counts from the end. `recorded` holds the newest
-    forward's outputs, attached to the graph when gradients are on.
+    stack: Stack
+    block: int
+
+
+class Recorder:
+    """Record projections and block inputs during the next forward of `model`, attached to the graph when gradients are on.
+
+    blocks: which block of its stack each attention is recorded at; negative counts from the end. inputs: block inputs to keep.
+    Recording happens between `start` and `stop` only, so that activation checkpointing, which runs blocks again during the
+    backward pass, leaves what the forward pass recorded alone.
     """
 
-    def __init__(self, model: PreTrainedModel, family: Family, blocks: dict[Attention, int]) -> None:
-        self.recorded: dict[Attention, QKV] = {}
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        family: Family,
+        blocks: Mapping[Attention, int],
+        inputs: Iterable[BlockInput] = (),
+    ) -> None:
+        self.projections: dict[Attention, QKV] = {}
+        self.inputs: dict[BlockInput, torch.Tensor] = {}
+        self._recording = False
         self._handles = []
         for attention, block in blocks.items():
             projections = family.projections(model, attention, block)
             for part in ("q", "k", "v"):
                 self._handles.append(getattr(projections, part).register_forward_hook(self._keep(attention, part)))
+        for place in inputs:
+            module = family.blocks(model, place.stack)[place.block]
+            self._handles.append(module.register_forward_pre_hook(self._keep_input(place), with_kwargs=True))
+
+    def start(self) -> None:
+        """Forget what was recorded, and record from here on."""
+        self.projections, self.inputs = {}, {}
+        self._recording = True
+
+    def stop(self) -> None:
+        self._recording = False
 
     def close(self) -> None:
         for handle in self._handles:
@@ -36,14 +64,23 @@ class ProjectionRecorder:
 
     def _keep(self, attention: Attention, part: str) -> Any:
         def hook(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
-            self.recorded.setdefault(attention, {})[part] = output
+            if self._recording:
+                self.projections.setdefault(attention, {})[part] = output
 
         return hook
 
-    def __enter__(self) -> ProjectionRecorder:
+    def _keep_input(self, place: BlockInput) -> Any:
+        def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self._recording:
+                self.inputs[place] = args[0] if args else kwargs["hidden_states"]
+
+        return hook
+
+    def __enter__(self) -> Recorder:
+        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.stop()

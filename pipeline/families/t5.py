@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, T5Config
 
 from pipeline.errors import ConfigError
-from pipeline.families.base import Attention, Projections, Shape, Stack
+from pipeline.families.base import Attention, Head, Projections, Shape, Stack
 
 #: Held by block 0 alone, and used by all blocks of its stack.
 _BIAS = "SelfAttention.relative_attention_bias.weight"
@@ -65,6 +65,21 @@ class T5:
         layers: Any = self.blocks(model, stack)[block].layer
         module = layers[1].EncDecAttention if attention == "cross" else layers[0].SelfAttention
         return Projections(module.q, module.k, module.v)
+
+    def head(self, model: PreTrainedModel) -> Head:
+        scale = model.config.d_model**-0.5 if model.config.scale_decoder_outputs else 1.0
+        return Head(model.lm_head.weight, scale, None)
+
+    def attention_scale(self, config: Any) -> float:
+        return 1.0
+
+    def position_bias(
+        self, model: PreTrainedModel, attention: Attention, block: int, rows: int, columns: int
+    ) -> torch.Tensor | None:
+        if attention == "cross":
+            return None
+        layers: Any = self.blocks(model, "encoder" if attention == "encoder_self" else "decoder")[0].layer
+        return layers[0].SelfAttention.compute_bias(rows, columns)
 
     def block_prefix(self, stack: Stack, block: int) -> str:
         return f"{stack}.block.{block}."

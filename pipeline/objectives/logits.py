@@ -129,6 +129,47 @@ def taid_target(student_logits: Tensor, teacher_logits: Tensor, share: float) ->
     return torch.lerp(student_logits.detach(), teacher_logits.detach().to(student_logits.dtype), share)
 
 
+def topk_outcomes(student_logits: Tensor, ids: Tensor) -> Tensor:
+    """The student's log-probabilities of k tokens and, last, of all others together: (positions..., k + 1).
+
+    student_logits: (positions..., vocabulary); ids: (positions..., k) int, distinct in a row. In fp32 (fp64 for fp64 logits).
+    With the teacher's k log-probabilities and the log of its tail mass, any divergence of `divergence` compares the k + 1
+    outcomes: a lower bound of the divergence over the vocabulary.
+    """
+    outcomes: Tensor = _Outcomes.apply(student_logits, ids.reshape(-1, ids.shape[-1]).long())
+    return outcomes.unflatten(0, ids.shape[:-1]) if ids.dim() > 2 else outcomes
+
+
+class _Outcomes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, ids: Tensor) -> Tensor:
+        chunks = _Chunks(student, 1.0)
+        out = torch.empty((len(ids), ids.shape[1] + 1), dtype=chunks.wide, device=student.device)
+        for part in torch.arange(len(ids), device=student.device).split(chunk_rows(student)):
+            log_q = chunks.log_q(part)
+            out[part, :-1] = log_q.gather(1, ids[part])
+            out[part, -1] = log_q.scatter_(1, ids[part], -torch.inf).logsumexp(-1)
+        ctx.save_for_backward(student, ids, out)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        student, ids, outcomes = ctx.saved_tensors
+        chunks = _Chunks(student, 1.0)
+        rows = torch.arange(len(ids), device=student.device)
+        out = chunks.gradient(rows)
+        for part in rows.split(chunk_rows(student)):
+            g, log_q = grad[part], chunks.log_q(part)
+            # Inside the k: g_k - (sum g) q. Outside: (g_rest / q_rest - sum g) q, the quotient taken in log space.
+            inside = g[:, :-1] - g.sum(-1, keepdim=True) * log_q.gather(1, ids[part]).exp()
+            rest = outcomes[part, -1:]
+            share = exp_(log_q - torch.where(rest > -torch.inf, rest, 0.0)).mul_(g[:, -1:])
+            d = exp_(log_q).mul_(-g.sum(-1, keepdim=True)).add_(share).scatter_(1, ids[part], inside)
+            chunks.put(out, part, d)
+        return (out.view_as(student), None)
+
+
 class _Dense(torch.autograd.Function):
     @staticmethod
     def forward(

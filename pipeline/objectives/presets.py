@@ -1,4 +1,4 @@
-"""Objectives by name: each preset is a set of weights over the same six parts. Imports no torch.
+"""Objectives by name: each preset is a set of weights over the same parts. Imports no torch.
 
 A part with weight zero is not computed. What is this project's own definition and what is a paper's is said in
 docs/objectives.md.
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from pipeline.errors import ConfigError
+from pipeline.objectives.schedules import Scheduled
 
 Projection = Literal["q", "k", "v"]
 Stack = Literal["encoder", "decoder"]
@@ -27,7 +28,18 @@ class Pair(NamedTuple):
 
 
 #: Every part of an objective, in the order it is logged.
-PARTS = ("lm", "logits", "encoder_relations", "decoder_relations", "cross_relations", "hidden")
+PARTS = ("lm", "logits", "encoder_relations", "decoder_relations", "cross_relations",
+         "encoder_attention", "decoder_attention", "cross_attention", "hidden")  # fmt: skip
+
+#: Which attention a relation or attention part looks at.
+ATTENTION_OF: dict[str, Literal["encoder_self", "decoder_self", "cross"]] = {
+    "encoder_relations": "encoder_self",
+    "decoder_relations": "decoder_self",
+    "cross_relations": "cross",
+    "encoder_attention": "encoder_self",
+    "decoder_attention": "decoder_self",
+    "cross_attention": "cross",
+}
 
 #: Parts that compare with a teacher: all but the LM loss.
 NEEDS_TEACHER = frozenset(PARTS) - {"lm"}
@@ -57,26 +69,27 @@ PRESETS: dict[str, dict[str, float]] = {
     "lm": {"lm": 1.0},
     "logits": {"lm": 1.0, "logits": 1.0},
     "minilm": {"lm": 1.0, "encoder_relations": 1.0, "decoder_relations": 1.0},
+    "minilm_v1": {"lm": 1.0, "encoder_attention": 1.0, "decoder_attention": 1.0},
     "tinybert": {"lm": 1.0, "encoder_relations": 1.0, "decoder_relations": 1.0, "hidden": 1.0},
     "miniend": {"lm": 1.0, "logits": 1.0, "decoder_relations": 1.0, "cross_relations": 1.0},
 }
 
 
-def resolve(preset: str, overrides: Mapping[str, float] | None = None) -> dict[str, float]:
+def resolve(preset: str, overrides: Mapping[str, Scheduled] | None = None) -> dict[str, Scheduled]:
     """The weights of `preset` with `overrides` put in, parts of weight zero left out, in the order of PARTS.
 
     Raises ConfigError for an unknown preset or part (naming the nearest), a negative weight, or nothing left to learn.
     """
     if preset not in PRESETS:
         raise ConfigError(f"unknown objective preset {preset!r}; {_hint(preset, PRESETS)}")
-    weights = dict(PRESETS[preset])
+    weights: dict[str, Scheduled] = dict(PRESETS[preset])
     for part, weight in (overrides or {}).items():
         if part not in PARTS:
             raise ConfigError(f"unknown objective part {part!r} in objective.weights; {_hint(part, PARTS)}")
-        if not 0.0 <= weight < float("inf"):
-            raise ConfigError(f"objective.weights.{part} is {weight}: give a number of at least 0")
-        weights[part] = float(weight)
-    kept = {part: weights[part] for part in PARTS if weights.get(part, 0.0) != 0.0}
+        if not all(0.0 <= value < float("inf") for value in _ends(weight)):
+            raise ConfigError(f"objective.weights.{part} is {weight}: give numbers of at least 0")
+        weights[part] = weight
+    kept = {part: weights[part] for part in PARTS if any(_ends(weights.get(part, 0.0)))}
     if not kept:
         raise ConfigError(
             "every objective weight is zero: give at least one part of objective.weights a positive weight"
@@ -84,9 +97,13 @@ def resolve(preset: str, overrides: Mapping[str, float] | None = None) -> dict[s
     return kept
 
 
-def needs_teacher(weights: Mapping[str, float]) -> bool:
+def needs_teacher(weights: Mapping[str, Scheduled]) -> bool:
     """Whether any part with a weight other than zero compares with a teacher."""
-    return any(part in NEEDS_TEACHER and weight != 0.0 for part, weight in weights.items())
+    return any(part in NEEDS_TEACHER and any(_ends(weight)) for part, weight in weights.items())
+
+
+def _ends(weight: Scheduled) -> tuple[float, ...]:
+    return weight[:2] if isinstance(weight, tuple) else (weight,)
 
 
 def _hint(word: str, known: Mapping[str, object] | tuple[str, ...]) -> str:

@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from pipeline.families import Attention, Family
-from pipeline.families.recorder import ProjectionRecorder
+from pipeline.families.recorder import Recorder
 from pipeline.teacher.tail import Tail
 
 
@@ -25,11 +25,13 @@ def replay_error(
     batch: input_ids, attention_mask, labels. Returns one number per attention and one for the logits; 0.0 is bit for bit.
     """
     blocks: dict[Attention, int] = {"encoder_self": cuts[0], "decoder_self": cuts[1], "cross": cuts[1]}
-    with ProjectionRecorder(teacher, family, blocks) as recorder:
+    recorder = Recorder(teacher, family, blocks)
+    with recorder:
         live = teacher(**batch, use_cache=False)
-    replayed = tail.replay(encoder_states, decoder_states, batch["attention_mask"])
-    errors = {"logits": _relative(replayed.logits, live.logits)}
-    for attention, parts in recorder.recorded.items():
+    recorder.close()
+    replayed = tail.replay(decoder_states, batch["attention_mask"], encoder_states=encoder_states)
+    errors = {"logits": _relative(tail.head.logits(replayed.decoder_output), live.logits)}
+    for attention, parts in recorder.projections.items():
         errors[attention] = max(_relative(replayed.projections[attention][part], parts[part]) for part in parts)
     return errors
 

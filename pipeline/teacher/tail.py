@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,20 +12,26 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, PreTrainedModel
 
 from pipeline.artifacts.atomic import publish_directory, temporary_name
-from pipeline.families import Attention, family_of
-from pipeline.families.recorder import QKV, ProjectionRecorder
+from pipeline.families import Attention, Shape, family_of
+from pipeline.families.base import Head
+from pipeline.families.recorder import QKV, BlockInput, Recorder
+from pipeline.families.stacks import decode, encode
 
 TAIL_FILES = ("tail/config.json", "tail/model.safetensors")
+#: Every attention at the block of the cut: the first of the tail.
+AT_THE_CUT: dict[Attention, int] = {"encoder_self": 0, "decoder_self": 0, "cross": 0}
 
 
 @dataclass
 class Replayed:
-    #: (batch, L_out, vocabulary)
-    logits: torch.Tensor
     #: (batch, L_in, d_model), after the final norm.
     encoder_output: torch.Tensor
-    #: q, k, v of the three attentions at the cut.
+    #: (batch, L_out, d_model), after the final norm; `Tail.head` makes logits of it.
+    decoder_output: torch.Tensor
+    #: q, k, v of the attentions asked for.
     projections: dict[Attention, QKV]
+    #: The states entering the blocks asked for.
+    inputs: dict[BlockInput, torch.Tensor]
 
 
 class Tail:
@@ -34,23 +41,43 @@ class Tail:
     rounding. Costs (blocks after the cut ÷ all blocks) of a teacher's forward.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(
+        self, model: PreTrainedModel, blocks: Mapping[Attention, int] = AT_THE_CUT, inputs: Iterable[BlockInput] = ()
+    ) -> None:
+        """blocks, inputs: what a replay records, as block indices of the tail (negative counts from the end)."""
         self.model = model
         self.family = family_of(model.config)
-        self._recorder = ProjectionRecorder(model, self.family, {"encoder_self": 0, "decoder_self": 0, "cross": 0})
+        self.blocks = dict(blocks)
+        self._recorder = Recorder(model, self.family, blocks, inputs)
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the tail: its layers are those from the cut on."""
+        return self.family.shape(self.model.config)
+
+    @property
+    def head(self) -> Head:
+        return self.family.head(self.model)
 
     @torch.no_grad()
     def replay(
-        self, encoder_states: torch.Tensor, decoder_states: torch.Tensor, attention_mask: torch.Tensor
+        self,
+        decoder_states: torch.Tensor,
+        attention_mask: torch.Tensor,
+        *,
+        encoder_states: torch.Tensor | None = None,
+        encoder_output: torch.Tensor | None = None,
     ) -> Replayed:
-        """encoder_states: (batch, L_in, d_model); decoder_states: (batch, L_out, d_model); attention_mask: (batch, L_in)."""
-        output = self.model(
-            inputs_embeds=encoder_states,
-            attention_mask=attention_mask,
-            decoder_inputs_embeds=decoder_states,
-            use_cache=False,
-        )
-        return Replayed(output.logits, output.encoder_last_hidden_state, dict(self._recorder.recorded))
+        """Run the tail.
+
+        decoder_states: (batch, L_out, d_model); attention_mask: (batch, L_in); encoder_states: (batch, L_in, d_model), or, where
+        nothing of the encoder's blocks is asked for, the cached encoder_output of the same shape instead.
+        """
+        with self._recorder as recorder:
+            if encoder_output is None:
+                encoder_output = encode(self.model, attention_mask, inputs_embeds=encoder_states)
+            decoder_output = decode(self.model, encoder_output, attention_mask, decoder_inputs_embeds=decoder_states)
+        return Replayed(encoder_output, decoder_output, recorder.projections, recorder.inputs)
 
 
 def cut_tail(teacher: PreTrainedModel, cuts: tuple[int, int]) -> Tail:
@@ -70,8 +97,13 @@ def save_tail(teacher: PreTrainedModel, cuts: tuple[int, int], directory: Path) 
     publish_directory(temporary, directory)
 
 
-def load_tail(directory: Path, device: torch.device) -> Tail:
+def load_tail(
+    directory: Path,
+    device: torch.device,
+    blocks: Mapping[Attention, int] = AT_THE_CUT,
+    inputs: Iterable[BlockInput] = (),
+) -> Tail:
     """Read the tail of a cache artifact (the directory `tail/`)."""
     config = AutoConfig.from_pretrained(directory)
     state = load_file(directory / "model.safetensors", device=str(device))
-    return Tail(family_of(config).build_tail(config, state))
+    return Tail(family_of(config).build_tail(config, state), blocks, inputs)

@@ -7,7 +7,9 @@ counts when `complete.json` stands in it: the last file written, naming every ot
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,15 @@ class Checkpoints:
         """root: the directory of all checkpoints of a run; identity: fingerprint of what is being trained."""
         self.root, self.identity, self.keep = root, identity, keep
 
-    def save(self, engine: Any, step: int) -> None:
-        """Save the state after `step` optimiser steps; every rank must call it."""
+    def save(self, engine: Any, step: int, state: Mapping[str, Any]) -> None:
+        """Save the engine after `step` optimiser steps, and `state` (JSON values) beside it; every rank must call it."""
         tag = f"step-{step:08d}"
         directory = self.root / tag
         if distributed.rank() == 0:
             # Left by a run that was killed while saving this very step.
             shutil.rmtree(directory, ignore_errors=True)
         distributed.barrier()
-        engine.save_checkpoint(str(self.root), tag=tag, client_state={"step": step}, save_latest=False)
+        engine.save_checkpoint(str(self.root), tag=tag, save_latest=False)
         distributed.barrier()
         if distributed.rank() == 0:
             self._check_all_ranks_saved(directory)
@@ -39,14 +41,20 @@ class Checkpoints:
                 for path in sorted(directory.rglob("*"))
                 if path.is_file()
             }
-            record = {"step": step, "identity": self.identity, "world_size": distributed.world_size(), "files": files}
+            record = {
+                "step": step,
+                "identity": self.identity,
+                "world_size": distributed.world_size(),
+                "state": dict(state),
+                "files": files,
+            }
             write_json(directory / "complete.json", record)
             fsync_directory(self.root)
             self._prune()
         distributed.barrier()
 
-    def load_newest(self, engine: Any) -> int:
-        """Restore the newest complete checkpoint and return its step, 0 when there is none.
+    def load_newest(self, engine: Any) -> tuple[int, dict[str, Any]]:
+        """Restore the newest complete checkpoint and return its step and state; (0, {}) when there is none.
 
         An incomplete or damaged one is passed over with a word; one of another number of ranks is refused.
         """
@@ -55,7 +63,7 @@ class Checkpoints:
             chosen = self._newest_sound()
         chosen = int(distributed.sum_over_ranks([float(chosen) if distributed.rank() == 0 else 0.0])[0])
         if chosen < 0:
-            return 0
+            return 0, {}
         tag = f"step-{chosen:08d}"
         record = json.loads((self.root / tag / "complete.json").read_text())
         if record["world_size"] != distributed.world_size():
@@ -64,7 +72,7 @@ class Checkpoints:
                 f"start the stage with {record['world_size']}"
             )
         engine.load_checkpoint(str(self.root), tag=tag)
-        return chosen
+        return chosen, record["state"]
 
     def _newest_sound(self) -> int:
         for directory in sorted(self.root.glob("step-*"), reverse=True):
@@ -77,7 +85,7 @@ class Checkpoints:
     def _problem(self, directory: Path) -> str | None:
         try:
             record = json.loads((directory / "complete.json").read_text())
-            if record["identity"] != self.identity:
+            if record["identity"] != self.identity or not isinstance(record["state"], dict):
                 return "it belongs to another run"
             for name, entry in record["files"].items():
                 path = directory / name
@@ -104,8 +112,6 @@ class Checkpoints:
 
 
 def _synced_hash(path: Path) -> str:
-    import os
-
     with open(path, "rb") as handle:
         os.fsync(handle.fileno())
     return sha256_file(path)

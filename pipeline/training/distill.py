@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from pipeline import lineage
@@ -15,15 +16,21 @@ from pipeline.console import say
 from pipeline.families import check_dtype, family_of
 from pipeline.hardware import resolve_dtype
 from pipeline.objectives import presets
+from pipeline.objectives.schedules import Scheduled
 from pipeline.recipe import Recipe
 from pipeline.student.initial import check_copy, write_initial_student
 from pipeline.student.shapes import student_config
 from pipeline.teacher.cache import check_vocabulary
+from pipeline.teacher.tail import load_tail
 from pipeline.training import distributed
+from pipeline.training.distiller import Distiller, check_objective, teacher_places
 from pipeline.training.engine import deepspeed_config, load_model
 from pipeline.training.export import export_model
 from pipeline.training.loop import train
-from pipeline.training.targets import DistillLoss, LanguageModelValidation, TokenSource, check_objective, open_tail
+from pipeline.training.rows import TokenSource
+from pipeline.training.targets import check_targets, part_weights
+from pipeline.training.teachers import CachedTeacher, OnlineTeacher, Teacher
+from pipeline.training.validation import first_rows, lm_score, mean_over_rows
 
 
 def distill(recipe: Recipe, output: Output, label: str) -> Output:
@@ -49,26 +56,24 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
             teacher = resolve_model(recipe.teacher.model) if recipe.teacher is not None else None
             write_initial_student(config, recipe.student.init, teacher, recipe.seed, initial)
     distributed.barrier()
-    model = load_model(initial, settings)
-    pad = model.config.pad_token_id
-    loss = DistillLoss(settings.objective, model, open_tail(cache) if cache is not None else None)
-    micro = settings.micro_batch_size or max(1, settings.batch_size // distributed.world_size())
-    validation = LanguageModelValidation(validation_tokens, pad, settings.validation_rows, micro)
-    engine = train(
+    student = load_model(initial, settings)
+    pad = student.config.pad_token_id
+    model = Distiller(student, settings.objective, _teacher(recipe, cache), settings.max_steps)
+    held_out = TokenSource(validation_tokens, None, pad)
+    rows = first_rows(held_out, settings.validation_rows)
+    engine, quality = train(
         model=model,
         settings=settings,
         source=TokenSource(train_tokens, cache, pad),
-        loss=loss,
+        loss=lambda engine, batch, step: engine(batch=batch, step=step),
         out=output.root,
         identity=output.fingerprint,
         seed=recipe.seed,
         label=label,
-        validate=validation,
+        validate=lambda engine, step: {"lm_loss": mean_over_rows(engine, held_out, rows, lm_score)},
+        carried=model,
     )
-    loss.close()
-    engine.eval()
-    quality = validation(engine, settings.max_steps)
-    files = export_model(engine.module, output.root / "hf", tokenizer, _card(recipe, output, quality))
+    files = export_model(student, output.root / "hf", tokenizer, _card(recipe, output, quality))
     engine.destroy()
     if rank == 0:
         write_json(output.root / "summary.json", {"validation": quality, "steps": settings.max_steps})
@@ -76,6 +81,19 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
         say(f"{label}: validation LM loss {quality['lm_loss']:.4f}; model in {output.root / 'hf'}")
     distributed.barrier()
     return output
+
+
+def _teacher(recipe: Recipe, cache: Artifact | None) -> Teacher | None:
+    """Open the teacher's side of the objective, where it needs more than the cached targets themselves."""
+    settings, device = recipe.distill, distributed.device()
+    if settings.targets == "online" and presets.needs_teacher(part_weights(settings.objective)):
+        spec = lineage.required_teacher(recipe)
+        dtype = getattr(torch, resolve_dtype(spec.dtype))
+        return OnlineTeacher.load(resolve_model(spec.model), dtype, device, *teacher_places(settings.objective, -1))
+    if settings.targets == "states" and cache is not None:
+        # Block 0 of the tail is the block at the cut.
+        return CachedTeacher(load_tail(cache.root / "tail", device, *teacher_places(settings.objective, 0)))
+    return None
 
 
 def _student_config(recipe: Recipe, tokenizer: Path) -> Any:
@@ -93,10 +111,11 @@ def _check(recipe: Recipe, config: Any, cache: Artifact | None) -> None:
     settings, family = recipe.distill, family_of(config)
     check_dtype(config, resolve_dtype(settings.dtype), "distill.dtype")
     deepspeed_config(settings)
-    if cache is not None:
-        check_objective(
-            settings.objective, family.shape(config), family.shape(AutoConfig.from_pretrained(cache.root / "tail"))
-        )
+    if presets.needs_teacher(part_weights(settings.objective)):
+        check_targets(settings, recipe.cache)
+        if settings.targets == "states" and cache is not None:
+            seen = AutoConfig.from_pretrained(cache.root / "tail")
+            check_objective(settings.objective, family.shape(config), family.shape(seen))
     if recipe.student.init == "layers":
         teacher = AutoConfig.from_pretrained(resolve_model(lineage.required_teacher(recipe).model))
         check_copy(family.shape(config), family.shape(teacher))
@@ -104,7 +123,7 @@ def _check(recipe: Recipe, config: Any, cache: Artifact | None) -> None:
 
 def _card(recipe: Recipe, output: Output, quality: dict[str, float]) -> str:
     objective = recipe.distill.objective
-    weights = presets.resolve(objective.preset, objective.weights)
+    weights = part_weights(objective)
     # No paths: the same run elsewhere gives the same files.
     teacher = "none"
     if recipe.teacher is not None and "cache" in output.inputs:
@@ -122,8 +141,12 @@ Pretrained by MiniEnD on unlabelled text; fine-tune it like any encoder-decoder 
 |---|---|
 | teacher | {teacher} |
 | initial weights | {recipe.student.init} |
-| objective | {objective.preset}: {", ".join(f"{part} × {weight:g}" for part, weight in weights.items())} |
+| objective | {objective.preset}: {", ".join(f"{part} × {_shown(weight)}" for part, weight in weights.items())} |
 | steps × batch | {recipe.distill.max_steps} × {recipe.distill.batch_size} |
 | validation LM loss | {quality["lm_loss"]:.4f} |
 | fingerprint | `{output.fingerprint}` |
 """
+
+
+def _shown(weight: Scheduled) -> str:
+    return f"{weight[0]:g}→{weight[1]:g} over {weight[2]} steps" if isinstance(weight, tuple) else f"{weight:g}"

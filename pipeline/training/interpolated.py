@@ -10,6 +10,7 @@ from pipeline.artifacts import Output
 from pipeline.artifacts.content import resolve_model
 from pipeline.errors import ConfigError
 from pipeline.recipe import Recipe
+from pipeline.training.targets import needs_cache
 
 
 def plan_links(recipe: Recipe) -> list[Recipe]:
@@ -46,12 +47,12 @@ def plan_links(recipe: Recipe) -> list[Recipe]:
     return links
 
 
-def chain_complete(recipe: Recipe, *, needs_cache: bool) -> bool:
+def chain_complete(recipe: Recipe) -> bool:
     """Whether every link is finished and made from what the recipe says now."""
-    return all(_finished(link, needs_cache) for link in plan_links(recipe))
+    return all(_finished(link) for link in plan_links(recipe))
 
 
-def run_chain(recipe: Recipe, *, needs_cache: bool) -> list[Output]:
+def run_chain(recipe: Recipe) -> list[Output]:
     """Run every link to completion, each resuming where it stopped. Every rank calls it."""
     from pipeline.teacher.cache import cache_teacher
     from pipeline.training import distributed
@@ -60,20 +61,20 @@ def run_chain(recipe: Recipe, *, needs_cache: bool) -> list[Output]:
     distributed.setup()
     outputs = []
     for link in plan_links(recipe):
-        if needs_cache and not _finished(link, needs_cache):
+        if needs_cache(link.distill) and not _finished(link):
             cache_teacher(link, distributed.rank(), distributed.world_size())
             distributed.barrier()
-        outputs.append(distill(link, _output(link, needs_cache), label=f"distill {link.distill.name}"))
+        outputs.append(distill(link, _output(link), label=f"distill {link.distill.name}"))
     return outputs
 
 
-def _finished(link: Recipe, needs_cache: bool) -> bool:
+def _finished(link: Recipe) -> bool:
     # Asked in this order: what a link is made from can be told only once the link before it is there.
-    return (_link_root(link, link.distill.name) / "manifest.json").exists() and _output(link, needs_cache).complete()
+    return (_link_root(link, link.distill.name) / "manifest.json").exists() and _output(link).complete()
 
 
-def _output(link: Recipe, needs_cache: bool) -> Output:
-    return lineage.distill_output(link, needs_cache=needs_cache, stage="distill_interpolated")
+def _output(link: Recipe) -> Output:
+    return lineage.distill_output(link, needs_cache=needs_cache(link.distill), stage="distill_interpolated")
 
 
 def _link_root(recipe: Recipe, name: str) -> Path:

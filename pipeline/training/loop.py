@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -30,6 +30,28 @@ from pipeline.training.preemption import StopRequest
 LossFn = Callable[[Any, Batch, int], dict[str, torch.Tensor]]
 #: (engine, step) → named numbers, logged as validation/<name>. Every rank calls it.
 ValidateFn = Callable[[Any, int], dict[str, float]]
+
+
+class Carried(Protocol):
+    """What a loss carries from step to step beside the weights; checkpoints keep it (JSON values)."""
+
+    @property
+    def follows_means(self) -> bool:
+        """Whether `after_step` must be called; it costs a reduction over the ranks at every step."""
+        ...
+
+    def after_step(self, step: int, means: Mapping[str, float]) -> None: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Trained(NamedTuple):
+    #: The DeepSpeed engine after the last step, in evaluation mode.
+    engine: Any
+    #: What the last validation found; empty when nothing validates.
+    validation: dict[str, float]
 
 
 def learning_rate(settings: Optimisation, step: int) -> float:
@@ -55,18 +77,21 @@ def train(
     seed: int,
     label: str,
     validate: ValidateFn | None = None,
-) -> Any:
-    """Train `model` for settings.max_steps optimiser steps and return the DeepSpeed engine.
+    carried: Carried | None = None,
+) -> Trained:
+    """Train `model` for settings.max_steps optimiser steps.
 
-    model: from `engine.load_model`. source: the rows; which of them make a batch is `SampleOrder`'s. out: takes checkpoints/,
-    tensorboard/ and metrics.jsonl. identity: fingerprint that a checkpoint must bear to be resumed from. Call
-    `distributed.setup()` first. Raises Preempted after saving when a signal asked to stop, and PipelineError when the loss is
-    not finite.
+    model: its weights from `engine.load_model`. source: the rows; which of them make a batch is `SampleOrder`'s. out: takes
+    checkpoints/, tensorboard/ and metrics.jsonl. identity: fingerprint that a checkpoint must bear to be resumed from. carried:
+    state of the loss that checkpoints keep. Call `distributed.setup()` first. Raises Preempted after saving when a signal asked
+    to stop, and PipelineError when the loss is not finite.
     """
     rank, world = distributed.rank(), distributed.world_size()
     engine = initialize(model, settings)
     checkpoints = Checkpoints(out / "checkpoints", identity, settings.keep_checkpoints)
-    start = checkpoints.load_newest(engine)
+    start, state = checkpoints.load_newest(engine)
+    if carried is not None:
+        carried.restore(state)
     if start and rank == 0:
         say(f"{label}: resuming after step {start}")
     order = SampleOrder(source.shard_rows, settings.batch_size, seed)
@@ -82,6 +107,8 @@ def train(
         device=distributed.device(),
     )
     window = _Window(loader)
+    validation: dict[str, float] | None = None
+    saved_at = time.monotonic()
     engine.train()
     with (
         StopRequest() as stop,
@@ -94,11 +121,15 @@ def train(
                 group["lr"] = rate
             # Dropout depends on (seed, step, rank) alone: nothing to save, nothing to restore.
             torch.manual_seed(_mix(seed, step, rank))
+            of_step = _Means()
             for batch in batches:
                 parts = loss(engine, batch, step)
                 engine.backward(parts["loss"])
                 engine.step()
                 window.add(parts, batch)
+                of_step.add(parts)
+            if carried is not None and carried.follows_means:
+                carried.after_step(step, of_step.over_ranks(world))
             done = step + 1
             last = done == settings.max_steps
             if done % settings.log_every == 0 or last:
@@ -112,29 +143,64 @@ def train(
                 detail = f"loss {values['loss/loss']:.3f}, {values['speed/tokens_per_second']:.0f} tokens/s"
                 progress.advance(0, detail)
             if validate is not None and (done % settings.validate_every == 0 or last):
-                engine.eval()
-                values = validate(engine, done)
-                engine.train()
-                log.write(done, {f"validation/{name}": value for name, value in values.items()})
+                validation = _validated(validate, engine, done)
+                log.write(done, {f"validation/{name}": value for name, value in validation.items()})
                 window.restart()
             progress.advance()
-            stopping = distributed.any_rank(stop.received is not None)
-            if not last and (done % settings.save_every == 0 or stopping):
+            overdue = time.monotonic() - saved_at > settings.save_minutes * 60
+            asked, due = distributed.sum_over_ranks([float(stop.received is not None), float(overdue)])
+            stopping = asked > 0
+            if done % settings.save_every == 0 or stopping or due > 0 or last:
                 _require_finite(window.peek(world), done, checkpoints)
-                checkpoints.save(engine, done)
+                began = time.perf_counter()
+                checkpoints.save(engine, done, carried.state() if carried is not None else {})
+                log.write(done, {"speed/checkpoint_seconds": time.perf_counter() - began})
+                saved_at = time.monotonic()
                 window.restart()
             if stopping and not last:
                 raise Preempted(f"{label}: saved after step {done} on {stop.received or 'another rank’s signal'}")
-    return engine
+    if validate is not None and validation is None:
+        validation = _validated(validate, engine, settings.max_steps)
+    engine.eval()
+    return Trained(engine, validation or {})
+
+
+def _validated(validate: ValidateFn, engine: Any, step: int) -> dict[str, float]:
+    engine.eval()
+    values = validate(engine, step)
+    engine.train()
+    return values
+
+
+class _Means:
+    """Means of loss parts over micro batches. They stay on the device until they are asked for."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+        self._count = 0
+
+    def add(self, parts: dict[str, torch.Tensor]) -> None:
+        for name, value in parts.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._count += 1
+
+    def over_ranks(self, world: int) -> dict[str, float]:
+        """The mean of each part over the micro batches added and the ranks; empty when there were none."""
+        names = sorted(self._sums)
+        if not names:
+            return {}
+        means = torch.stack([self._sums[name] for name in names]).double() / self._count
+        totals = distributed.sum_over_ranks(means.tolist())
+        return {name: value / world for name, value in zip(names, totals, strict=True)}
 
 
 class _Window:
-    """Means and rates over the steps since the last log line. Losses stay on the device until then."""
+    """Means and rates over the steps since the last log line."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
-        self._sums: dict[str, torch.Tensor] = {}
-        self._count = self._tokens = 0
+        self._means, self._tokens = _Means(), 0
         self.restart()
 
     def restart(self) -> None:
@@ -142,22 +208,12 @@ class _Window:
         self._began, self._waited_before, self._tokens = time.perf_counter(), self._loader.waited, 0
 
     def add(self, parts: dict[str, torch.Tensor], batch: Batch) -> None:
-        for name, value in parts.items():
-            value = value.detach().float()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._count += 1
+        self._means.add(parts)
         self._tokens += sum(batch[name].numel() for name in ("input_ids", "labels") if name in batch)
 
     def peek(self, world: int) -> dict[str, float]:
-        """Mean of each part over the window's micro batches and the ranks."""
-        names = sorted(self._sums)
-        if not names:
-            return {}
-        means = torch.stack([self._sums[name] for name in names]).double() / self._count
-        return {
-            f"loss/{name}": value / world
-            for name, value in zip(names, distributed.sum_over_ranks(means.tolist()), strict=True)
-        }
+        """Mean of each part over the window's micro batches and the ranks, under its name in the log."""
+        return {_logged_name(name): value for name, value in self._means.over_ranks(world).items()}
 
     def close(self, world: int) -> dict[str, float]:
         values = self.peek(world)
@@ -165,9 +221,13 @@ class _Window:
         values["speed/tokens_per_second"] = self._tokens * world / elapsed
         values["speed/loader_wait_share"] = min(1.0, (self._loader.waited - self._waited_before) / elapsed)
         values["memory/peak_gib"] = peak_memory_gib()
-        self._sums, self._count = {}, 0
+        self._means = _Means()
         self.restart()
         return values
+
+
+def _logged_name(part: str) -> str:
+    return f"weighted/{part.removeprefix('weighted_')}" if part.startswith("weighted_") else f"loss/{part}"
 
 
 def peak_memory_gib() -> float:
@@ -194,6 +254,3 @@ def _mix(*parts: int) -> int:
         state = (state ^ (state >> 27)) * 0x94D049BB133111EB & (2**64 - 1)
         state ^= state >> 31
     return state >> 1
-
-
-__all__ = ["LossFn", "ValidateFn", "learning_rate", "peak_memory_gib", "train"]

@@ -123,11 +123,11 @@ def test_an_incomplete_checkpoint_is_passed_over_with_a_word(
     student = run.run / "distill/student"
     shutil.rmtree(student / "hf")
     (student / "manifest.json").unlink()
-    (student / "checkpoints/step-00000009/complete.json").unlink()
+    (student / "checkpoints/step-00000012/complete.json").unlink()
     done = run.stage("distill")
     assert done.returncode == 0, done.stderr
     assert "passing over checkpoint" in done.stdout
-    assert "resuming after step 6" in done.stdout
+    assert "resuming after step 9" in done.stdout
     assert (student / "hf/model.safetensors").read_bytes() == (
         finished_run.run / "distill/student/hf/model.safetensors"
     ).read_bytes()
