@@ -36,7 +36,10 @@ STEPS = (
 def run_demo(run: str, corpus: str | None) -> None:
     """Run or continue the demo below `run`. corpus: a .txt or .jsonl to pretrain on instead of Wikipedia."""
     began = time.monotonic()
-    os.chdir(REPOSITORY)  # recipes and DeepSpeed configurations are named relative to the repository
+    corpus = str(Path(corpus).resolve()) if corpus is not None else None
+    # Recipes and DeepSpeed configurations are named relative to the repository; the user's paths are not.
+    run = os.path.relpath(Path(run).resolve(), REPOSITORY)
+    os.chdir(REPOSITORY)
     recipe = load_recipe("recipes/demo.yaml", [f"run={run}"])
     overrides = [f"run={run}", *_prepare_text(recipe, corpus)]
     took = {}
@@ -67,7 +70,7 @@ def _prepare_text(recipe: Recipe, corpus: str | None) -> list[str]:
     if not Path(corpus).is_file():
         raise DataError(f"--corpus {corpus} does not exist")
     say(f"pretraining on {corpus}; the two tasks stay those of the Wikipedia text")
-    return [f"corpus.sources=[{json.dumps(str(Path(corpus).resolve()))}]", "corpus.text=text", "corpus.key=null"]
+    return [f"corpus.sources=[{json.dumps(corpus)}]", "corpus.text=text", "corpus.key=null"]
 
 
 def _run_stage(stage: str, arguments: list[str]) -> None:

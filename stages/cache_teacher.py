@@ -7,7 +7,7 @@ Reads   RUN/tokens/train and the model that `teacher.model` names.
 Writes  RUN/teacher_cache/<teacher.name>/: the hidden states entering the teacher's blocks at `cache.encoder_cut` and
         `cache.decoder_cut`, one shard per token shard, and the tail of the teacher that replays them.
 
-Each process takes every N-th shard that is not done yet; starting again touches only what is missing.
+Of N processes the i-th takes shards i, i + N, i + 2 N …; starting again touches only what is missing.
 """
 
 from __future__ import annotations

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from pipeline.artifacts import Artifact
-from tests.tiny_run import TinyRun
+from tests.tiny_run import ENVIRONMENT, TinyRun
 
 pytestmark = pytest.mark.slow
 
@@ -60,3 +63,18 @@ def test_a_chain_shares_the_steps_and_shrinks_from_link_to_link(finished_run: Ti
     assert layers == [3, 2, 1]
     steps = [json.loads((root / name / "summary.json").read_text())["steps"] for name in ("chain.assistant-1", "chain")]
     assert sum(steps) == json.loads((finished_run.run / "distill/student/summary.json").read_text())["steps"]
+
+
+def test_processes_that_cache_one_after_the_other_leave_no_shard_out(
+    finished_run: TinyRun, few_documents: Path, tmp_path: Path
+) -> None:
+    run = TinyRun(tmp_path, few_documents)
+    for name in ("tokens", "distill/teacher"):
+        shutil.copytree(finished_run.run / name, run.run / name)
+    manifest = run.run / "teacher_cache/teacher/manifest.json"
+    for rank in (1, 0):
+        assert not manifest.exists()
+        environment = ENVIRONMENT | {"RANK": str(rank), "WORLD_SIZE": "2"}
+        done = subprocess.run(run.command("cache_teacher"), env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert run.hashes("cache_teacher") == finished_run.hashes("cache_teacher")
