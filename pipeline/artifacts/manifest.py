@@ -32,10 +32,11 @@ class _Record(BaseModel):
 
 
 class Column(_Record):
-    """One tensor of every shard: its dtype in safetensors' spelling and the shape of a row."""
+    """One column of every shard: torch's name of its dtype, and the shape of a row. Rows of a ragged one are byte strings."""
 
     dtype: str
     row_shape: list[NonNegativeInt]
+    ragged: bool = False
 
 
 class ShardRecord(_Record):

@@ -56,13 +56,24 @@ class Artifact:
             found[column] = view[rows] if isinstance(rows, slice) else torch.stack([view[int(row)] for row in rows])
         return found
 
+    def ragged_rows(self, shard: int, rows: Sequence[int], column: str) -> list[bytes]:
+        """Read rows of a ragged column of one shard; raises CorruptArtifact when its offsets do not fit its bytes."""
+        handle = self._handle(shard)
+        data, offsets = handle.get_slice(column), handle.get_slice(f"{column}.offsets")
+        size, found = data.get_shape()[0], []
+        for row in rows:
+            start, end = (int(value) for value in offsets[int(row) : int(row) + 2])
+            if not 0 <= start <= end <= size:
+                raise CorruptArtifact(
+                    f"{shard_path(self.root, shard)}: row {row} of {column} lies outside it: {self._mend(shard)}"
+                )
+            found.append(data[start:end].numpy().tobytes())
+        return found
+
     def verify_shard(self, index: int) -> None:
         """Check the bytes of shard `index` against its record; raises CorruptArtifact naming the file and the mend."""
         record, path = self.shards[index], shard_path(self.root, index)
-        mend = (
-            f"to rebuild this shard alone: rm {path.with_suffix('.json')} && "
-            f"python stages/{STAGES[self.manifest.kind]}.py --recipe {self.root / 'recipe.yaml'} run={self.root.parent.parent}"
-        )
+        mend = self._mend(index)
         try:
             size = path.stat().st_size
         except FileNotFoundError:
@@ -71,6 +82,12 @@ class Artifact:
             raise CorruptArtifact(f"{path} has {size} bytes instead of {record.bytes}: {mend}")
         if sha256_file(path) != record.sha256:
             raise CorruptArtifact(f"{path} is not what was written (sha256 differs): {mend}")
+
+    def _mend(self, index: int) -> str:
+        return (
+            f"to rebuild this shard alone: rm {shard_path(self.root, index).with_suffix('.json')} && "
+            f"python stages/{STAGES[self.manifest.kind]}.py --recipe {self.root / 'recipe.yaml'} run={self.root.parent.parent}"
+        )
 
     def verify_file(self, name: str) -> None:
         """Check the bytes of a named file against the manifest; raises CorruptArtifact."""

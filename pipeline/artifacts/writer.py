@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,6 @@ from pipeline.artifacts import atomic
 from pipeline.artifacts.fingerprint import Payload, canonical_json, differences, fingerprint
 from pipeline.artifacts.manifest import (
     SCHEMA_VERSION,
-    Column,
     FileRecord,
     InputRecord,
     Kind,
@@ -28,7 +28,7 @@ from pipeline.artifacts.manifest import (
 from pipeline.errors import ArtifactError, CorruptArtifact, StaleArtifact
 
 if TYPE_CHECKING:
-    import torch
+    from pipeline.artifacts.shard import Rows
 
 
 class Output:
@@ -80,39 +80,20 @@ class Output:
         return [index for index in range(count) if self._record(index) is None]
 
     def write_shard(
-        self, index: int, columns: Mapping[str, torch.Tensor], *, tokens: int, notes: Mapping[str, Any] | None = None
+        self, index: int, columns: Mapping[str, Rows], *, tokens: int, notes: Mapping[str, Any] | None = None
     ) -> ShardRecord:
-        """Write shard `index` and then its sidecar.
-
-        columns: contiguous CPU tensors with the same first dimension, the rows.
-        """
-        from safetensors.torch import save
-
-        data = save({name: tensor.contiguous() for name, tensor in columns.items()})
-        rows = {tensor.shape[0] for tensor in columns.values()}
-        assert len(rows) == 1, f"columns of shard {index} differ in rows: {rows}"
-        record = ShardRecord(
-            index=index,
-            fingerprint=self.fingerprint,
-            rows=rows.pop(),
-            tokens=tokens,
-            bytes=len(data),
-            sha256=atomic.sha256_bytes(data),
-            columns={
-                name: Column(dtype=str(tensor.dtype).removeprefix("torch."), row_shape=list(tensor.shape[1:]))
-                for name, tensor in columns.items()
-            },
-            notes=dict(notes or {}),
-        )
+        """Write shard `index` in one go, and then its sidecar. columns: as for `ShardWriter.append`."""
+        writer = self.shard(index, len(next(iter(columns.values()))))
         try:
-            atomic.write_bytes(shard_path(self.root, index), data)
-            atomic.write_json(sidecar_path(self.root, index), record.model_dump())
-        except OSError as error:
-            raise ArtifactError(
-                f"cannot write {shard_path(self.root, index)} ({len(data)} bytes): {error.strerror}; "
-                "free some space and run the same command again, finished shards are kept"
-            ) from error
-        return record
+            writer.append(columns)
+            return writer.finish(tokens=tokens, notes=notes)
+        except BaseException:
+            writer.discard()
+            raise
+
+    def shard(self, index: int, rows: int) -> ShardWriter:
+        """Begin shard `index`, of `rows` rows."""
+        return ShardWriter(self, index, rows)
 
     def finish(self, shards: int = 0, files: Iterable[str] = (), provenance: Mapping[str, Any] | None = None) -> bool:
         """Write the manifest if shards 0…`shards`-1 are all there; returns whether it was written."""
@@ -178,6 +159,54 @@ class Output:
         raise StaleArtifact(
             f"{self.root} was made from something else ({changed}): give this run another name, or remove that directory to make it again"
         )
+
+
+class ShardWriter:
+    """A shard being written, some rows at a time; nothing stands under its name before `finish`."""
+
+    def __init__(self, output: Output, index: int, rows: int) -> None:
+        from pipeline.artifacts.shard import ShardFile
+
+        self._output, self._index, self._rows = output, index, rows
+        self._path = shard_path(output.root, index)
+        with self._explained():
+            self._file = ShardFile(self._path, rows)
+
+    def append(self, columns: Mapping[str, Rows]) -> None:
+        """Write the next rows of every column: CPU tensors (rows, *row_shape), or byte strings for a ragged column."""
+        with self._explained():
+            self._file.append(columns)
+
+    def finish(self, *, tokens: int, notes: Mapping[str, Any] | None = None) -> ShardRecord:
+        """Put the file in its place, and then its sidecar. tokens: how many the shard's rows hold; notes: facts to keep."""
+        with self._explained():
+            size, digest = self._file.publish()
+            record = ShardRecord(
+                index=self._index,
+                fingerprint=self._output.fingerprint,
+                rows=self._rows,
+                tokens=tokens,
+                bytes=size,
+                sha256=digest,
+                columns=self._file.columns,
+                notes=dict(notes or {}),
+            )
+            atomic.write_json(sidecar_path(self._output.root, self._index), record.model_dump())
+        return record
+
+    def discard(self) -> None:
+        """Remove what was written so far."""
+        self._file.discard()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ArtifactError(
+                f"cannot write {self._path}: {error.strerror}; "
+                "free some space and run the same command again, finished shards are kept"
+            ) from error
 
 
 def _provenance() -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipeline.artifacts import Artifact, Output, canonical_json, fingerprint
 from pipeline.artifacts.fingerprint import differences
@@ -93,6 +94,33 @@ def test_a_flipped_byte_is_named_before_it_is_read_and_only_that_shard_is_rebuil
     output.write_shard(1, _columns(1), tokens=12)
     output.finish(2)
     assert Artifact(tmp_path / "a").manifest.content_hash() == before
+
+
+def test_a_shard_written_in_parts_is_the_shard_written_at_once(tmp_path: Path) -> None:
+    columns = {
+        "a": torch.randn(5, 3, 2).bfloat16(),
+        "b": torch.arange(5, dtype=torch.uint16),
+        "c": [b"one", b"", b"three", b"4", b"\x00" * 9],
+    }
+    outputs = [_output(tmp_path / name, views=1) for name in ("whole", "parts")]
+    for output in outputs:
+        output.begin()
+    outputs[0].write_shard(0, columns, tokens=5)
+    writer = outputs[1].shard(0, 5)
+    for part in (slice(0, 2), slice(2, 3), slice(3, 5)):
+        writer.append({name: rows[part] for name, rows in columns.items()})
+    assert not shard_path(tmp_path / "parts", 0).exists()
+    writer.finish(tokens=5)
+    first, second = (shard_path(output.root, 0).read_bytes() for output in outputs)
+    assert first == second
+    outputs[1].finish(1)
+    artifact = Artifact(tmp_path / "parts")
+    found = artifact.rows(0, [4, 1], ("a", "b"))
+    assert torch.equal(found["a"], columns["a"][[4, 1]])
+    assert found["b"].tolist() == [4, 1]
+    assert artifact.ragged_rows(0, [2, 1, 4], "c") == [b"three", b"", b"\x00" * 9]
+    whole = load_file(shard_path(tmp_path / "parts", 0))
+    assert torch.equal(whole["a"], columns["a"])
 
 
 def test_a_damaged_manifest_is_one_clear_line(tmp_path: Path) -> None:
