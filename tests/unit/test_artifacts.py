@@ -99,7 +99,7 @@ def test_a_flipped_byte_is_named_before_it_is_read_and_only_that_shard_is_rebuil
 def test_a_shard_written_in_parts_is_the_shard_written_at_once(tmp_path: Path) -> None:
     columns = {
         "a": torch.randn(5, 3, 2).bfloat16(),
-        "b": torch.arange(5, dtype=torch.uint16),
+        "b": torch.arange(5).to(torch.uint16),
         "c": [b"one", b"", b"three", b"4", b"\x00" * 9],
     }
     outputs = [_output(tmp_path / name, views=1) for name in ("whole", "parts")]
