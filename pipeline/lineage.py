@@ -74,7 +74,7 @@ def cache_output(recipe: Recipe) -> Output:
     """RUN/teacher_cache/<teacher.name>: targets of recipe.teacher for every shard of the training tokens."""
     teacher = required_teacher(recipe)
     tokens = tokens_artifact(recipe, "train")
-    payload = {
+    payload: dict[str, Any] = {
         "stage": "teacher_cache",
         "format": CACHE_FORMAT,
         "tokens": tokens.fingerprint,
@@ -82,6 +82,8 @@ def cache_output(recipe: Recipe) -> Output:
         "dtype": resolve_dtype(teacher.dtype),
         "settings": _cache_settings(recipe.cache),
     }
+    if "sampled" in recipe.cache.kinds:
+        payload["seed"] = recipe.seed
     root = recipe.root / "teacher_cache" / teacher.name
     return Output(root, "teacher_cache", payload, recipe.to_yaml(), {"tokens": tokens.as_input()})
 

@@ -80,6 +80,8 @@ class States(Section):
     dtype: Literal["auto", "bfloat16", "float32", "int8"] = "auto"
     #: Features that share one int8 scale.
     group_size: PositiveInt = 64
+    #: The largest numbers of each row, kept beside int8 in bfloat16.
+    outliers: NonNegativeInt = 8
     #: Store the encoder's output too: an objective that looks at nothing of the encoder's blocks then replays the decoder alone.
     encoder_output: bool = False
 
@@ -90,6 +92,8 @@ class Sampled(Section):
     #: Draws from the teacher's distribution at each target position.
     draws: Annotated[int, Field(ge=1, le=1000)] = 50
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    #: `independent` draws, as in the paper, or `systematic` ones: as unbiased, with less variance.
+    method: Literal["independent", "systematic"] = "independent"
 
 
 class Topk(Section):

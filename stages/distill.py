@@ -16,12 +16,13 @@ from pipeline import lineage
 from pipeline.console import say
 from pipeline.errors import exit_on_error
 from pipeline.stage_args import parse
-from pipeline.training.targets import needs_cache
+from pipeline.training.targets import check_targets, needs_cache
 
 
 @exit_on_error
 def main() -> None:
     recipe, _ = parse(__doc__)
+    check_targets(recipe.distill, recipe.cache)
     output = lineage.distill_output(recipe, needs_cache=needs_cache(recipe.distill))
     if output.complete():
         say(f"distill: {output.root} is up to date")

@@ -65,7 +65,7 @@ class Artifact:
             start, end = (int(value) for value in offsets[int(row) : int(row) + 2])
             if not 0 <= start <= end <= size:
                 raise CorruptArtifact(
-                    f"{shard_path(self.root, shard)}: row {row} of {column} lies outside it: {self._mend(shard)}"
+                    f"{shard_path(self.root, shard)}: row {row} of {column} lies outside it: {self.mend(shard)}"
                 )
             found.append(data[start:end].numpy().tobytes())
         return found
@@ -73,7 +73,7 @@ class Artifact:
     def verify_shard(self, index: int) -> None:
         """Check the bytes of shard `index` against its record; raises CorruptArtifact naming the file and the mend."""
         record, path = self.shards[index], shard_path(self.root, index)
-        mend = self._mend(index)
+        mend = self.mend(index)
         try:
             size = path.stat().st_size
         except FileNotFoundError:
@@ -83,7 +83,8 @@ class Artifact:
         if sha256_file(path) != record.sha256:
             raise CorruptArtifact(f"{path} is not what was written (sha256 differs): {mend}")
 
-    def _mend(self, index: int) -> str:
+    def mend(self, index: int) -> str:
+        """Say how shard `index` alone is rebuilt."""
         return (
             f"to rebuild this shard alone: rm {shard_path(self.root, index).with_suffix('.json')} && "
             f"python stages/{STAGES[self.manifest.kind]}.py --recipe {self.root / 'recipe.yaml'} run={self.root.parent.parent}"

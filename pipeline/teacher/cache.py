@@ -1,11 +1,11 @@
-"""Caching a teacher: for every token shard the states at the cut, and once the tail that replays them."""
+"""Caching a teacher: for every token shard the targets a recipe asks for, and once the tail that replays its states."""
 
 from __future__ import annotations
 
 import shutil
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
@@ -13,54 +13,66 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from pipeline import lineage
 from pipeline.artifacts import Artifact, Output, ShardRecord
 from pipeline.artifacts.content import resolve_model
+from pipeline.artifacts.shard import Rows
 from pipeline.console import Progress, say
 from pipeline.errors import ArtifactError, ConfigError, CorruptArtifact
 from pipeline.families import check_dtype, family_of
 from pipeline.hardware import resolve_dtype
-from pipeline.recipe import Recipe
-from pipeline.teacher.capture import capture_states, resolve_cut
-from pipeline.teacher.fidelity import replay_error
+from pipeline.recipe import Cache, Recipe
+from pipeline.teacher import sparse, states
+from pipeline.teacher.capture import Captured, capture, resolve_cut
+from pipeline.teacher.fidelity import replay_fidelity
 from pipeline.teacher.rows import model_inputs
+from pipeline.teacher.size import cache_bytes
 from pipeline.teacher.tail import TAIL_FILES, Tail, cut_tail, save_tail
+from pipeline.teacher.vocabulary import check_vocabulary
+from pipeline.teacher.writing import Writing
 
 #: Replay may differ from the teacher by rounding (a GPU may choose other kernels); more than this is a fault.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 1e-2}
 
 
-def cache_teacher(recipe: Recipe, rank: int = 0, world: int = 1) -> Output:
+class _Facts(NamedTuple):
+    """What the recipe and the teacher's configuration decide before the teacher is loaded."""
+
+    cuts: tuple[int, int]
+    width: int
+    vocab_size: int
+
+
+def cache_teacher(recipe: Recipe, rank: int = 0, world: int = 1, only: Sequence[int] | None = None) -> Output:
     """Bring RUN/teacher_cache/<teacher.name> to completion; this process takes what is missing of every `world`-th shard.
 
-    Raises ConfigError when teacher and tokens do not fit, ArtifactError when the disk is too small for the whole cache, and
-    CorruptArtifact when replaying a shard's sample does not give what the teacher gives.
+    only: take these shards alone. Raises ConfigError when teacher and tokens do not fit, ArtifactError when the disk is too small
+    for the whole cache, and CorruptArtifact when replaying a shard's sample does not give what the teacher gives.
     """
     output = lineage.cache_output(recipe)
     if output.complete():
         return output
     tokens = lineage.tokens_artifact(recipe, "train")
-    cuts, width = _check(recipe)
+    facts = _check(recipe)
     output.begin()
     missing = output.missing(len(tokens.shards))
-    _require_disk(output, tokens, missing, width)
+    _require_disk(recipe, output, [tokens.shards[index] for index in missing], facts)
     # By index and not by place in `missing`: a process that starts late finds less missing than one that started early.
-    mine = [index for index in missing if index % world == rank]
-    tail_is_mine = rank == 0 and not _tail_present(output.root)
+    mine = [index for index in missing if (index % world == rank if only is None else index in only)]
+    files = TAIL_FILES if "states" in recipe.cache.kinds else ()
+    tail_is_mine = rank == 0 and not _present(output.root, files)
     if mine or tail_is_mine:
-        worker = _Worker(recipe, output, tokens, cuts)
+        worker = _Worker(recipe, output, tokens, facts)
         if tail_is_mine:
-            save_tail(worker.teacher, worker.cuts, output.root / "tail")
+            save_tail(worker.teacher, facts.cuts, output.root / "tail")
         worker.run(mine, quiet=rank != 0)
-    if _tail_present(output.root) and output.finish(
-        len(tokens.shards), files=TAIL_FILES, provenance={"world_size": world}
-    ):
+    if _present(output.root, files) and output.finish(len(tokens.shards), files, provenance={"world_size": world}):
         say(f"teacher_cache: {len(tokens.shards)} shards complete in {output.root}")
     return output
 
 
-def _check(recipe: Recipe) -> tuple[tuple[int, int], int]:
-    """Return the cuts and d_model; raises ConfigError for what would fail later, before anything is written."""
+def _check(recipe: Recipe) -> _Facts:
+    """Raise ConfigError for what would fail later, before anything is written."""
     from transformers import AutoConfig
 
-    spec = lineage.required_teacher(recipe)
+    spec, cache = lineage.required_teacher(recipe), recipe.cache
     directory = resolve_model(spec.model)
     config = AutoConfig.from_pretrained(directory)
     family = family_of(config)
@@ -68,18 +80,21 @@ def _check(recipe: Recipe) -> tuple[tuple[int, int], int]:
     check_vocabulary(spec.model, directory, config.vocab_size, lineage.tokenizer_directory(recipe))
     shape = family.shape(config)
     cuts = (
-        resolve_cut(recipe.cache.encoder_cut, shape.encoder_layers, "encoder_cut"),
-        resolve_cut(recipe.cache.decoder_cut, shape.decoder_layers, "decoder_cut"),
+        resolve_cut(cache.encoder_cut, shape.encoder_layers, "encoder_cut"),
+        resolve_cut(cache.decoder_cut, shape.decoder_layers, "decoder_cut"),
     )
-    return cuts, shape.d_model
+    if "topk" in cache.kinds and cache.topk.k >= config.vocab_size:
+        raise ConfigError(f"cache.topk.k {cache.topk.k}: the teacher's vocabulary has {config.vocab_size} tokens")
+    return _Facts(cuts, shape.d_model, config.vocab_size)
 
 
 class _Worker:
     """A loaded teacher that turns token shards into cache shards."""
 
-    def __init__(self, recipe: Recipe, output: Output, tokens: Artifact, cuts: tuple[int, int]) -> None:
+    def __init__(self, recipe: Recipe, output: Output, tokens: Artifact, facts: _Facts) -> None:
         spec = lineage.required_teacher(recipe)
-        self.output, self.tokens, self.batch_size = output, tokens, recipe.cache.batch_size
+        self.output, self.tokens, self.cache, self.seed = output, tokens, recipe.cache, recipe.seed
+        self.facts = facts
         self.dtype = resolve_dtype(spec.dtype)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         directory = resolve_model(spec.model)
@@ -90,81 +105,126 @@ class _Worker:
         config: Any = self.teacher.config
         self.pad_token_id: int = config.pad_token_id
         self.family = family_of(config)
-        self.cuts = cuts
-        self.tail: Tail = cut_tail(self.teacher, self.cuts)
+        self.tail: Tail | None = cut_tail(self.teacher, facts.cuts) if "states" in self.cache.kinds else None
 
     def run(self, shards: list[int], *, quiet: bool) -> None:
-        # One shard is written while the next is computed; more in flight would only hold memory.
         rows = sum(self.tokens.shards[index].rows for index in shards)
-        with ThreadPoolExecutor(1) as writer, Progress("cache_teacher", rows, "row", quiet=quiet) as progress:
-            pending: Future[ShardRecord] | None = None
+        with Writing() as writing, Progress("cache_teacher", rows, "row", quiet=quiet) as progress:
             for index in shards:
-                columns, notes = self._compute(index, progress)
-                if pending is not None:
-                    pending.result()
-                count = sum(column.shape[0] * column.shape[1] for column in columns.values())
-                pending = writer.submit(self.output.write_shard, index, columns, tokens=count, notes=notes)
-            if pending is not None:
-                pending.result()
+                self._shard(index, writing, progress)
 
-    def _compute(self, index: int, progress: Progress) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    def _shard(self, index: int, writing: Writing, progress: Progress) -> None:
         record = self.tokens.shards[index]
-        encoder, decoder, fidelity = [], [], {}
-        for start in range(0, record.rows, self.batch_size):
-            stop = min(start + self.batch_size, record.rows)
+        writing.begin(self.output, index, record.rows)
+        notes: dict[str, Any] = {"token_shard_sha256": record.sha256}
+        size = self.cache.batch_size
+        for start in range(0, record.rows, size):
+            stop = min(start + size, record.rows)
             rows = self.tokens.rows(index, slice(start, stop), ("input_ids", "labels"))
             batch = {name: tensor.to(self.device) for name, tensor in model_inputs(rows, self.pad_token_id).items()}
-            states = capture_states(self.teacher, self.family, self.cuts, **batch)
+            sparse_kinds = {"sampled", "topk"} & set(self.cache.kinds)
+            captured = capture(self.teacher, self.family, self.facts.cuts, batch, whole=bool(sparse_kinds))
+            columns = self._columns(captured, batch["labels"], index, start)
             if start == 0:
-                fidelity = replay_error(self.teacher, self.family, self.tail, self.cuts, batch, *states)
-                self._require_exact(index, fidelity)
-            encoder.append(states[0].cpu())
-            decoder.append(states[1].cpu())
+                notes |= self._fidelity(index, batch, captured, columns)
+            # Only what is stored leaves the device.
+            stored: dict[str, Rows] = {
+                name: rows.cpu() if isinstance(rows, torch.Tensor) else rows for name, rows in columns.items()
+            }
+            writing.append(stored)
             progress.advance(stop - start)
-        columns = {"encoder_states": torch.cat(encoder), "decoder_states": torch.cat(decoder)}
-        return columns, {"token_shard_sha256": record.sha256, "replay_error": fidelity}
+        writing.finish(record.tokens, notes)
 
-    def _require_exact(self, index: int, fidelity: dict[str, float]) -> None:
-        worst = max(fidelity, key=lambda name: fidelity[name])
-        if not fidelity[worst] <= TOLERANCE[self.dtype]:
+    def _columns(self, captured: Captured, labels: torch.Tensor, shard: int, first_row: int) -> dict[str, Rows]:
+        """The columns of one batch, in the order of its rows."""
+        columns: dict[str, Rows] = {}
+        if "states" in self.cache.kinds:
+            settings = self.cache.states
+            columns |= states.store("encoder_states", captured.encoder_states, settings)
+            columns |= states.store("decoder_states", captured.decoder_states, settings)
+            if settings.encoder_output:
+                columns |= states.store("encoder_output", captured.encoder_output, settings)
+        if captured.decoder_output is not None:
+            head, scored = self.family.head(self.teacher), labels != -100
+            if "sampled" in self.cache.kinds:
+                columns[sparse.SAMPLED] = sparse.sampled_column(
+                    captured.decoder_output,
+                    head,
+                    scored,
+                    self.cache.sampled,
+                    seed=self.seed,
+                    shard=shard,
+                    first_row=first_row,
+                )
+            if "topk" in self.cache.kinds:
+                k, vocab_size = self.cache.topk.k, self.facts.vocab_size
+                columns |= sparse.topk_columns(captured.decoder_output, head, scored, k, vocab_size)
+        return columns
+
+    def _fidelity(
+        self, index: int, batch: dict[str, torch.Tensor], captured: Captured, columns: dict[str, Rows]
+    ) -> dict[str, Any]:
+        """Notes on a shard from its first batch: how well it gives back the teacher, and what ties it to its labels."""
+        notes: dict[str, Any] = {"sample_rows": len(batch["labels"])}
+        if self.tail is not None:
+            dtype = getattr(torch, self.dtype)
+            tensors = {name: rows for name, rows in columns.items() if isinstance(rows, torch.Tensor)}
+            encoder = states.restore("encoder_states", tensors, self.cache.states, dtype)
+            decoder = states.restore("decoder_states", tensors, self.cache.states, dtype)
+            assert encoder is not None
+            assert decoder is not None
+            found = replay_fidelity(self.teacher, self.family, self.tail, self.facts.cuts, batch, encoder, decoder)
+            self._require_faithful(index, found)
+            notes |= found
+        notes |= sparse_notes(self.cache, columns, batch["labels"].cpu(), self.facts.vocab_size)
+        return notes
+
+    def _require_faithful(self, index: int, found: dict[str, Any]) -> None:
+        errors = {name: error["max"] for name, error in found["replay_error"].items()}
+        worst = max(errors, key=lambda name: errors[name])
+        finite = all(error < float("inf") for error in (*errors.values(), found["replay_kl"]))
+        allowed = TOLERANCE[self.dtype] if states.lossless(self.cache.states, self.dtype) else float("inf")
+        if not finite or not errors[worst] <= allowed:
             raise CorruptArtifact(
-                f"cache shard {index}: replayed {worst} differs from the teacher by {fidelity[worst]:.3g} of its largest value "
-                f"(allowed {TOLERANCE[self.dtype]}); nothing was written for it: check that the teacher's weights are finite"
+                f"cache shard {index}: replayed {worst} differs from the teacher by {errors[worst]:.3g} of its largest value "
+                f"(allowed {allowed}); nothing was written for it: check that the teacher's weights are finite"
             )
 
 
-def check_vocabulary(name: str, model: Path, vocab_size: int, tokenizer: Path) -> None:
-    """Refuse a model whose tokenizer is not the one the tokens were made with.
+def sparse_notes(cache: Cache, columns: dict[str, Rows], labels: torch.Tensor, vocab_size: int) -> dict[str, Any]:
+    """Facts about a sample's sparse targets, from the stored columns; labels (rows, L_out), -100 where not scored."""
+    notes: dict[str, Any] = {}
+    scored = labels != -100
+    positions = max(int(scored.sum()), 1)
+    if sparse.SAMPLED in columns:
+        coded = columns[sparse.SAMPLED]
+        assert not isinstance(coded, torch.Tensor)
+        read = sparse.read_sampled(coded, scored, cache.sampled.draws, vocab_size)
+        used = read["sampled_counts"] > 0
+        notes["sampled"] = {
+            "tie": sparse.tie(sparse.sampled_digest(read["sampled_ids"], read["sampled_counts"]), labels),
+            "unique_ids": int(used.sum()) / positions,
+            "bytes_per_position": sum(map(len, coded)) / positions,
+        }
+    if sparse.TOPK[0] in columns:
+        stored = {name: torch.as_tensor(columns[name]).cpu() for name in sparse.TOPK}
+        stored["topk_ids"] = stored["topk_ids"].to(torch.int64)
+        notes["topk"] = {
+            "tie": sparse.tie(sparse.topk_digest(stored), labels),
+            "tail_mass": float(stored["topk_log_tail"][scored].exp().mean()),
+        }
+    return notes
 
-    Raises ConfigError. A model directory without a tokenizer passes when every token id fits its vocabulary.
-    """
-    from transformers import AutoTokenizer
 
-    ours = AutoTokenizer.from_pretrained(tokenizer)
-    if len(ours) > vocab_size:
-        raise ConfigError(
-            f"{name} has a vocabulary of {vocab_size}, but the corpus was tokenised with {len(ours)} tokens ({tokenizer}): "
-            f"set tokenizer.path to {name} and tokenise again"
-        )
-    if not any((model / file).is_file() for file in ("tokenizer.json", "spiece.model", "tokenizer_config.json")):
-        return
-    if AutoTokenizer.from_pretrained(model).get_vocab() != ours.get_vocab():
-        raise ConfigError(
-            f"{name} comes with another tokenizer than the one the corpus was tokenised with ({tokenizer}): "
-            f"set tokenizer.path to {name} and tokenise again"
-        )
+def _present(root: Path, files: Sequence[str]) -> bool:
+    return all((root / name).is_file() for name in files)
 
 
-def _tail_present(root: Path) -> bool:
-    return all((root / name).is_file() for name in TAIL_FILES)
-
-
-def _require_disk(output: Output, tokens: Artifact, missing: list[int], width: int) -> None:
-    itemsize = 4 if output.payload["dtype"] == "float32" else 2
-    need = sum(tokens.shards[index].tokens for index in missing) * width * itemsize
+def _require_disk(recipe: Recipe, output: Output, missing: Sequence[ShardRecord], facts: _Facts) -> None:
+    need = cache_bytes(recipe.cache, missing, facts.width, facts.vocab_size, output.payload["dtype"])
     free = shutil.disk_usage(output.root).free
     if need > free:
         raise ArtifactError(
-            f"{output.root} will take {need / 1e9:.1f} GB more, but {free / 1e9:.1f} GB are free there: "
-            "free some space, tokenise fewer views, or move the run to another disk"
+            f"{output.root} will take {need / 1e9:.1f} GB more, but {free / 1e9:.1f} GB are free there: free some space, "
+            "cache smaller targets (cache.states.dtype=int8, cache.kinds=[sampled]), or move the run to another disk"
         )

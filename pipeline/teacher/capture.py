@@ -1,7 +1,8 @@
-"""The cut: run a teacher up to a block of each stack and take the hidden states that enter it."""
+"""The cut: run a teacher and take the hidden states that enter a block of each stack."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,10 +11,25 @@ from transformers import PreTrainedModel
 from pipeline.errors import ConfigError
 from pipeline.families import Family
 from pipeline.families.base import Stack
+from pipeline.families.stacks import decode, encode
 
 
 class _DecoderCutReached(Exception):
-    """Leaves the teacher's forward: what comes after the decoder's cut (blocks, LM head) is not needed to cache states."""
+    """Leaves the teacher's forward where nothing after the decoder's cut is cached."""
+
+
+@dataclass
+class Captured:
+    """What one forward pass of the teacher leaves, in its dtype and on its device."""
+
+    #: (batch, L_in, d_model), entering encoder block cuts[0].
+    encoder_states: torch.Tensor
+    #: (batch, L_out, d_model), entering decoder block cuts[1].
+    decoder_states: torch.Tensor
+    #: (batch, L_in, d_model), after the final norm.
+    encoder_output: torch.Tensor
+    #: (batch, L_out, d_model), after the final norm; None when the forward was left at the cut.
+    decoder_output: torch.Tensor | None
 
 
 def resolve_cut(cut: int, layers: int, name: str) -> int:
@@ -24,18 +40,17 @@ def resolve_cut(cut: int, layers: int, name: str) -> int:
 
 
 @torch.inference_mode()
-def capture_states(
+def capture(
     teacher: PreTrainedModel,
     family: Family,
     cuts: tuple[int, int],
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor,
-    labels: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the hidden states entering encoder block cuts[0] and decoder block cuts[1].
+    batch: dict[str, torch.Tensor],
+    *,
+    whole: bool = False,
+) -> Captured:
+    """Run the teacher on a batch: to its decoder's cut, or to the end when `whole`. The LM head is not run.
 
-    input_ids, attention_mask: (batch, L_in); labels: (batch, L_out), -100 where ignored. Returns (batch, L_in, d_model) and
-    (batch, L_out, d_model) in the teacher's dtype.
+    batch: input_ids, attention_mask (batch, L_in) and labels (batch, L_out), -100 where ignored.
     """
     states: dict[str, torch.Tensor] = {}
 
@@ -49,14 +64,20 @@ def capture_states(
 
     stacks: tuple[tuple[Stack, int], ...] = (("encoder", cuts[0]), ("decoder", cuts[1]))
     handles = [
-        family.blocks(teacher, stack)[cut].register_forward_pre_hook(keep(stack, stack == "decoder"), with_kwargs=True)
+        family.blocks(teacher, stack)[cut].register_forward_pre_hook(
+            keep(stack, stack == "decoder" and not whole), with_kwargs=True
+        )
         for stack, cut in stacks
     ]
+    mask, decoder_output = batch["attention_mask"], None
+    model: Any = teacher
+    decoder_input_ids = model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
     try:
-        teacher(input_ids=input_ids, attention_mask=attention_mask, labels=labels, use_cache=False)
+        encoder_output = encode(teacher, mask, input_ids=batch["input_ids"])
+        decoder_output = decode(teacher, encoder_output, mask, decoder_input_ids=decoder_input_ids)
     except _DecoderCutReached:
         pass
     finally:
         for handle in handles:
             handle.remove()
-    return states["encoder"], states["decoder"]
+    return Captured(states["encoder"], states["decoder"], encoder_output, decoder_output)

@@ -20,15 +20,16 @@ from pipeline.objectives.schedules import Scheduled
 from pipeline.recipe import Recipe
 from pipeline.student.initial import check_copy, write_initial_student
 from pipeline.student.shapes import student_config
-from pipeline.teacher.cache import check_vocabulary
+from pipeline.teacher.reader import CachedTargets, check_labels
 from pipeline.teacher.tail import load_tail
+from pipeline.teacher.vocabulary import check_vocabulary
 from pipeline.training import distributed
-from pipeline.training.distiller import Distiller, check_objective, teacher_places
+from pipeline.training.distiller import Distiller, check_objective, looks_at_encoder_blocks, teacher_places
 from pipeline.training.engine import deepspeed_config, load_model
 from pipeline.training.export import export_model
 from pipeline.training.loop import train
 from pipeline.training.rows import TokenSource
-from pipeline.training.targets import check_targets, part_weights
+from pipeline.training.targets import part_weights
 from pipeline.training.teachers import CachedTeacher, OnlineTeacher, Teacher
 from pipeline.training.validation import first_rows, lm_score, mean_over_rows
 
@@ -47,8 +48,12 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
     validation_tokens = lineage.tokens_artifact(recipe, "validation")
     tokenizer = lineage.tokenizer_directory(recipe)
     cache = Artifact(lineage.cache_output(recipe).root, "teacher_cache") if "cache" in output.inputs else None
+    targets = None
+    if cache is not None and settings.targets != "online":
+        blocks = looks_at_encoder_blocks(settings.objective)
+        targets = CachedTargets(cache, settings.targets, encoder_blocks=blocks)
     config = _student_config(recipe, tokenizer)
-    _check(recipe, config, cache)
+    _check(recipe, config, targets)
     initial = output.root / "initial"
     if rank == 0:
         output.begin()
@@ -57,14 +62,18 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
             write_initial_student(config, recipe.student.init, teacher, recipe.seed, initial)
     distributed.barrier()
     student = load_model(initial, settings)
-    pad = student.config.pad_token_id
-    model = Distiller(student, settings.objective, _teacher(recipe, cache), settings.max_steps)
-    held_out = TokenSource(validation_tokens, None, pad)
+    model = Distiller(
+        student,
+        settings.objective,
+        _teacher(recipe, targets, train_tokens, student.config.pad_token_id),
+        settings.max_steps,
+    )
+    held_out = TokenSource(validation_tokens, None, student.config)
     rows = first_rows(held_out, settings.validation_rows)
     engine, quality = train(
         model=model,
         settings=settings,
-        source=TokenSource(train_tokens, cache, pad),
+        source=TokenSource(train_tokens, targets, student.config),
         loss=lambda engine, batch, step: engine(batch=batch, step=step),
         out=output.root,
         identity=output.fingerprint,
@@ -83,16 +92,23 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
     return output
 
 
-def _teacher(recipe: Recipe, cache: Artifact | None) -> Teacher | None:
-    """Open the teacher's side of the objective, where it needs more than the cached targets themselves."""
+def _teacher(recipe: Recipe, targets: CachedTargets | None, tokens: Artifact, pad_token_id: int) -> Teacher | None:
+    """Open the teacher's side of the objective, where it needs more than the cached targets themselves.
+
+    Raises CorruptArtifact when the cached targets are not those of the labels.
+    """
     settings, device = recipe.distill, distributed.device()
     if settings.targets == "online" and presets.needs_teacher(part_weights(settings.objective)):
         spec = lineage.required_teacher(recipe)
         dtype = getattr(torch, resolve_dtype(spec.dtype))
         return OnlineTeacher.load(resolve_model(spec.model), dtype, device, *teacher_places(settings.objective, -1))
-    if settings.targets == "states" and cache is not None:
+    if targets is not None and targets.kind == "states":
         # Block 0 of the tail is the block at the cut.
-        return CachedTeacher(load_tail(cache.root / "tail", device, *teacher_places(settings.objective, 0)))
+        tail = load_tail(targets.cache.root / "tail", device, *teacher_places(settings.objective, 0))
+        check_labels(tokens, targets, 0, pad_token_id, tail)
+        return CachedTeacher(tail, targets.settings.states)
+    if targets is not None:
+        check_labels(tokens, targets, 0, pad_token_id, None)
     return None
 
 
@@ -106,16 +122,14 @@ def _student_config(recipe: Recipe, tokenizer: Path) -> Any:
     return student_config(recipe.student, teacher, vocabulary)
 
 
-def _check(recipe: Recipe, config: Any, cache: Artifact | None) -> None:
+def _check(recipe: Recipe, config: Any, targets: CachedTargets | None) -> None:
     """Raise ConfigError for what would fail later, before anything is written."""
     settings, family = recipe.distill, family_of(config)
     check_dtype(config, resolve_dtype(settings.dtype), "distill.dtype")
     deepspeed_config(settings)
-    if presets.needs_teacher(part_weights(settings.objective)):
-        check_targets(settings, recipe.cache)
-        if settings.targets == "states" and cache is not None:
-            seen = AutoConfig.from_pretrained(cache.root / "tail")
-            check_objective(settings.objective, family.shape(config), family.shape(seen))
+    if targets is not None and targets.kind == "states":
+        seen = AutoConfig.from_pretrained(targets.cache.root / "tail")
+        check_objective(settings.objective, family.shape(config), family.shape(seen))
     if recipe.student.init == "layers":
         teacher = AutoConfig.from_pretrained(resolve_model(lineage.required_teacher(recipe).model))
         check_copy(family.shape(config), family.shape(teacher))

@@ -241,6 +241,12 @@ class HiddenLoss(nn.Module):
         return hidden_loss(student, teacher, mask, kind=kind, projection=self.projection)
 
 
+def looks_at_encoder_blocks(objective: Objective) -> bool:
+    """Whether a part compares anything of the teacher's encoder but its output."""
+    blocks, inputs = teacher_places(objective, -1)
+    return "encoder_self" in blocks or any(place.stack == "encoder" for place in inputs)
+
+
 def student_places(objective: Objective) -> tuple[dict[Attention, int], list[BlockInput]]:
     """Return what must be recorded of the student: the block of each attention, and block inputs."""
     blocks = objective.blocks

@@ -10,7 +10,7 @@ from pipeline.artifacts import Output
 from pipeline.artifacts.content import resolve_model
 from pipeline.errors import ConfigError
 from pipeline.recipe import Recipe
-from pipeline.training.targets import needs_cache
+from pipeline.training.targets import check_targets, needs_cache
 
 
 def plan_links(recipe: Recipe) -> list[Recipe]:
@@ -58,6 +58,7 @@ def run_chain(recipe: Recipe) -> list[Output]:
     from pipeline.training import distributed
     from pipeline.training.distill import distill
 
+    check_targets(recipe.distill, recipe.cache)
     distributed.setup()
     outputs = []
     for link in plan_links(recipe):

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-Row = tuple[int, int]
+from pipeline.artifacts.gather import Row
 
 
 class SampleOrder:

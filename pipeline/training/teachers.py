@@ -14,6 +14,8 @@ from pipeline.families import Attention, Shape, family_of
 from pipeline.families.base import Head
 from pipeline.families.recorder import QKV, BlockInput, Recorder
 from pipeline.families.stacks import decode, encode
+from pipeline.recipe import States
+from pipeline.teacher.states import restore
 from pipeline.teacher.tail import Tail
 from pipeline.training.loader import Batch
 
@@ -46,8 +48,9 @@ class Teacher(Protocol):
 class CachedTeacher:
     """Replays the tail of a cache; reads attention_mask and the cached states from the batch."""
 
-    def __init__(self, tail: Tail) -> None:
-        self._tail = tail
+    def __init__(self, tail: Tail, settings: States) -> None:
+        """settings: how the cache stores states."""
+        self._tail, self._settings = tail, settings
 
     @property
     def shape(self) -> Shape:
@@ -62,11 +65,14 @@ class CachedTeacher:
         return self._tail.family.position_bias(self._tail.model, attention, block, rows, columns)
 
     def reference(self, batch: Batch, decoder_input_ids: torch.Tensor) -> Reference:
+        dtype, settings = self._tail.model.dtype, self._settings
+        decoder_states = restore("decoder_states", batch, settings, dtype)
+        assert decoder_states is not None
         replayed = self._tail.replay(
-            batch["decoder_states"],
+            decoder_states,
             batch["attention_mask"],
-            encoder_states=batch.get("encoder_states"),
-            encoder_output=batch.get("encoder_output"),
+            encoder_states=restore("encoder_states", batch, settings, dtype),
+            encoder_output=restore("encoder_output", batch, settings, dtype),
         )
         return Reference(
             replayed.encoder_output, replayed.decoder_output, self._tail.head, replayed.projections, replayed.inputs

@@ -11,8 +11,8 @@ from transformers import AutoModelForSeq2SeqLM, BertConfig, PreTrainedModel
 from pipeline.errors import ConfigError
 from pipeline.families import Shape, family_of
 from pipeline.families.t5 import T5
-from pipeline.teacher.capture import capture_states, resolve_cut
-from pipeline.teacher.fidelity import replay_error
+from pipeline.teacher.capture import capture, resolve_cut
+from pipeline.teacher.fidelity import replay_fidelity
 from pipeline.teacher.tail import cut_tail, load_tail, save_tail
 
 
@@ -44,19 +44,32 @@ def _batch() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("cuts", [(3, 2), (1, 1), (0, 0)], ids=str)
 def test_replay_is_exact_at_any_cut(tmp_path: Path, cuts: tuple[int, int], dtype: torch.dtype, tied: bool) -> None:
     teacher, batch = _teacher(dtype, tied=tied), _batch()
-    states = capture_states(teacher, T5(), cuts, **batch)
+    captured = capture(teacher, T5(), cuts, batch)
     save_tail(teacher, cuts, tmp_path / "tail")
     tail = load_tail(tmp_path / "tail", torch.device("cpu"))
-    errors = replay_error(teacher, T5(), tail, cuts, batch, *states)
-    assert errors == {"logits": 0.0, "encoder_self": 0.0, "decoder_self": 0.0, "cross": 0.0}
+    states = captured.encoder_states, captured.decoder_states
+    found = replay_fidelity(teacher, T5(), tail, cuts, batch, *states)
+    exact = {"max": 0.0, "mean": 0.0}
+    assert found["replay_error"] == dict.fromkeys(("logits", "encoder_self", "decoder_self", "cross"), exact)
+    assert found["replay_kl"] == 0.0
+    # Head and stacks taken apart do what the whole model does.
+    with torch.no_grad():
+        whole = teacher(**batch, use_cache=False)
+    replayed = tail.replay(states[1], batch["attention_mask"], encoder_states=states[0])
+    assert torch.equal(tail.head.logits(replayed.decoder_output), whole.logits)
+    noted = [value for row in found["label_log_probs"] for value in row]
+    assert -sum(noted) / len(noted) == pytest.approx(float(whole.loss), rel=1e-2 if dtype == torch.bfloat16 else 1e-4)
 
 
 def test_a_wrong_state_shows(tmp_path: Path) -> None:
     teacher, batch = _teacher(torch.float32, tied=False), _batch()
-    encoder, decoder = capture_states(teacher, T5(), (3, 2), **batch)
-    shifted = replay_error(teacher, T5(), cut_tail(teacher, (3, 2)), (3, 2), batch, encoder, decoder.roll(1, dims=1))
+    captured, tail = capture(teacher, T5(), (3, 2), batch), cut_tail(teacher, (3, 2))
+    rolled = captured.decoder_states.roll(1, dims=1)
+    found = replay_fidelity(teacher, T5(), tail, (3, 2), batch, captured.encoder_states, rolled)
+    shifted = {name: error["max"] for name, error in found["replay_error"].items()}
     assert shifted["encoder_self"] == 0.0
     assert min(shifted["logits"], shifted["decoder_self"], shifted["cross"]) > 0.01
+    assert found["replay_kl"] > 0.0
 
 
 def test_the_tail_holds_only_what_comes_after_the_cut(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from pipeline.errors import ArtifactError, CorruptArtifact
 from pipeline.families import Shape
 from pipeline.families.t5 import T5
-from pipeline.teacher.capture import capture_states
+from pipeline.teacher.capture import capture
 from pipeline.teacher.quantise import GROUP_SIZE, OUTLIERS, dequantise, quantise
 from pipeline.teacher.tail import cut_tail
 
@@ -96,7 +96,8 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_outlier_dimensions_spoil_scales_a_row_and_a_group_unless_kept_apart() -> None:
     """KL of replayed from live logits, in nats, of an entropy of 4.2: a scale a row 2.0, scales a group 1.7, apart 9e-5."""
     teacher, batch = _teacher_with_outliers(), _batch()
-    states = capture_states(teacher, T5(), CUTS, **batch)
+    captured = capture(teacher, T5(), CUTS, batch)
+    states = captured.encoder_states, captured.decoder_states
     for stack in states:
         assert stack.abs().amax((0, 1)).topk(4).values.min() > 1000 * stack.abs().median()
     row = _replay_kl(teacher, batch, states, group=256, apart=0)
@@ -112,7 +113,9 @@ def _replay_kl(
     with torch.inference_mode():
         live = teacher(**batch).logits.log_softmax(-1)
         read = [dequantise(quantise(s, group, apart), torch.float32, group) for s in states]
-        logits = cut_tail(teacher, CUTS).replay(read[0], read[1], batch["attention_mask"]).logits
+        tail = cut_tail(teacher, CUTS)
+        replayed = tail.replay(read[1], batch["attention_mask"], encoder_states=read[0])
+        logits = tail.head.logits(replayed.decoder_output)
     kl = F.kl_div(logits.log_softmax(-1), live, log_target=True, reduction="none").sum(-1)
     return kl[batch["labels"] != -100].mean().item()
 

@@ -1,0 +1,120 @@
+"""`miniend inspect` and `miniend verify`: what an artifact holds, and whether it is still what was written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import Artifact, Manifest
+from pipeline.console import Progress, say
+from pipeline.errors import CorruptArtifact
+
+
+def inspect_artifact(root: Path) -> None:
+    """Print what the manifest and the sidecars say; no shard is read."""
+    manifest = Artifact(root).manifest
+    totals = manifest.totals
+    say(
+        f"{root}: {manifest.kind} {manifest.name}, fingerprint {manifest.fingerprint[:16]}, content {manifest.content_hash()[:16]}"
+    )
+    say(
+        f"  {len(manifest.shards)} shards, {totals['rows']} rows, {totals['tokens']} tokens, {totals['bytes'] / 1e6:.1f} MB"
+    )
+    if totals["tokens"]:
+        say(f"  {totals['bytes'] / totals['tokens']:.1f} bytes a token")
+    for name, column in (manifest.shards[0].columns if manifest.shards else {}).items():
+        say(f"  column {name}: " + ("bytes" if column.ragged else f"{column.dtype} × {column.row_shape}"))
+    if manifest.kind == "teacher_cache":
+        _say_fidelity(manifest)
+    for name, record in manifest.files.items():
+        say(f"  file {name}: {record.bytes} bytes")
+    for name, source in manifest.inputs.items():
+        say(f"  made from {name} {source.fingerprint[:16]}")
+    say(f"  made {manifest.provenance.get('created')} by miniend {manifest.provenance.get('miniend')}")
+    if manifest.shards:
+        say(f"  a bad shard N is rebuilt alone: {Artifact(root).mend(0).partition(': ')[2].replace('00000', 'N')}")
+
+
+def verify_artifact(root: Path, *, everything: bool = False) -> None:
+    """Check every byte against the manifest and, of a teacher cache, that a sample still belongs to its labels.
+
+    everything: sample every shard of a cache, not only the first, the middle and the last. All bad shards are named; raises
+    CorruptArtifact when there is one.
+    """
+    artifact = Artifact(root)
+    bad: list[str] = []
+    with Progress(f"verify {root.name}", len(artifact.shards), "shard") as progress:
+        for shard in artifact.shards:
+            bad += _complaint(artifact.verify_shard, shard.index)
+            progress.advance()
+    for name in artifact.manifest.files:
+        bad += _complaint(artifact.verify_file, name)
+    replayed = [] if bad or artifact.manifest.kind != "teacher_cache" else _sample(len(artifact.shards), everything)
+    if replayed:
+        bad += _replay(artifact, replayed)
+    for complaint in bad:
+        say(complaint)
+    if bad:
+        raise CorruptArtifact(
+            f"{root}: {len(bad)} of its parts are not what was written; each is named above with its mend"
+        )
+    also = f"; targets of {len(replayed)} shards replayed" if replayed else ""
+    say(f"{root}: {len(artifact.shards)} shards and {len(artifact.manifest.files)} files are what was written{also}")
+
+
+def _say_fidelity(manifest: Manifest) -> None:
+    notes = [shard.notes for shard in manifest.shards]
+    first: dict[str, Any] = notes[0] if notes else {}
+    if "replay_error" in first:
+        for name in first["replay_error"]:
+            worst = max(note["replay_error"][name]["max"] for note in notes)
+            mean = sum(note["replay_error"][name]["mean"] for note in notes) / len(notes)
+            say(f"  replayed {name}: largest error {worst:.3g}, mean {mean:.3g}, of the largest value")
+        kl = max(note["replay_kl"] for note in notes)
+        say(f"  replayed logits: KL from the teacher's at most {kl:.3g} nats a position, mean over a shard's sample")
+    if "sampled" in first:
+        unique = sum(note["sampled"]["unique_ids"] for note in notes) / len(notes)
+        size = sum(note["sampled"]["bytes_per_position"] for note in notes) / len(notes)
+        say(f"  sampled: {unique:.1f} unique ids and {size:.1f} bytes a target position")
+    if "topk" in first:
+        mass = sum(note["topk"]["tail_mass"] for note in notes) / len(notes)
+        say(f"  topk: {mass:.3g} of the teacher's probability lies outside the k")
+
+
+def _complaint(check: Any, argument: Any) -> list[str]:
+    try:
+        check(argument)
+    except CorruptArtifact as error:
+        return [str(error)]
+    return []
+
+
+def _sample(shards: int, everything: bool) -> list[int]:
+    return list(range(shards)) if everything else sorted({0, shards // 2, shards - 1})
+
+
+def _replay(cache: Artifact, shards: list[int]) -> list[str]:
+    """Complaints about the labels of these shards of a teacher cache, whose tokens lie in the same run."""
+    import torch
+    from transformers import AutoConfig, AutoTokenizer
+
+    from pipeline.recipe import Cache
+    from pipeline.teacher.reader import CachedTargets, check_labels, require_aligned
+    from pipeline.teacher.tail import load_tail
+
+    run = cache.root.resolve().parent.parent
+    tokens = Artifact(run / "tokens" / "train", "tokens")
+    require_aligned(tokens, cache)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    settings = Cache.model_validate(cache.manifest.payload["settings"])
+    tail = load_tail(cache.root / "tail", device) if "states" in settings.kinds else None
+    if tail is not None:
+        pad_token_id = AutoConfig.from_pretrained(cache.root / "tail").pad_token_id
+    else:
+        pad_token_id = AutoTokenizer.from_pretrained(run / "tokens" / "tokenizer" / "hf").pad_token_id
+    bad = []
+    for kind in settings.kinds:
+        targets = CachedTargets(cache, kind)
+        for shard in shards:
+            bad += _complaint(lambda index, t=targets: check_labels(tokens, t, index, pad_token_id, tail), shard)
+    return bad

@@ -1,0 +1,107 @@
+"""Reading cached targets, and telling whether they belong to the labels beside them."""
+
+from __future__ import annotations
+
+import torch
+
+from pipeline.artifacts import Artifact
+from pipeline.artifacts.gather import Row, gather, gather_ragged
+from pipeline.errors import ConfigError, CorruptArtifact, StaleArtifact
+from pipeline.recipe import Cache, TargetKind
+from pipeline.teacher import sparse, states
+from pipeline.teacher.fidelity import label_log_probs
+from pipeline.teacher.rows import model_inputs
+from pipeline.teacher.tail import Tail
+
+#: How far, in nats and in the mean, the labels' replayed log-probabilities may be from those noted when they were cached. Rounding
+#: on another device moves bf16's by some 0.01; rows off by one move even an untrained teacher's by 0.3.
+LOG_PROB_TOLERANCE = 0.04
+
+
+class CachedTargets:
+    """Reads one kind of target from a cache."""
+
+    def __init__(self, cache: Artifact, kind: TargetKind, *, encoder_blocks: bool = True) -> None:
+        """encoder_blocks: whether anything of the encoder's blocks is looked at; else a cached encoder output is read alone.
+
+        Raises ConfigError when the cache does not hold this kind.
+        """
+        self.cache, self.kind = cache, kind
+        self.settings = Cache.model_validate(cache.manifest.payload["settings"])
+        if kind not in self.settings.kinds:
+            raise ConfigError(
+                f"{cache.root} holds {', '.join(self.settings.kinds)}: set distill.targets to one of these, "
+                f"or add {kind} to cache.kinds and cache again"
+            )
+        self._columns: tuple[str, ...] = ()
+        if kind == "states":
+            stored = self.settings.states
+            encoder = "encoder_output" if stored.encoder_output and not encoder_blocks else "encoder_states"
+            self._columns = states.names(encoder, stored) + states.names("decoder_states", stored)
+        elif kind == "topk":
+            self._columns = sparse.TOPK
+
+    def read(self, rows: list[Row], labels: torch.Tensor, vocab_size: int) -> dict[str, torch.Tensor]:
+        """Return what `Distiller` and `CachedTeacher` read of these rows; labels: (rows, L_out), -100 where not scored."""
+        if self.kind == "sampled":
+            coded = gather_ragged(self.cache, rows, sparse.SAMPLED)
+            return sparse.read_sampled(coded, labels != -100, self.settings.sampled.draws, vocab_size)
+        found = gather(self.cache, rows, self._columns)
+        return sparse.read_topk(found) if self.kind == "topk" else found
+
+
+def require_aligned(tokens: Artifact, cache: Artifact) -> None:
+    """Raise StaleArtifact unless cache shard i was made from the very bytes of token shard i, for every i."""
+    if len(tokens.shards) != len(cache.shards):
+        raise StaleArtifact(
+            f"{cache.root} has {len(cache.shards)} shards, {tokens.root} has {len(tokens.shards)}: cache again"
+        )
+    for ours, theirs in zip(tokens.shards, cache.shards, strict=True):
+        if theirs.notes.get("token_shard_sha256") != ours.sha256 or theirs.rows != ours.rows:
+            raise StaleArtifact(
+                f"shard {ours.index} of {cache.root} was not made from shard {ours.index} of {tokens.root}: "
+                "remove its sidecar and run cache_teacher again"
+            )
+
+
+def check_labels(tokens: Artifact, targets: CachedTargets, shard: int, pad_token_id: int, tail: Tail | None) -> None:
+    """Compare a shard's targets with its labels, as was done when it was cached: a shift of one against the other shows.
+
+    tail: that of the cache, for states. The first rows of the shard are read; for states the replayed teacher must give their labels
+    the log-probabilities noted, for sampled and topk the sum that ties them to the labels must be
+    the one noted. Raises CorruptArtifact.
+    """
+    notes = targets.cache.shards[shard].notes
+    count = len(notes["label_log_probs"]) if targets.kind == "states" else notes["sample_rows"]
+    rows = [(shard, row) for row in range(count)]
+    batch = model_inputs(gather(tokens, rows, ("input_ids", "labels")), pad_token_id)
+    labels = batch["labels"]
+    found = targets.read(rows, labels, vocab_size=1 << 20)
+    if targets.kind == "states":
+        assert tail is not None
+        settings, dtype, device = targets.settings.states, tail.model.dtype, tail.model.device
+        columns = {name: tensor.to(device) for name, tensor in found.items()}
+        decoder_states = states.restore("decoder_states", columns, settings, dtype)
+        assert decoder_states is not None
+        replayed = tail.replay(
+            decoder_states,
+            batch["attention_mask"].to(device),
+            encoder_states=states.restore("encoder_states", columns, settings, dtype),
+            encoder_output=states.restore("encoder_output", columns, settings, dtype),
+        )
+        values = torch.cat(label_log_probs(tail.head, replayed.decoder_output, labels.to(device))).cpu()
+        noted = torch.tensor([value for row in notes["label_log_probs"] for value in row])
+        fits = len(values) == len(noted) and float((values - noted).abs().mean()) <= LOG_PROB_TOLERANCE
+        what = "the replayed teacher gives them other log-probabilities than were noted"
+    else:
+        if targets.kind == "sampled":
+            digest = sparse.sampled_digest(found["sampled_ids"], found["sampled_counts"])
+        else:
+            digest = sparse.topk_digest(gather(targets.cache, rows, sparse.TOPK))
+        fits = sparse.tie(digest, labels) == notes[targets.kind]["tie"]
+        what = "together they are not what was noted"
+    if not fits:
+        raise CorruptArtifact(
+            f"shard {shard} of {targets.cache.root} does not belong to the labels of {tokens.root}: {what}: "
+            f"{targets.cache.mend(shard)}"
+        )

@@ -1,0 +1,36 @@
+"""What a cache will take on disk, before its first byte is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.artifacts import ShardRecord
+from pipeline.recipe import Cache, States
+
+#: Bytes a target position of `sampled` takes: benchmarks/cache_size.py measures 17 to 27 at 50 draws; more draws, more ids.
+SAMPLED_BYTES_PER_DRAW = 0.6
+
+
+def state_bytes(settings: States, width: int, computed: str) -> float:
+    """Bytes of one position's hidden states. computed: the dtype the teacher computes in."""
+    if settings.dtype == "int8":
+        return width + 2 * -(-width // settings.group_size) + 2 * min(settings.outliers, width)
+    dtype = computed if settings.dtype == "auto" else settings.dtype
+    return width * (4 if dtype == "float32" else 2)
+
+
+def cache_bytes(cache: Cache, tokens: Sequence[ShardRecord], width: int, vocab_size: int, computed: str) -> float:
+    """Bytes that caching these token shards takes: exact but for `sampled` (see SAMPLED_BYTES_PER_DRAW) and headers."""
+    total = 0.0
+    for shard in tokens:
+        length_in, length_out = (shard.columns[name].row_shape[0] for name in ("input_ids", "labels"))
+        row = 0.0
+        if "states" in cache.kinds:
+            positions = length_in * (2 if cache.states.encoder_output else 1) + length_out
+            row += positions * state_bytes(cache.states, width, computed)
+        if "topk" in cache.kinds:
+            row += length_out * (cache.topk.k * (4 if vocab_size <= 1 << 16 else 6) + 4)
+        if "sampled" in cache.kinds:
+            row += length_out * cache.sampled.draws * SAMPLED_BYTES_PER_DRAW
+        total += shard.rows * row
+    return total
