@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -50,21 +51,27 @@ MODELS: dict[str, tuple[Any, dict[str, Any], bool]] = {
 }
 
 
-def tiny_config(name: str, layers: tuple[int, int] = (4, 3), **changes: Any) -> Any:
-    """layers: blocks of the encoder and the decoder."""
+def tiny_config(
+    name: str, layers: tuple[int, int] = (4, 3), widths: Mapping[str, int] | None = None, **changes: Any
+) -> Any:
+    """layers: blocks of the encoder and the decoder; widths: fields of `Shape`; changes: entries of the configuration."""
     kind, settings, _ = MODELS[name]
     config = kind(**{"vocab_size": VOCABULARY} | settings | changes)
     family = family_of(config)
-    shape = replace(family.shape(config), encoder_layers=layers[0], decoder_layers=layers[1])
+    shape = replace(family.shape(config), encoder_layers=layers[0], decoder_layers=layers[1], **widths or {})
     return family.with_shape(config, shape)
 
 
 def tiny_model(
-    name: str, dtype: torch.dtype = torch.float32, layers: tuple[int, int] = (4, 3), **changes: Any
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    layers: tuple[int, int] = (4, 3),
+    widths: Mapping[str, int] | None = None,
+    **changes: Any,
 ) -> PreTrainedModel:
     """Return a model in evaluation mode, the same for the same arguments."""
     torch.manual_seed(0)
-    model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(tiny_config(name, layers, **changes))
+    model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(tiny_config(name, layers, widths, **changes))
     if MODELS[name][2]:
         family_of(model.config).separate_head(model)
     learned = [(key, weight) for key, weight in model.named_parameters() if weight.requires_grad]

@@ -61,6 +61,8 @@ def write_model(
     config.dtype = next(iter(weights.values())).dtype
     config.save_pretrained(temporary)
     generation = {name: value for name in _GENERATION if (value := getattr(config, name, None)) is not None}
+    # mBART names no start token: it is trained to start from the last token of its labels, which is EOS.
+    generation.setdefault("decoder_start_token_id", config.eos_token_id)
     GenerationConfig(**generation).save_pretrained(temporary)
     save_file(
         {name: tensor.contiguous() for name, tensor in weights.items()},

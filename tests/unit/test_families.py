@@ -126,8 +126,11 @@ def test_generation_begins_and_ends_where_the_configuration_says(tmp_path: Path,
     model = tiny_model(name)
     write_model(tmp_path / "hf", model.config, stored_weights(model))
     generation = _loaded(tmp_path / "hf").generation_config
-    for key in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_eos_token_id"):
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id", "forced_eos_token_id"):
         assert getattr(generation, key) == getattr(model.config, key, None)
+    labels = torch.tensor([[5, 6, model.config.eos_token_id, -100]])
+    trained_from = model.prepare_decoder_input_ids_from_labels(labels=labels)[0, 0]
+    assert generation.decoder_start_token_id == trained_from
 
 
 @pytest.mark.parametrize("name", MODELS)
