@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.errors import ConfigError
+from pipeline.families.bart import Bart, Pegasus
 from pipeline.families.base import Attention, Family, Projections, Shape
-from pipeline.families.t5 import T5
+from pipeline.families.t5 import T5, UMT5
 
-_FAMILIES: tuple[Family, ...] = (T5(),)
+_FAMILIES: tuple[Family, ...] = (T5(), UMT5(), Bart(), Pegasus())
 
 
 def family_of(config: Any) -> Family:
@@ -32,4 +33,11 @@ def check_dtype(config: Any, dtype: str, setting: str) -> None:
         )
 
 
-__all__ = ["Attention", "Family", "Projections", "Shape", "check_dtype", "family_of"]
+def check_length(config: Any, length: int, setting: str) -> None:
+    """Raise ConfigError when a model has no positions for `length` tokens; setting: the key of the recipe that asks for it."""
+    longest = family_of(config).max_length(config)
+    if longest is not None and length > longest:
+        raise ConfigError(f"{setting} {length}: a {config.model_type} like this one has {longest} positions; lower it")
+
+
+__all__ = ["Attention", "Family", "Projections", "Shape", "check_dtype", "check_length", "family_of"]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from pipeline.errors import ConfigError
 
 #: The three attentions of an encoder-decoder model.
 Attention = Literal["encoder_self", "decoder_self", "cross"]
@@ -59,63 +63,93 @@ class Shape:
         return self.num_heads * self.d_kv
 
 
-class Family(Protocol):
+class Family(ABC):
+    """One architecture. A new one fills in the abstract methods; docs/families.md says what each must do."""
+
     #: `model_type`s of the configurations this family covers.
     model_types: tuple[str, ...]
     #: Whether fp16 overflows in it.
     overflows_in_fp16: bool
 
-    def shape(self, config: Any) -> Shape: ...
+    @abstractmethod
+    def shape(self, config: Any) -> Shape:
+        """Return the shape a configuration describes; raises ConfigError for one that `Shape` cannot express."""
 
+    @abstractmethod
     def with_shape(self, config: Any, shape: Shape) -> Any:
         """Return a copy of `config` of the given shape; raises ConfigError for a shape the family cannot have."""
-        ...
 
     def new_config(self, shape: Shape, vocab_size: int) -> Any:
         """Return the configuration of a model made from nothing."""
-        ...
+        raise ConfigError(f"a {self.model_types[0]} is not made from nothing: name a teacher of that family")
 
+    def max_length(self, config: Any) -> int | None:
+        """Return the longest sequence the model has positions for; None when any length will do."""
+        return None
+
+    @abstractmethod
     def blocks(self, model: PreTrainedModel, stack: Stack) -> nn.ModuleList: ...
 
+    @abstractmethod
     def projections(self, model: PreTrainedModel, attention: Attention, block: int) -> Projections: ...
 
-    def head(self, model: PreTrainedModel) -> Head: ...
+    def head(self, model: PreTrainedModel) -> Head:
+        """Return the LM head."""
+        return Head(model.lm_head.weight, 1.0, getattr(model, "final_logits_bias", None))
 
     def attention_scale(self, config: Any) -> float:
         """What attention scores q kᵀ are multiplied with."""
-        ...
+        return self.shape(config).d_kv ** -0.5
 
     def position_bias(
         self, model: PreTrainedModel, attention: Attention, block: int, rows: int, columns: int
     ) -> torch.Tensor | None:
         """Return what is added to the scores of an attention, (1, heads, rows, columns); None where the family adds nothing."""
-        ...
+        return None
 
+    @abstractmethod
     def block_prefix(self, stack: Stack, block: int) -> str:
         """Return the prefix of the parameter names of a block, with its final dot."""
-        ...
 
     def moves_with_block(self, name: str) -> bool:
         """Whether the parameter `name` (within a block) belongs to the block, rather than to its place in the stack."""
-        ...
+        return True
 
-    def initialise(self, model: PreTrainedModel) -> None:
+    def initialise(self, model: PreTrainedModel) -> None:  # noqa: B027 - most need no correction
         """Correct Transformers' random initialisation where it differs from the published one."""
-        ...
 
+    @abstractmethod
     def head_is_separate(self, names: Collection[str]) -> bool:
         """Whether weights of these names hold an LM head of their own, rather than one tied to the embeddings."""
-        ...
 
     def separate_head(self, model: PreTrainedModel) -> None:
         """Give `model` an LM head of its own, uninitialised, where Transformers built it tied."""
-        ...
+        head: Any = model.lm_head
+        model.lm_head = nn.Linear(model.config.d_model, head.out_features, bias=False, dtype=model.dtype)
+
+    @abstractmethod
+    def neutralise_inputs(self, model: PreTrainedModel) -> None:
+        """Make all that a stack does before its first block leave `inputs_embeds` as they are, and drop its weights."""
 
     def tail_state(
         self, model: PreTrainedModel, encoder_cut: int, decoder_cut: int
     ) -> tuple[Any, dict[str, torch.Tensor]]:
         """Return (configuration, weights) of the tail: the blocks from the cuts on, the final norms and the head."""
-        ...
+        shape = self.shape(model.config)
+        layers = {"encoder": shape.encoder_layers - encoder_cut, "decoder": shape.decoder_layers - decoder_cut}
+        config = self.with_shape(
+            model.config, replace(shape, encoder_layers=layers["encoder"], decoder_layers=layers["decoder"])
+        )
+        name_in_whole = {name: name for name in self._empty_tail(config, model.dtype).state_dict()}
+        stacks: tuple[tuple[Stack, int], ...] = (("encoder", encoder_cut), ("decoder", decoder_cut))
+        for stack, cut in stacks:
+            for block in range(layers[stack]):
+                here, there = self.block_prefix(stack, block), self.block_prefix(stack, block + cut)
+                for name in name_in_whole:
+                    if name.startswith(here) and self.moves_with_block(name.removeprefix(here)):
+                        name_in_whole[name] = there + name.removeprefix(here)
+        whole = model.state_dict()
+        return config, {name: whole[source] for name, source in name_in_whole.items()}
 
     def build_tail(self, config: Any, state: dict[str, torch.Tensor]) -> PreTrainedModel:
         """Return the tail as a model of the same class as the teacher.
@@ -123,4 +157,12 @@ class Family(Protocol):
         Fed with the hidden states at the cuts as `inputs_embeds` and `decoder_inputs_embeds`, its forward does what the
         teacher does after them, operation for operation.
         """
-        ...
+        tail = self._empty_tail(config, state["lm_head.weight"].dtype)
+        tail.load_state_dict(state, strict=True, assign=True)
+        return tail.eval().requires_grad_(False)
+
+    def _empty_tail(self, config: Any, dtype: torch.dtype) -> PreTrainedModel:
+        with torch.device("meta"), no_init_weights():
+            tail: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(config, dtype=dtype)
+        self.neutralise_inputs(tail)
+        return tail

@@ -1,4 +1,7 @@
-"""T5 (Raffel et al. 2020), T5 v1.1 and Flan-T5: relative position bias in block 0, RMS norms, unscaled attention."""
+"""T5 (Raffel et al. 2020), T5 v1.1, Flan-T5, ByT5, mT5 and umT5: relative position bias, RMS norms, unscaled attention.
+
+ByT5 is a T5 v1.1 over bytes: its `model_type` is t5, its encoder three times as deep as its decoder.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, T5Config
+from transformers import PreTrainedModel, T5Config
 
 from pipeline.errors import ConfigError
-from pipeline.families.base import Attention, Head, Projections, Shape, Stack
+from pipeline.families.base import Attention, Family, Head, Projections, Shape, Stack
 
 #: Held by block 0 alone, and used by all blocks of its stack.
 _BIAS = "SelfAttention.relative_attention_bias.weight"
-_EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
 
-class T5:
-    model_types: tuple[str, ...] = ("t5",)
+class T5(Family):
+    model_types: tuple[str, ...] = ("t5", "mt5")
     overflows_in_fp16 = True
 
     def shape(self, config: Any) -> Shape:
@@ -33,13 +35,9 @@ class T5:
         )
 
     def with_shape(self, config: Any, shape: Shape) -> Any:
-        if shape.d_model % 2:
-            raise ConfigError(f"student.d_model {shape.d_model} is odd: choose a multiple of 8")
-        if shape.attention_width > 4 * shape.d_model:
-            raise ConfigError(
-                f"student: num_heads {shape.num_heads} × d_kv {shape.d_kv} = {shape.attention_width} is more than "
-                f"4 × d_model {shape.d_model}: lower num_heads or d_kv"
-            )
+        own = self.shape(config)
+        if (shape.d_model, shape.attention_width) != (own.d_model, own.attention_width):
+            self._check_widths(shape)
         changed = copy.deepcopy(config)
         changed.num_layers, changed.num_decoder_layers = shape.encoder_layers, shape.decoder_layers
         changed.d_model, changed.d_ff = shape.d_model, shape.d_ff
@@ -67,8 +65,9 @@ class T5:
         return Projections(module.q, module.k, module.v)
 
     def head(self, model: PreTrainedModel) -> Head:
-        scale = model.config.d_model**-0.5 if model.config.scale_decoder_outputs else 1.0
-        return Head(model.lm_head.weight, scale, None)
+        return Head(
+            model.lm_head.weight, model.config.d_model**-0.5 if self._scales_output(model.config) else 1.0, None
+        )
 
     def attention_scale(self, config: Any) -> float:
         return 1.0
@@ -78,7 +77,8 @@ class T5:
     ) -> torch.Tensor | None:
         if attention == "cross":
             return None
-        layers: Any = self.blocks(model, "encoder" if attention == "encoder_self" else "decoder")[0].layer
+        holder = block if self.moves_with_block(_BIAS) else 0
+        layers: Any = self.blocks(model, "encoder" if attention == "encoder_self" else "decoder")[holder].layer
         return layers[0].SelfAttention.compute_bias(rows, columns)
 
     def block_prefix(self, stack: Stack, block: int) -> str:
@@ -88,50 +88,42 @@ class T5:
         return not name.endswith(_BIAS)
 
     def initialise(self, model: PreTrainedModel) -> None:
-        if model.config.scale_decoder_outputs:
+        if self._scales_output(model.config):
             return
-        # T5 1.1 has a head of its own. With the embeddings' std of 1 the logits would start with std √d_model and the loss
-        # far above ln(vocabulary); the published models used d_model^-½.
+        # T5 1.1 and mT5 have a head of their own. With the embeddings' std of 1 the logits would start with std √d_model
+        # and the loss far above ln(vocabulary); the published models used d_model^-½.
         self.separate_head(model)
         nn.init.normal_(model.lm_head.weight, std=model.config.d_model**-0.5)
 
     def head_is_separate(self, names: Collection[str]) -> bool:
         return "lm_head.weight" in names and "shared.weight" in names
 
-    def separate_head(self, model: PreTrainedModel) -> None:
-        config, dtype = model.config, model.dtype
-        model.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False, dtype=dtype)
+    def neutralise_inputs(self, model: PreTrainedModel) -> None:
+        whole: Any = model
+        whole.shared = whole.encoder.embed_tokens = whole.decoder.embed_tokens = nn.Identity()
 
-    def tail_state(
-        self, model: PreTrainedModel, encoder_cut: int, decoder_cut: int
-    ) -> tuple[Any, dict[str, torch.Tensor]]:
-        shape = self.shape(model.config)
-        config = copy.deepcopy(model.config)
-        config.num_layers = shape.encoder_layers - encoder_cut
-        config.num_decoder_layers = shape.decoder_layers - decoder_cut
-        with torch.device("meta"):
-            names = AutoModelForSeq2SeqLM.from_config(config).state_dict()
-        whole = model.state_dict()
-        state = {name: whole[self._name_before_the_cut(name, encoder_cut, decoder_cut)] for name in names}
-        # The inputs are hidden states, so no token is ever looked up: of the embeddings one row is kept.
-        state |= {name: state[name][:1].clone() for name in _EMBEDDINGS}
-        return config, state
+    @staticmethod
+    def _check_widths(shape: Shape) -> None:
+        if shape.d_model % 2:
+            raise ConfigError(f"student.d_model {shape.d_model} is odd: choose a multiple of 8")
+        if shape.attention_width > 4 * shape.d_model:
+            raise ConfigError(
+                f"student: num_heads {shape.num_heads} × d_kv {shape.d_kv} = {shape.attention_width} is more than "
+                f"4 × d_model {shape.d_model}: lower num_heads or d_kv"
+            )
 
-    def build_tail(self, config: Any, state: dict[str, torch.Tensor]) -> PreTrainedModel:
-        with torch.device("meta"):
-            tail = AutoModelForSeq2SeqLM.from_config(config, dtype=state["lm_head.weight"].dtype)
-        for name in _EMBEDDINGS:
-            tail.get_submodule(name.removesuffix(".weight")).weight = nn.Parameter(state[name])
-        tail.load_state_dict(state, strict=True, assign=True)
-        return tail.eval().requires_grad_(False)
+    def _scales_output(self, config: Any) -> bool:
+        """Whether the decoder's output is multiplied by d_model^-½ before the head, as with embeddings for a head."""
+        return getattr(config, "scale_decoder_outputs", False)
 
-    def _name_before_the_cut(self, name: str, encoder_cut: int, decoder_cut: int) -> str:
-        # Transformers gives the position bias to the first block of a stack, in the tail as in the whole model.
-        if name.endswith(_BIAS):
-            return name
-        for stack, cut in (("encoder", encoder_cut), ("decoder", decoder_cut)):
-            prefix = f"{stack}.block."
-            if name.startswith(prefix):
-                index, rest = name.removeprefix(prefix).split(".", 1)
-                return f"{prefix}{int(index) + cut}.{rest}"
-        return name
+
+class UMT5(T5):
+    """umT5 (Chung et al. 2023): a position bias of its own in every block, and an output scaled like T5 1.0's."""
+
+    model_types = ("umt5",)
+
+    def moves_with_block(self, name: str) -> bool:
+        return True
+
+    def _scales_output(self, config: Any) -> bool:
+        return config.tie_word_embeddings

@@ -11,7 +11,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from pipeline.errors import ConfigError
 from pipeline.families import Shape, family_of
 from pipeline.families.base import Stack
-from pipeline.families.directory import write_model
+from pipeline.families.directory import stored_weights, write_model
 
 
 def chosen_blocks(teacher: int, student: int) -> list[int]:
@@ -55,7 +55,7 @@ def write_initial_student(config: Any, init: str, teacher: Path | None, seed: in
         source = AutoModelForSeq2SeqLM.from_pretrained(teacher, dtype=torch.float32)
         check_copy(family_of(config).shape(config), family_of(config).shape(source.config))
         _copy_blocks(model, source)
-    write_model(directory, config, dict(model.named_parameters()))
+    write_model(directory, config, stored_weights(model))
 
 
 @torch.no_grad()

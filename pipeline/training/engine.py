@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 from pipeline.artifacts.content import weight_files
 from pipeline.errors import ConfigError
 from pipeline.families import family_of
+from pipeline.families.directory import place_of, stored_buffers
 from pipeline.hardware import resolve_dtype
 from pipeline.lineage import read_deepspeed_json
 from pipeline.recipe import Optimisation
@@ -67,6 +68,9 @@ def load_model(directory: Path, settings: Optimisation) -> PreTrainedModel:
     for name in ("dropout_rate", "dropout", "attention_dropout", "activation_dropout"):
         if hasattr(model_config, name):
             setattr(model_config, name, settings.dropout)
+    for name in ("encoder_layerdrop", "decoder_layerdrop"):
+        if hasattr(model_config, name):  # a block left out has no q, k, v to compare, and ZeRO-3 would wait for it
+            setattr(model_config, name, 0.0)
     partitioned = config.get("zero_optimization", {}).get("stage", 0) == 3
     context = deepspeed.zero.Init(config_dict_or_path=config) if partitioned else contextlib.nullcontext()
     dtype = getattr(torch, resolve_dtype(settings.dtype))
@@ -89,7 +93,7 @@ def initialize(model: nn.Module, settings: Optimisation) -> Any:
     return engine
 
 
-def load_weights(model: nn.Module, directory: Path) -> None:
+def load_weights(model: PreTrainedModel, directory: Path) -> None:
     """Copy the safetensors files of `directory` into `model`, partitioned or not.
 
     Raises ConfigError when names or shapes do not fit.
@@ -100,16 +104,27 @@ def load_weights(model: nn.Module, directory: Path) -> None:
     loaded: set[int] = set()
     for file in weight_files(directory):
         with safe_open(file, framework="pt") as handle:
-            for name in handle.keys():  # noqa: SIM118 - not a dict
+            for key in handle.keys():  # noqa: SIM118 - not a dict
+                name = place_of(key, model, parameters)
+                if name is None:
+                    continue
                 if name not in parameters:
-                    raise ConfigError(f"{file}: weight {name} has no place in the model its config.json describes")
+                    raise ConfigError(f"{file}: weight {key} has no place in the model its config.json describes")
                 with _writable(parameters[name]) as target:
                     if target is not None:
-                        target.copy_(handle.get_tensor(name))
+                        target.copy_(handle.get_tensor(key))
                 loaded.add(id(parameters[name]))
     absent = [name for name, parameter in parameters.items() if id(parameter) not in loaded and parameter.requires_grad]
     if absent:
         raise ConfigError(f"{directory}: no weight for {absent[0]} (and {len(absent) - 1} more)")
+    for (
+        module
+    ) in model.modules():  # tables that are computed, not learned, need not be in the file (Marian's positions)
+        for parameter in module.parameters(recurse=False):
+            if id(parameter) not in loaded:
+                with _writable(parameter) as target:
+                    if target is not None:
+                        model._init_weights(module)
 
 
 def weight_names(directory: Path) -> set[str]:
@@ -123,13 +138,15 @@ def weight_names(directory: Path) -> set[str]:
 
 
 def gather_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (name, CPU copy) of each parameter, one at a time; every rank must iterate, rank 0 gets the values."""
+    """Yield (name, CPU copy) of each parameter and saved buffer, one at a time; every rank must iterate, rank 0 gets them."""
     import deepspeed
 
     for name, parameter in model.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter]):
             if distributed.rank() == 0:
                 yield name, parameter.detach().to("cpu", copy=True)
+    if distributed.rank() == 0:
+        yield from ((name, buffer.to("cpu", copy=True)) for name, buffer in stored_buffers(model).items())
 
 
 @contextlib.contextmanager

@@ -1,0 +1,105 @@
+"""BART (Lewis et al. 2020), mBART, Marian and Pegasus: absolute positions, layer norms, biases, two equal stacks.
+
+They differ in where the norms are (BART, Marian: after each sublayer; mBART, Pegasus: before it, and one at the end of a
+stack), in positions learned (BART, mBART) or sinusoidal, and in a norm of the embeddings (BART, mBART). All of it is in the
+modules a model has; the tail keeps what comes after the first block's input.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from pipeline.errors import ConfigError
+from pipeline.families.base import Attention, Family, Projections, Shape, Stack
+
+
+class _NoPositions(nn.Module):
+    """Stands for position embeddings that were already added."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        # Adding +0.0 would turn -0.0 into +0.0; adding -0.0 changes no number at all (IEEE 754, round to nearest).
+        return torch.tensor(-0.0)
+
+
+class Bart(Family):
+    model_types: tuple[str, ...] = ("bart", "mbart", "marian")
+    overflows_in_fp16 = False
+
+    def shape(self, config: Any) -> Shape:
+        for what in ("attention_heads", "ffn_dim"):
+            encoder, decoder = getattr(config, f"encoder_{what}"), getattr(config, f"decoder_{what}")
+            if encoder != decoder:
+                raise ConfigError(
+                    f"encoder_{what} {encoder} and decoder_{what} {decoder} of this {config.model_type} differ: "
+                    "only stacks of equal widths are supported"
+                )
+        return Shape(
+            encoder_layers=config.encoder_layers,
+            decoder_layers=config.decoder_layers,
+            d_model=config.d_model,
+            d_ff=config.encoder_ffn_dim,
+            num_heads=config.encoder_attention_heads,
+            d_kv=config.d_model // config.encoder_attention_heads,
+        )
+
+    def with_shape(self, config: Any, shape: Shape) -> Any:
+        if shape.d_model % shape.num_heads or shape.d_model % 2:
+            raise ConfigError(
+                f"student.d_model {shape.d_model} must be even and a multiple of student.num_heads {shape.num_heads}: "
+                f"the heads of a {config.model_type} share it"
+            )
+        if shape.attention_width != shape.d_model:
+            raise ConfigError(
+                f"student.d_kv {shape.d_kv} with num_heads {shape.num_heads} and d_model {shape.d_model}: the heads of a "
+                f"{config.model_type} share d_model, so set d_kv to {shape.d_model // shape.num_heads}"
+            )
+        changed = copy.deepcopy(config)
+        changed.encoder_layers, changed.decoder_layers = shape.encoder_layers, shape.decoder_layers
+        changed.d_model = shape.d_model
+        changed.encoder_ffn_dim = changed.decoder_ffn_dim = shape.d_ff
+        changed.encoder_attention_heads = changed.decoder_attention_heads = shape.num_heads
+        return changed
+
+    def max_length(self, config: Any) -> int | None:
+        return config.max_position_embeddings
+
+    def blocks(self, model: PreTrainedModel, stack: Stack) -> nn.ModuleList:
+        return getattr(model.model, stack).layers
+
+    def projections(self, model: PreTrainedModel, attention: Attention, block: int) -> Projections:
+        stack: Stack = "encoder" if attention == "encoder_self" else "decoder"
+        layer: Any = self.blocks(model, stack)[block]
+        module = layer.encoder_attn if attention == "cross" else layer.self_attn
+        return Projections(module.q_proj, module.k_proj, module.v_proj)
+
+    def block_prefix(self, stack: Stack, block: int) -> str:
+        return f"model.{stack}.layers.{block}."
+
+    def head_is_separate(self, names: Collection[str]) -> bool:
+        # A Marian with two vocabularies has no shared embeddings; its head is tied to the decoder's.
+        embeddings = {"model.shared.weight", "model.decoder.embed_tokens.weight"}
+        return "lm_head.weight" in names and not embeddings.isdisjoint(names)
+
+    def neutralise_inputs(self, model: PreTrainedModel) -> None:
+        inner: Any = model.model
+        if hasattr(inner, "shared"):
+            inner.shared = nn.Identity()
+        for stack in (inner.encoder, inner.decoder):
+            stack.embed_tokens, stack.embed_positions = nn.Identity(), _NoPositions()
+            if hasattr(stack, "layernorm_embedding"):
+                stack.layernorm_embedding = nn.Identity()
+            # Pegasus and Marian scale whatever enters the decoder, embedded tokens or not.
+            stack.embed_scale = 1.0
+
+
+class Pegasus(Bart):
+    """Pegasus (Zhang et al. 2020), pretrained in bf16."""
+
+    model_types = ("pegasus",)
+    overflows_in_fp16 = True

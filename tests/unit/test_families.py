@@ -1,0 +1,184 @@
+"""Every family: students made of a teacher's blocks, their directories, their shapes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+
+from pipeline.errors import ConfigError
+from pipeline.families import Shape, check_length, family_of
+from pipeline.families.base import Stack
+from pipeline.families.directory import stored_weights, write_model
+from pipeline.recipe import Optimisation
+from pipeline.student.initial import chosen_blocks, write_initial_student
+from pipeline.training.engine import gather_weights, load_model
+from tests.tiny_models import MODELS, tiny_batch, tiny_config, tiny_model
+
+STACKS: tuple[Stack, ...] = ("encoder", "decoder")
+
+
+def _saved(model: PreTrainedModel, directory: Path) -> Path:
+    """As a hub directory of such a model is: written by Transformers."""
+    model.save_pretrained(directory)
+    return directory
+
+
+def _loaded(directory: Path) -> PreTrainedModel:
+    """Load as a user would, and check that nothing was missing or left over."""
+    model, report = AutoModelForSeq2SeqLM.from_pretrained(directory, output_loading_info=True)
+    assert not any(report.values()), report
+    return model.eval()
+
+
+@torch.no_grad()
+def _logits(model: PreTrainedModel) -> torch.Tensor:
+    return model(**tiny_batch(), use_cache=False).logits
+
+
+def _student(teacher: PreTrainedModel, layers: tuple[int, int]) -> Any:
+    family = family_of(teacher.config)
+    shape = replace(family.shape(teacher.config), encoder_layers=layers[0], decoder_layers=layers[1])
+    return family.with_shape(teacher.config, shape)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_student_of_all_blocks_is_its_teacher(tmp_path: Path, name: str) -> None:
+    teacher = tiny_model(name)
+    source = _saved(teacher, tmp_path / "teacher")
+    write_initial_student(_student(teacher, (4, 3)), "layers", source, 1, tmp_path / "student")
+    assert _logits(_loaded(tmp_path / "student")).equal(_logits(teacher))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_half_depth_student_has_its_teachers_blocks(tmp_path: Path, name: str) -> None:
+    teacher = tiny_model(name)
+    family = family_of(teacher.config)
+    write_initial_student(_student(teacher, (2, 2)), "layers", _saved(teacher, tmp_path / "t"), 1, tmp_path / "s")
+    student = _loaded(tmp_path / "s")
+    source, target = teacher.state_dict(), student.state_dict()
+    in_blocks = set()
+    for stack in STACKS:
+        for place, block in enumerate(chosen_blocks(len(family.blocks(teacher, stack)), 2)):
+            prefix = family.block_prefix(stack, place)
+            for key in (key for key in target if key.startswith(prefix)):
+                rest = key.removeprefix(prefix)
+                in_blocks.add(key)
+                # T5 and mT5 share block 0's position bias; a umT5 block brings its own.
+                shared = "relative_attention_bias" in rest and teacher.config.model_type != "umt5"
+                assert target[key].equal(source[family.block_prefix(stack, 0 if shared else block) + rest]), key
+    assert in_blocks
+    assert all(target[key].equal(source[key]) for key in target.keys() - in_blocks)
+    assert (student.lm_head.weight is student.get_input_embeddings().weight) == (
+        teacher.lm_head.weight is teacher.get_input_embeddings().weight
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_random_student_is_reproducible_and_loads_as_made(tmp_path: Path, name: str) -> None:
+    for place in ("a", "b"):
+        write_initial_student(tiny_config(name, (1, 1)), "random", None, 5, tmp_path / place)
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+    logits = _logits(_loaded(tmp_path / "a"))
+    assert 0.01 < logits.std() < 2, "the loss starts near ln(vocabulary)"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_loads_and_writes_what_transformers_does(tmp_path: Path, name: str) -> None:
+    teacher = tiny_model(name)
+    directory = _saved(teacher, tmp_path / "teacher")
+    settings = Optimisation(dtype="float32", batch_size=1, deepspeed="ds_configs/zero2_finetune.json")
+    trained = load_model(directory, settings).eval()
+    assert _logits(trained).equal(_logits(teacher))
+    write_model(tmp_path / "hf", trained.config, dict(gather_weights(trained)))
+    assert _logits(_loaded(tmp_path / "hf")).equal(_logits(teacher))
+
+
+def test_training_loads_files_as_from_pretrained_does(tmp_path: Path) -> None:
+    """Directories on the hub may hold a BART without its head's prefix, a Marian without its computed positions."""
+    bart, marian = tiny_model("bart"), tiny_model("marian")
+    marian.save_pretrained(tmp_path / "marian")
+    with safe_open(tmp_path / "marian/model.safetensors", framework="pt") as file:
+        assert "model.encoder.embed_positions.weight" not in file.keys()  # noqa: SIM118
+    with torch.no_grad():
+        bart.final_logits_bias.zero_()  # such a file has none
+    bart.model.save_pretrained(tmp_path / "bart")
+    config = json.loads((tmp_path / "bart/config.json").read_text())
+    (tmp_path / "bart/config.json").write_text(json.dumps(config | {"architectures": ["BartModel"]}))
+    weights = load_file(tmp_path / "bart/model.safetensors")
+    save_file(weights | {"encoder.version": torch.zeros(1)}, tmp_path / "bart/model.safetensors", {"format": "pt"})
+    assert "shared.weight" in weights
+    settings = Optimisation(dtype="float32", batch_size=1, deepspeed="ds_configs/zero2_finetune.json")
+    for model in (bart, marian):
+        trained = load_model(tmp_path / model.config.model_type, settings).eval()
+        assert _logits(trained).equal(_logits(model))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_generation_begins_and_ends_where_the_configuration_says(tmp_path: Path, name: str) -> None:
+    model = tiny_model(name)
+    write_model(tmp_path / "hf", model.config, stored_weights(model))
+    generation = _loaded(tmp_path / "hf").generation_config
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id", "forced_eos_token_id"):
+        assert getattr(generation, key) == getattr(model.config, key, None)
+    labels = torch.tensor([[5, 6, model.config.eos_token_id, -100]])
+    trained_from = model.prepare_decoder_input_ids_from_labels(labels=labels)[0, 0]
+    assert generation.decoder_start_token_id == trained_from
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_shape_survives_the_configuration(name: str) -> None:
+    config = tiny_config(name)
+    family = family_of(config)
+    shape = Shape(encoder_layers=5, decoder_layers=2, d_model=48, d_ff=80, num_heads=6, d_kv=8)
+    changed = family.with_shape(config, shape)
+    assert family.shape(changed) == shape
+    assert family.shape(config) != shape, "the original is left alone"
+    parameters = AutoModelForSeq2SeqLM.from_config(changed).state_dict()
+    assert parameters[family.block_prefix("encoder", 4) + _FIRST_PROJECTION[changed.model_type]].shape == (48, 48)
+
+
+_T5_Q, _BART_Q = "layer.0.SelfAttention.q.weight", "self_attn.q_proj.weight"
+_FIRST_PROJECTION = {
+    **dict.fromkeys(("t5", "mt5", "umt5"), _T5_Q),
+    **dict.fromkeys(("bart", "mbart", "pegasus", "marian"), _BART_Q),
+}
+
+
+def test_shapes_that_cannot_be_say_what_to_change() -> None:
+    config = tiny_config("bart")
+    family = family_of(config)
+    shape = family.shape(config)
+    with pytest.raises(ConfigError, match=r"d_kv 8 with num_heads 4 and d_model 64: .* set d_kv to 16"):
+        family.with_shape(config, replace(shape, d_kv=8))
+    with pytest.raises(ConfigError, match=r"d_model 66 must be even and a multiple of student\.num_heads 4"):
+        family.with_shape(config, replace(shape, d_model=66))
+    config.decoder_ffn_dim = 128
+    with pytest.raises(ConfigError, match="encoder_ffn_dim 96 and decoder_ffn_dim 128 of this bart differ"):
+        family.shape(config)
+    with pytest.raises(ConfigError, match="a bart is not made from nothing"):
+        family.new_config(shape, 320)
+
+
+def test_t5_11bs_wide_heads_are_refused_to_a_new_student_only() -> None:
+    config = tiny_config("t5-v1.0", num_heads=32, d_kv=32)
+    family = family_of(config)
+    shape = family.shape(config)
+    assert shape.attention_width > 4 * shape.d_model
+    assert family.with_shape(config, replace(shape, encoder_layers=1)).num_layers == 1
+    with pytest.raises(ConfigError, match="more than 4 × d_model"):
+        family.with_shape(config, replace(shape, num_heads=16, d_kv=32))
+
+
+def test_positions_limit_the_length() -> None:
+    check_length(tiny_config("t5-v1.1"), 4096, "tokens.input_length")
+    check_length(tiny_config("bart"), 96, "tokens.input_length")
+    with pytest.raises(ConfigError, match=r"tokens\.input_length 97: a bart .* 96 positions"):
+        check_length(tiny_config("bart"), 97, "tokens.input_length")
