@@ -53,7 +53,9 @@ def _works(device: torch.device) -> bool:
         with torch.cuda.device(device):
             double[(1,)](x)
         return x.item() == 2.0
-    except Exception as error:  # no compiler, a read-only cache directory, a driver too old: whatever it is, go on without
+    except (
+        Exception
+    ) as error:  # no compiler, a read-only cache directory, a driver too old: whatever it is, go on without
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         warnings.warn(
             f"Triton does not work on {device} ({reason}): the losses take their PyTorch form, which is slower; "

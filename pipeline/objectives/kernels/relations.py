@@ -19,10 +19,13 @@ from torch import Tensor
 
 from pipeline.objectives.kernels.online import MASKED, online
 
-#: The widest head a program can hold: its tiles of all four inputs must fit in the smallest GPU's shared memory (99 KiB).
+#: The widest head a program can hold: its tiles of all four inputs must fit in shared memory, 99 KiB on the smallest GPU.
 MAX_HEAD = 256
-#: Rows and keys of a tile, and the bytes of one input's tile that they are cut down to for wide heads.
+#: Rows and keys of a tile: the most whose two tiles of scores stay in registers where products are in bf16.
 BLOCK = 64
+#: The same in fp32, whose products take more of them.
+WIDE_BLOCK = 32
+#: Bytes of one input's tile, to which wide heads cut the rows down; never below the 16 that a product takes.
 TILE_BYTES = 8192
 
 
@@ -52,8 +55,8 @@ def value_and_gradients(
     groups = batch * heads
     s_head, t_head = sa.shape[2] // heads, ta.shape[2] // heads
     s_pad, t_pad = _padded(s_head), _padded(t_head)
-    wide = max(s_pad * sa.element_size(), t_pad * ta.element_size())
-    block = min(BLOCK, max(16, TILE_BYTES // wide))
+    s_dot, t_dot = _product_dtype(sa), _product_dtype(ta)
+    block = _block(max(s_pad, t_pad), narrow=s_dot == t_dot == tl.bfloat16)
     values = torch.empty((groups, rows), dtype=torch.float32, device=sa.device)
     stats = torch.empty((groups, rows, 4) if track else 0, dtype=torch.float32, device=sa.device)
     grad_a, grad_b = (torch.empty_like(x, memory_format=torch.contiguous_format) if track else x for x in (sa, sb))
@@ -67,19 +70,22 @@ def value_and_gradients(
         "T_HEAD": t_head,
         "S_PAD": s_pad,
         "T_PAD": t_pad,
-        "S_DOT": _product_dtype(sa),
-        "T_DOT": _product_dtype(ta),
+        "S_DOT": s_dot,
+        "T_DOT": t_dot,
         "S_PRECISION": _precision(sa),
         "T_PRECISION": _precision(ta),
         "KEYS": keys is not None,
         "CAUSAL": causal,
         "BLOCK": block,
+        "num_warps": 4,
         "num_stages": 2,
     }
     inputs = (sa, sb, ta, tb, mask, weight, stats)
     with torch.cuda.device_of(sa):
         if values.numel():
-            _rows[(groups, triton.cdiv(rows, block))](*inputs, values, grad_a, *shapes, *strides, TRACK=track, **constants)
+            _rows[(groups, triton.cdiv(rows, block))](
+                *inputs, values, grad_a, *shapes, *strides, TRACK=track, **constants
+            )
         if track and sb.numel():
             _columns[(groups, triton.cdiv(columns, block))](*inputs, grad_b, *shapes, *strides, **constants)
     return values.sum(), grad_a if track else None, grad_b if track else None
@@ -226,6 +232,10 @@ def _difference(s, t, top_t, sum_t, top_s, sum_s, w):
 
 def _padded(head: int) -> int:
     return max(16, triton.next_power_of_2(head))
+
+
+def _block(pad: int, narrow: bool) -> int:
+    return min(BLOCK if narrow else WIDE_BLOCK, max(16, TILE_BYTES // (pad * (2 if narrow else 4))))
 
 
 def _product_dtype(x: Tensor) -> tl.dtype:
