@@ -6,6 +6,7 @@ import argparse
 import json
 import multiprocessing
 import operator
+import os
 import platform
 import resource
 import subprocess
@@ -71,6 +72,52 @@ def _peak(send: Any, prepare: Callable[..., Callable[[], object]], args: tuple[o
         before = max(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     run()
     send.send(_status_bytes("VmHWM") - before)
+
+
+def cuda_figures(
+    label: str, prepare: Callable[[str], Callable[[], float]], repeats: int, example: Any
+) -> dict[str, float]:
+    """Time and peak memory on the GPU of the plain form, the chunked PyTorch form and the fused kernel; ratios to plain.
+
+    prepare(form) gives the run of "plain", "chunked" or "kernel", which returns the loss. example: a tensor by which
+    `kernels.usable` says whether kernels work here; where they do not, the kernel is left out. Memory is the allocator's peak
+    above the inputs. Stops where the forms disagree.
+    """
+    import torch
+
+    from pipeline.objectives import kernels
+
+    os.environ.pop(kernels.SWITCH, None)  # each run sets it for its form
+    forms = ["plain", "chunked", "kernel"] if kernels.usable(example) else ["plain", "chunked"]
+
+    def timed(run: Callable[[], object]) -> Callable[[], None]:
+        def until_done() -> None:
+            run()
+            torch.cuda.synchronize()
+
+        return until_done
+
+    runs = {form: prepare(form) for form in forms}
+    values = {form: run() for form, run in runs.items()}
+    if any(abs(value / values["plain"] - 1) > 0.01 for value in values.values()):
+        raise SystemExit(f"the forms disagree on CUDA: {values}")
+    seconds = best_times({form: timed(run) for form, run in runs.items()}, repeats)
+    runs.clear()
+    figures: dict[str, float] = {}
+    for form in forms:
+        run = prepare(form)
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        timed(run)()
+        figures[f"{label}_{form}_ms_cuda"] = seconds[form] * 1e3
+        figures[f"{label}_{form}_peak_mib_cuda"] = (torch.cuda.max_memory_allocated() - before) / 2**20
+    for form in forms[1:]:
+        for unit in ("ms", "peak_mib"):
+            ratio = figures[f"{label}_{form}_{unit}_cuda"] / figures[f"{label}_plain_{unit}_cuda"]
+            figures[f"{label}_{form}_{'time' if unit == 'ms' else 'peak'}_ratio_cuda"] = ratio
+    return figures
 
 
 def _status_bytes(field: str) -> int:

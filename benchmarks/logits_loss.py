@@ -5,11 +5,14 @@
 912 positions (8 x 114), vocabulary 32,128, width 768. `head`: from hidden states and both LM heads, KL alone; `head_lm`:
 KL and LM loss; `logits`: KL from logits that exist. The plain form is two products, .float(), log_softmax, kl_div and
 cross_entropy under autograd. Ratios are ours over plain; memory is the peak above the inputs, gradients included (that
-of the head's weight alone is 47 MiB in bf16 and 94 MiB in fp32, in either form).
+of the head's weight alone is 47 MiB in bf16 and 94 MiB in fp32, in either form). Where there is a GPU the same follows on
+it, with the fused kernel as a third form: figures that end in `_cuda`.
 """
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,21 +23,22 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks import common
+from pipeline.objectives import kernels
 from pipeline.objectives.head import head_divergence
 from pipeline.objectives.logits import divergence
 
 POSITIONS, VOCABULARY, WIDTH = 912, 32_128, 768
 
 
-def prepare(form: str, case: str, dtype: torch.dtype) -> Callable[[], object]:
+def prepare(form: str, case: str, dtype: torch.dtype, device: str = "cpu") -> Callable[[], float]:
     generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, VOCABULARY, (POSITIONS,), generator=generator)
+    labels = torch.randint(0, VOCABULARY, (POSITIONS,), generator=generator).to(device)
     if case == "logits":
-        s, t = ((torch.randn(POSITIONS, VOCABULARY, generator=generator)).to(dtype) for _ in range(2))
+        s, t = ((torch.randn(POSITIONS, VOCABULARY, generator=generator)).to(device, dtype) for _ in range(2))
         leaves = [s.requires_grad_()]
     else:
-        h, th = (torch.randn(POSITIONS, WIDTH, generator=generator).to(dtype) for _ in range(2))
-        w, tw = (torch.randn(VOCABULARY, WIDTH, generator=generator).mul_(0.05).to(dtype) for _ in range(2))
+        h, th = (torch.randn(POSITIONS, WIDTH, generator=generator).to(device, dtype) for _ in range(2))
+        w, tw = (torch.randn(VOCABULARY, WIDTH, generator=generator).mul_(0.05).to(device, dtype) for _ in range(2))
         leaves = [h.requires_grad_(), w.requires_grad_()]
 
     def plain() -> torch.Tensor:
@@ -51,6 +55,7 @@ def prepare(form: str, case: str, dtype: torch.dtype) -> Callable[[], object]:
         return kl + lm
 
     def run() -> float:
+        os.environ[kernels.SWITCH] = "0" if form == "chunked" else "1"
         for leaf in leaves:
             leaf.grad = None
         loss = plain() if form == "plain" else ours()
@@ -71,7 +76,7 @@ def main() -> None:
             label = f"{case}_{word}"
             runs = {form: prepare(form, case, dtype) for form in ("plain", "ours")}
             values = {form: run() for form, run in runs.items()}
-            if abs(values["ours"] / values["plain"] - 1) > 0.01:  # type: ignore[operator]
+            if abs(values["ours"] / values["plain"] - 1) > 0.01:
                 raise SystemExit(f"the two forms disagree: {values}")
             seconds = common.best_times(runs, 2 if args.quick else 8)
             peak = {form: common.peak_extra_bytes(prepare, form, case, dtype) for form in runs}
@@ -82,6 +87,9 @@ def main() -> None:
             figures[f"{label}_peak_ratio"] = peak["ours"] / peak["plain"]
             goals[f"{label}_time_ratio"] = ("<=", 1.1)
             goals[f"{label}_peak_ratio"] = ("<=", 0.125)
+            if torch.cuda.is_available():
+                on_cuda = functools.partial(prepare, case=case, dtype=dtype, device="cuda")
+                figures |= common.cuda_figures(label, on_cuda, 20, torch.empty(1, dtype=dtype, device="cuda"))
     common.finish("logits_loss", figures, goals, args.json)
 
 

@@ -6,7 +6,8 @@ slice of the vocabulary at a time for all positions, so that each slice of the w
 once in the weight's dtype; nothing is summed up in low precision and no fp32 copy of the weight's gradient is needed.
 
 The price is two products more than plain autograd's four (both models' logits are made twice); what is saved is all
-passes over positions x vocabulary in main memory. docs/objectives.md says what that comes to.
+passes over positions x vocabulary in main memory. docs/objectives.md says what that comes to. On CUDA the products stay
+PyTorch's, and what is done to a chunk of logits is a fused kernel (`kernels.rows`) where `kernels.usable` says so.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pipeline.objectives import formulas
+from pipeline.objectives import formulas, kernels
 from pipeline.objectives.logits import CHUNK_CPU, CHUNK_CUDA, IGNORE, check_share, check_temperature, valid_rows
 from pipeline.objectives.scratch import Scratch, exp_, log_softmax_, wide_dtype
 
@@ -107,12 +108,20 @@ class _Head(torch.autograd.Function):
         lm = torch.zeros_like(divergence)
         stats = h.new_empty((4, len(rows)), dtype=wide)  # log-sum-exp of q, of p, of q at temperature 1; c
         scratch = Scratch(hidden.device)
+        ctx.fused = kernels.usable(hidden, weight, teacher_hidden, teacher_weight)
         for start in range(0, len(rows), size):
             r = slice(start, min(start + size, len(rows)))
             s = _logits(scratch, "s", h[r], w, bias, scale, wide)
             t = _logits(scratch, "t", th[r], tw, teacher_bias, teacher_scale, wide)
             if share != 1.0:
                 t.lerp_(s, 1 - share)
+            if ctx.fused:
+                row_value, stats[0, r], stats[1, r], stats[3, r] = _fused_values(kind, s, t, temperature, alpha)
+                divergence += (row_value * div_weight[r]).sum()
+                if targets is not None:
+                    stats[2, r] = stats[0, r] if temperature == 1.0 else _fused_values("forward_kl", s, s, 1.0, 0.0)[1]
+                    lm -= ((s.gather(1, targets[r].unsqueeze(1)).squeeze(1) - stats[2, r]) * lm_weight[r]).sum()
+                continue
             if targets is not None and temperature != 1.0:
                 # The LM loss is at temperature 1: a normalisation of its own.
                 copy = scratch.get("copy", tuple(s.shape), wide).copy_(s)
@@ -162,9 +171,12 @@ class _Head(torch.autograd.Function):
                 exp_(torch.sub(s, stats[2].unsqueeze(1), out=lm_part)).mul_(lm_factor)
                 inside = ((targets >= v.start) & (targets < v.stop)).nonzero().squeeze(1)
                 lm_part[inside, targets[inside] - v.start] -= lm_factor[inside, 0]
-            log_p = (t if temperature == 1.0 else t.div_(temperature)).sub_(stats[1].unsqueeze(1))
-            log_q = (s if temperature == 1.0 else s.div_(temperature)).sub_(stats[0].unsqueeze(1))
-            d = formulas.gradient(kind, log_p, log_q, stats[3], alpha).mul_(div_factor)
+            if ctx.fused:
+                d = _fused_gradient(kind, s, t, stats, div_factor, temperature, alpha)
+            else:
+                log_p = (t if temperature == 1.0 else t.div_(temperature)).sub_(stats[1].unsqueeze(1))
+                log_q = (s if temperature == 1.0 else s.div_(temperature)).sub_(stats[0].unsqueeze(1))
+                d = formulas.gradient(kind, log_p, log_q, stats[3], alpha).mul_(div_factor)
             if lm_part is not None:
                 d.add_(lm_part)
             if grad_bias is not None:
@@ -228,6 +240,28 @@ def _normalise(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     top = logits.amax(-1)
     log_q = log_softmax_(logits)
     return log_q, top.sub_(log_q.amax(-1))
+
+
+def _fused_values(
+    kind: str, s: Tensor, t: Tensor, temperature: float, alpha: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Each row's divergence, log-sum-exp of q and of p, and c, by the kernel; s and t stay."""
+    from pipeline.objectives.kernels import rows as fused
+
+    divergence, (top_q, rest_q, top_p, rest_p, c) = fused.values(kind, s, t, temperature=temperature, alpha=alpha)
+    return divergence, top_q + rest_q, top_p + rest_p, c
+
+
+def _fused_gradient(
+    kind: str, s: Tensor, t: Tensor, stats: Tensor, factor: Tensor, temperature: float, alpha: float
+) -> Tensor:
+    """factor x d divergence / d tempered student logits by the kernel, for a slice of the vocabulary; s is overwritten."""
+    from pipeline.objectives.kernels import rows as fused
+
+    none = torch.zeros_like(stats[0])
+    numbers = torch.stack([stats[0], none, stats[1], none, stats[3]])
+    fused.gradient_(s, kind, s, t, numbers, factor.squeeze(1), temperature=temperature, alpha=alpha)
+    return s
 
 
 def _budget(x: Tensor) -> int:

@@ -5,6 +5,8 @@ backward pass, written by hand, makes the probabilities again from the logits, w
 positions x vocabulary ever made is the gradient itself, in the logits' dtype. Softmax and sums are in fp32 (fp64 for
 fp64 logits). Logits must be finite. Positions left out by a mask are not read, so they may hold anything.
 
+On CUDA, `divergence` is two fused kernels (`kernels.rows`) where `kernels.usable` says so.
+
 From hidden states, where even the logits need not exist, see `head.py`.
 """
 
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pipeline.objectives import formulas
+from pipeline.objectives import formulas, kernels
 from pipeline.objectives.scratch import Scratch, exp_, log_softmax_, wide_dtype
 
 #: Logits in one chunk: 2^21 in fp32 are 8 MiB, so a chunk's buffers stay in a CPU's last-level cache.
@@ -182,8 +184,18 @@ class _Dense(torch.autograd.Function):
         alpha: float,
         share: float,
     ) -> Tensor:
+        ctx.settings = (kind, temperature, alpha, share)
+        ctx.fused = kernels.usable(student, teacher)
         chunks = _Chunks(student, temperature)
         flat_teacher = teacher.reshape(-1, teacher.shape[-1])
+        if ctx.fused:
+            from pipeline.objectives.kernels import rows as fused
+
+            row_values, stats = fused.values(
+                kind, chunks.student, flat_teacher, rows, temperature=temperature, alpha=alpha, share=share
+            )
+            ctx.save_for_backward(student, teacher, rows, stats)
+            return row_values.sum() * (temperature**2 / max(len(rows), 1))
         total = torch.zeros((), dtype=chunks.wide, device=student.device)
         constants = []
         for part in rows.split(chunk_rows(student)):
@@ -192,7 +204,6 @@ class _Dense(torch.autograd.Function):
             total += row_value.sum()
             constants.append(c)
         ctx.save_for_backward(student, teacher, rows, torch.cat(constants) if constants else total.new_empty(0))
-        ctx.settings = (kind, temperature, alpha, share)
         return total * (temperature**2 / max(len(rows), 1))
 
     @staticmethod
@@ -206,6 +217,15 @@ class _Dense(torch.autograd.Function):
         # One temperature is the logits' own 1/temperature, the other is left of temperature^2.
         factor = grad * (temperature / max(len(rows), 1))
         out = chunks.gradient(rows)
+        if ctx.fused:
+            from pipeline.objectives.kernels import rows as fused
+
+            factors = factor.float().expand(len(rows))
+            fused.gradient_(
+                out, kind, chunks.student, flat_teacher, constants, factors, rows,
+                temperature=temperature, alpha=alpha, share=share,
+            )  # fmt: skip
+            return (out.view_as(student), None, None, None, None, None, None)
         for part, c in zip(rows.split(size), constants.split(size), strict=False):
             log_p, log_q = chunks.target(flat_teacher, part, share), chunks.log_q(part)
             chunks.put(out, part, formulas.gradient(kind, log_p, log_q, c, alpha).mul_(factor))

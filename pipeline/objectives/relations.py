@@ -6,6 +6,7 @@ number of relation heads whatever their own heads and widths, so that their (len
 Memory: relations are made a few heads at a time. The loss is one number, so its gradient with respect to a chunk of
 scores is known as soon as the chunk's value is; it is taken to the inputs at once and only those gradients, as large as
 the inputs, are kept for the backward pass. Nothing is computed twice and no (heads x length x length) tensor survives.
+On CUDA a fused kernel does the same without any score in memory (`kernels.relations`), where `kernels.usable` says so.
 
 Source: Wang et al. 2021, MiniLMv2, https://arxiv.org/abs/2012.15828, section 3.1, equations 4 to 7.
 """
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pipeline.objectives import kernels
 from pipeline.objectives.scratch import Scratch, log_softmax_, wide_dtype
 
 #: Scores in one chunk. 2^21 fp32 scores are 8 MiB: a chunk's few buffers stay in the last-level cache, and calls are few.
@@ -114,6 +116,14 @@ class _Relation(torch.autograd.Function):
         causal: bool,
         track: bool,
     ) -> Tensor:
+        if kernels.usable(sa, sb, ta, tb):
+            from pipeline.objectives.kernels import relations as fused
+
+            if fused.fits(sa, ta, heads):
+                loss, grad_a, grad_b = fused.value_and_gradients(sa, sb, ta, tb, weight, keys, heads, causal, track)
+                if grad_a is not None and grad_b is not None:
+                    ctx.save_for_backward(grad_a, grad_b)
+                return loss
         batch, rows, columns = sa.shape[0], sa.shape[1], sb.shape[1]
         wide = weight.dtype
         s_scale, t_scale = 1 / math.sqrt(sa.shape[2] // heads), 1 / math.sqrt(ta.shape[2] // heads)
