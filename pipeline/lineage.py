@@ -21,7 +21,7 @@ from pipeline.recipe import Cache, FineTune, Optimisation, Recipe, Task, Teacher
 #: Format versions: bump one by hand when its stage writes other content from the same settings.
 TOKENIZER_FORMAT = 1
 TOKENS_FORMAT = 1
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 DISTILL_FORMAT = 1
 FINETUNE_FORMAT = 1
 

@@ -71,6 +71,8 @@ class Teacher(Section):
     #: The name of its cache below RUN/teacher_cache/.
     name: str = "teacher"
     dtype: Dtype = "auto"
+    #: A DeepSpeed JSON (ds_configs/zero3_inference.json) for a teacher too large for one device: it runs partitioned over the ranks.
+    deepspeed: str | None = None
 
 
 class States(Section):

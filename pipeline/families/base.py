@@ -131,25 +131,30 @@ class Family(ABC):
     def neutralise_inputs(self, model: PreTrainedModel) -> None:
         """Make all that a stack does before its first block leave `inputs_embeds` as they are, and drop its weights."""
 
-    def tail_state(
-        self, model: PreTrainedModel, encoder_cut: int, decoder_cut: int
-    ) -> tuple[Any, dict[str, torch.Tensor]]:
-        """Return (configuration, weights) of the tail: the blocks from the cuts on, the final norms and the head."""
-        shape = self.shape(model.config)
+    def tail_names(self, config: Any, encoder_cut: int, decoder_cut: int) -> tuple[Any, dict[str, str]]:
+        """Return the tail's configuration and, for each of its weights, the name it has in the whole model."""
+        shape = self.shape(config)
         layers = {"encoder": shape.encoder_layers - encoder_cut, "decoder": shape.decoder_layers - decoder_cut}
-        config = self.with_shape(
-            model.config, replace(shape, encoder_layers=layers["encoder"], decoder_layers=layers["decoder"])
+        tail_config = self.with_shape(
+            config, replace(shape, encoder_layers=layers["encoder"], decoder_layers=layers["decoder"])
         )
-        name_in_whole = {name: name for name in self._empty_tail(config, model.dtype).state_dict()}
+        names = {name: name for name in self._empty_tail(tail_config, torch.float32).state_dict()}
         stacks: tuple[tuple[Stack, int], ...] = (("encoder", encoder_cut), ("decoder", decoder_cut))
         for stack, cut in stacks:
             for block in range(layers[stack]):
                 here, there = self.block_prefix(stack, block), self.block_prefix(stack, block + cut)
-                for name in name_in_whole:
+                for name in names:
                     if name.startswith(here) and self.moves_with_block(name.removeprefix(here)):
-                        name_in_whole[name] = there + name.removeprefix(here)
+                        names[name] = there + name.removeprefix(here)
+        return tail_config, names
+
+    def tail_state(
+        self, model: PreTrainedModel, encoder_cut: int, decoder_cut: int
+    ) -> tuple[Any, dict[str, torch.Tensor]]:
+        """Return (configuration, weights) of the tail: the blocks from the cuts on, the final norms and the head."""
+        config, names = self.tail_names(model.config, encoder_cut, decoder_cut)
         whole = model.state_dict()
-        return config, {name: whole[source] for name, source in name_in_whole.items()}
+        return config, {name: whole[source] for name, source in names.items()}
 
     def build_tail(self, config: Any, state: dict[str, torch.Tensor]) -> PreTrainedModel:
         """Return the tail as a model of the same class as the teacher.

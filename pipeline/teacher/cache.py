@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from pipeline import lineage
 from pipeline.artifacts import Artifact, Output, ShardRecord
@@ -16,15 +16,16 @@ from pipeline.artifacts.content import resolve_model
 from pipeline.artifacts.shard import Rows
 from pipeline.console import Progress, say
 from pipeline.errors import ArtifactError, ConfigError, CorruptArtifact
-from pipeline.families import check_dtype, family_of
+from pipeline.families import check_dtype, check_length, family_of
 from pipeline.hardware import resolve_dtype
 from pipeline.recipe import Cache, Recipe
 from pipeline.teacher import sparse, states
-from pipeline.teacher.capture import Captured, capture, resolve_cut
+from pipeline.teacher.capture import Captured, resolve_cut
 from pipeline.teacher.fidelity import replay_fidelity
+from pipeline.teacher.loaded import Load, LoadedTeacher, load_whole
 from pipeline.teacher.rows import model_inputs
 from pipeline.teacher.size import cache_bytes
-from pipeline.teacher.tail import TAIL_FILES, Tail, cut_tail, save_tail
+from pipeline.teacher.tail import TAIL_FILES, Tail, write_tail
 from pipeline.teacher.vocabulary import check_vocabulary
 from pipeline.teacher.writing import Writing
 
@@ -40,11 +41,14 @@ class _Facts(NamedTuple):
     vocab_size: int
 
 
-def cache_teacher(recipe: Recipe, rank: int = 0, world: int = 1, only: Sequence[int] | None = None) -> Output:
+def cache_teacher(
+    recipe: Recipe, rank: int = 0, world: int = 1, only: Sequence[int] | None = None, load: Load = load_whole
+) -> Output:
     """Bring RUN/teacher_cache/<teacher.name> to completion; this process takes what is missing of every `world`-th shard.
 
-    only: take these shards alone. Raises ConfigError when teacher and tokens do not fit, ArtifactError when the disk is too small
-    for the whole cache, and CorruptArtifact when replaying a shard's sample does not give what the teacher gives.
+    only: take these shards alone. load: how the teacher is brought up. Raises ConfigError when teacher and tokens do not fit,
+    ArtifactError when the disk is too small for the whole cache, and CorruptArtifact when replaying a shard's sample does not give
+    what the teacher gives.
     """
     output = lineage.cache_output(recipe)
     if output.complete():
@@ -58,10 +62,11 @@ def cache_teacher(recipe: Recipe, rank: int = 0, world: int = 1, only: Sequence[
     mine = [index for index in missing if (index % world == rank if only is None else index in only)]
     files = TAIL_FILES if "states" in recipe.cache.kinds else ()
     tail_is_mine = rank == 0 and not _present(output.root, files)
-    if mine or tail_is_mine:
-        worker = _Worker(recipe, output, tokens, facts)
+    together = load is not load_whole
+    if mine or tail_is_mine or (together and (missing or not _present(output.root, files))):
+        worker = _Worker(recipe, output, tokens, facts, load(lineage.required_teacher(recipe), facts.cuts))
         if tail_is_mine:
-            save_tail(worker.teacher, facts.cuts, output.root / "tail")
+            write_tail(*worker.tail_state, output.root / "tail")
         worker.run(mine, quiet=rank != 0)
     if _present(output.root, files) and output.finish(len(tokens.shards), files, provenance={"world_size": world}):
         say(f"teacher_cache: {len(tokens.shards)} shards complete in {output.root}")
@@ -78,6 +83,7 @@ def _check(recipe: Recipe) -> _Facts:
     family = family_of(config)
     check_dtype(config, resolve_dtype(spec.dtype), "teacher.dtype")
     check_vocabulary(spec.model, directory, config.vocab_size, lineage.tokenizer_directory(recipe))
+    check_length(config, recipe.tokens.input_length, "tokens.input_length")
     shape = family.shape(config)
     cuts = (
         resolve_cut(cache.encoder_cut, shape.encoder_layers, "encoder_cut"),
@@ -91,42 +97,48 @@ def _check(recipe: Recipe) -> _Facts:
 class _Worker:
     """A loaded teacher that turns token shards into cache shards."""
 
-    def __init__(self, recipe: Recipe, output: Output, tokens: Artifact, facts: _Facts) -> None:
-        spec = lineage.required_teacher(recipe)
+    def __init__(self, recipe: Recipe, output: Output, tokens: Artifact, facts: _Facts, teacher: LoadedTeacher) -> None:
         self.output, self.tokens, self.cache, self.seed = output, tokens, recipe.cache, recipe.seed
-        self.facts = facts
-        self.dtype = resolve_dtype(spec.dtype)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        directory = resolve_model(spec.model)
-        self.teacher: PreTrainedModel = AutoModelForSeq2SeqLM.from_pretrained(
-            directory, dtype=getattr(torch, self.dtype)
-        )
-        self.teacher.to(self.device).eval()
-        config: Any = self.teacher.config
+        self.facts, self.teacher = facts, teacher
+        self.dtype = resolve_dtype(lineage.required_teacher(recipe).dtype)
+        config: Any = teacher.model.config
         self.pad_token_id: int = config.pad_token_id
-        self.family = family_of(config)
-        self.tail: Tail | None = cut_tail(self.teacher, facts.cuts) if "states" in self.cache.kinds else None
+        self.has_states = "states" in self.cache.kinds
+        self.whole = bool({"sampled", "topk"} & set(self.cache.kinds))
+        self.tail_state: tuple[Any, dict[str, torch.Tensor]] = teacher.tail() if self.has_states else (None, {})
+        self.tail = Tail(teacher.family.build_tail(*self.tail_state)) if self.has_states else None
 
     def run(self, shards: list[int], *, quiet: bool) -> None:
-        rows = sum(self.tokens.shards[index].rows for index in shards)
-        with Writing() as writing, Progress("cache_teacher", rows, "row", quiet=quiet) as progress:
-            for index in shards:
-                self._shard(index, writing, progress)
+        records = [self.tokens.shards[index] for index in shards]
+        with (
+            Writing() as writing,
+            Progress("cache_teacher", sum(record.rows for record in records), "row", quiet=quiet) as progress,
+        ):
+            for record in records:
+                self._shard(record, writing, progress)
+            if self.teacher.most_passes is not None:
+                # Passes are made by all ranks together: those that are done early take part in what the others still need.
+                size = self.cache.batch_size
+                mine = sum(math.ceil(record.rows / size) + self.has_states for record in records)
+                for _ in range(self.teacher.most_passes(mine) - mine):
+                    self.teacher.run(self._batch(0, 0, 1), self.whole)
 
-    def _shard(self, index: int, writing: Writing, progress: Progress) -> None:
-        record = self.tokens.shards[index]
+    def _batch(self, shard: int, start: int, stop: int) -> dict[str, torch.Tensor]:
+        rows = self.tokens.rows(shard, slice(start, stop), ("input_ids", "labels"))
+        inputs = model_inputs(rows, self.pad_token_id)
+        return {name: tensor.to(self.teacher.device) for name, tensor in inputs.items()}
+
+    def _shard(self, record: ShardRecord, writing: Writing, progress: Progress) -> None:
+        index, size = record.index, self.cache.batch_size
         writing.begin(self.output, index, record.rows)
         notes: dict[str, Any] = {"token_shard_sha256": record.sha256}
-        size = self.cache.batch_size
         for start in range(0, record.rows, size):
             stop = min(start + size, record.rows)
-            rows = self.tokens.rows(index, slice(start, stop), ("input_ids", "labels"))
-            batch = {name: tensor.to(self.device) for name, tensor in model_inputs(rows, self.pad_token_id).items()}
-            sparse_kinds = {"sampled", "topk"} & set(self.cache.kinds)
-            captured = capture(self.teacher, self.family, self.facts.cuts, batch, whole=bool(sparse_kinds))
+            batch = self._batch(index, start, stop)
+            captured = self.teacher.run(batch, self.whole)
             columns = self._columns(captured, batch["labels"], index, start)
             if start == 0:
-                notes |= self._fidelity(index, batch, captured, columns)
+                notes |= self._fidelity(index, batch, columns)
             # Only what is stored leaves the device.
             stored: dict[str, Rows] = {
                 name: rows.cpu() if isinstance(rows, torch.Tensor) else rows for name, rows in columns.items()
@@ -144,8 +156,9 @@ class _Worker:
             columns |= states.store("decoder_states", captured.decoder_states, settings)
             if settings.encoder_output:
                 columns |= states.store("encoder_output", captured.encoder_output, settings)
-        if captured.decoder_output is not None:
-            head, scored = self.family.head(self.teacher), labels != -100
+        if self.whole:
+            assert captured.decoder_output is not None
+            head, scored = self.teacher.head, labels != -100
             if "sampled" in self.cache.kinds:
                 columns[sparse.SAMPLED] = sparse.sampled_column(
                     captured.decoder_output,
@@ -161,9 +174,7 @@ class _Worker:
                 columns |= sparse.topk_columns(captured.decoder_output, head, scored, k, vocab_size)
         return columns
 
-    def _fidelity(
-        self, index: int, batch: dict[str, torch.Tensor], captured: Captured, columns: dict[str, Rows]
-    ) -> dict[str, Any]:
+    def _fidelity(self, index: int, batch: dict[str, torch.Tensor], columns: dict[str, Rows]) -> dict[str, Any]:
         """Notes on a shard from its first batch: how well it gives back the teacher, and what ties it to its labels."""
         notes: dict[str, Any] = {"sample_rows": len(batch["labels"])}
         if self.tail is not None:
@@ -173,7 +184,7 @@ class _Worker:
             decoder = states.restore("decoder_states", tensors, self.cache.states, dtype)
             assert encoder is not None
             assert decoder is not None
-            found = replay_fidelity(self.teacher, self.family, self.tail, self.facts.cuts, batch, encoder, decoder)
+            found = replay_fidelity(self.teacher, self.tail, self.facts.cuts, batch, encoder, decoder)
             self._require_faithful(index, found)
             notes |= found
         notes |= sparse_notes(self.cache, columns, batch["labels"].cpu(), self.facts.vocab_size)

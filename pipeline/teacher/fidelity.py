@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 from torch.nn.functional import kl_div, log_softmax
-from transformers import PreTrainedModel
 
-from pipeline.families import Attention, Family
+from pipeline.families import Attention
 from pipeline.families.base import Head
 from pipeline.families.recorder import Recorder
-from pipeline.teacher.capture import capture
+from pipeline.teacher.loaded import LoadedTeacher
 from pipeline.teacher.tail import Tail
 
 #: Rows of a shard whose labels' log-probabilities are kept in its sidecar.
@@ -20,8 +19,7 @@ NOTED_ROWS = 4
 
 @torch.inference_mode()
 def replay_fidelity(
-    teacher: PreTrainedModel,
-    family: Family,
+    teacher: LoadedTeacher,
     tail: Tail,
     cuts: tuple[int, int],
     batch: dict[str, torch.Tensor],
@@ -35,9 +33,9 @@ def replay_fidelity(
     KL(live ‖ replayed) a scored position, nats; "label_log_probs": what `label_log_probs` says of the first rows, rounded.
     """
     blocks: dict[Attention, int] = {"encoder_self": cuts[0], "decoder_self": cuts[1], "cross": cuts[1]}
-    recorder = Recorder(teacher, family, blocks)
+    recorder = Recorder(teacher.model, teacher.family, blocks)
     with recorder:
-        live = capture(teacher, family, cuts, batch, whole=True)
+        live = teacher.run(batch, True)
     recorder.close()
     replayed = tail.replay(decoder_states, batch["attention_mask"], encoder_states=encoder_states)
     errors: dict[str, dict[str, float]] = {}
@@ -49,7 +47,7 @@ def replay_fidelity(
     # A row at a time: the logits of a whole batch may be the largest tensor of all.
     for ours, theirs, row in zip(replayed.decoder_output, live.decoder_output, labels, strict=True):
         valid = row != -100
-        q, p = tail.head.logits(ours[valid]), family.head(teacher).logits(theirs[valid])
+        q, p = tail.head.logits(ours[valid]), teacher.head.logits(theirs[valid])
         logits_errors.append(_relative(q, p))
         log_p, log_q = log_softmax(p.float(), -1), log_softmax(q.float(), -1)
         kl += float(kl_div(log_q, log_p, reduction="sum", log_target=True))

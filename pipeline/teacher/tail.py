@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -86,8 +87,12 @@ def cut_tail(teacher: PreTrainedModel, cuts: tuple[int, int]) -> Tail:
 
 
 def save_tail(teacher: PreTrainedModel, cuts: tuple[int, int], directory: Path) -> None:
-    """Write the tail to `directory` (config.json and model.safetensors), atomically."""
-    config, state = family_of(teacher.config).tail_state(teacher, *cuts)
+    """Write the tail of a teacher to `directory`."""
+    write_tail(*family_of(teacher.config).tail_state(teacher, *cuts), directory)
+
+
+def write_tail(config: Any, state: Mapping[str, torch.Tensor], directory: Path) -> None:
+    """Write a tail to `directory` (config.json and model.safetensors), atomically."""
     temporary = temporary_name(directory)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

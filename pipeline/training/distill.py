@@ -13,7 +13,7 @@ from pipeline.artifacts import Artifact, Output
 from pipeline.artifacts.atomic import write_json
 from pipeline.artifacts.content import resolve_model
 from pipeline.console import say
-from pipeline.families import check_dtype, family_of
+from pipeline.families import check_dtype, check_length, family_of
 from pipeline.hardware import resolve_dtype
 from pipeline.objectives import presets
 from pipeline.objectives.schedules import Scheduled
@@ -126,6 +126,7 @@ def _check(recipe: Recipe, config: Any, targets: CachedTargets | None) -> None:
     """Raise ConfigError for what would fail later, before anything is written."""
     settings, family = recipe.distill, family_of(config)
     check_dtype(config, resolve_dtype(settings.dtype), "distill.dtype")
+    check_length(config, recipe.tokens.input_length, "tokens.input_length")
     deepspeed_config(settings)
     if targets is not None and targets.kind == "states":
         seen = AutoConfig.from_pretrained(targets.cache.root / "tail")

@@ -13,6 +13,7 @@ from pipeline.errors import ConfigError
 from pipeline.families import family_of
 from pipeline.teacher.capture import capture, resolve_cut
 from pipeline.teacher.fidelity import replay_fidelity
+from pipeline.teacher.loaded import whole_teacher
 from pipeline.teacher.tail import cut_tail, load_tail, save_tail
 from tests.tiny_models import MODELS, tiny_batch, tiny_model
 
@@ -28,7 +29,7 @@ def test_replay_is_exact_at_any_cut(tmp_path: Path, name: str, dtype: torch.dtyp
     save_tail(teacher, cuts, tmp_path / "tail")
     tail = load_tail(tmp_path / "tail", torch.device("cpu"))
     assert type(tail.model) is type(teacher)
-    found = replay_fidelity(teacher, family, tail, cuts, batch, *states)
+    found = replay_fidelity(whole_teacher(teacher, cuts), tail, cuts, batch, *states)
     exact = {"max": 0.0, "mean": 0.0}
     assert found["replay_error"] == dict.fromkeys(("logits", "encoder_self", "decoder_self", "cross"), exact)
     assert found["replay_kl"] == 0.0
@@ -50,7 +51,7 @@ def test_a_wrong_state_shows(name: str) -> None:
     family, cuts = family_of(teacher.config), (3, 2)
     captured, tail = capture(teacher, family, cuts, batch), cut_tail(teacher, cuts)
     rolled = captured.decoder_states.roll(1, dims=1)
-    found = replay_fidelity(teacher, family, tail, cuts, batch, captured.encoder_states, rolled)
+    found = replay_fidelity(whole_teacher(teacher, cuts), tail, cuts, batch, captured.encoder_states, rolled)
     shifted = {attention: error["max"] for attention, error in found["replay_error"].items()}
     assert shifted["encoder_self"] == 0.0
     assert min(shifted["logits"], shifted["decoder_self"], shifted["cross"]) > 0.01
