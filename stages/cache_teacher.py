@@ -38,6 +38,14 @@ def main() -> None:
         torch.cuda.set_device(local % torch.cuda.device_count())
     else:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    if recipe.teacher is not None and recipe.teacher.deepspeed is not None:
+        # The one case in which this stage needs DeepSpeed, and all its processes at once.
+        from pipeline.training import distributed
+        from pipeline.training.partitioned import load_partitioned
+
+        cache_teacher(recipe, rank, world, load=load_partitioned)
+        distributed.shutdown()
+        return
     cache_teacher(recipe, rank, world)
 
 

@@ -114,14 +114,13 @@ class _Worker:
             Writing() as writing,
             Progress("cache_teacher", sum(record.rows for record in records), "row", quiet=quiet) as progress,
         ):
+            # Where ranks make their passes together, those that are done early take part in what the others still need.
+            mine = sum(math.ceil(record.rows / self.cache.batch_size) + self.has_states for record in records)
+            most = self.teacher.most_passes(mine) if self.teacher.most_passes is not None else mine
             for record in records:
                 self._shard(record, writing, progress)
-            if self.teacher.most_passes is not None:
-                # Passes are made by all ranks together: those that are done early take part in what the others still need.
-                size = self.cache.batch_size
-                mine = sum(math.ceil(record.rows / size) + self.has_states for record in records)
-                for _ in range(self.teacher.most_passes(mine) - mine):
-                    self.teacher.run(self._batch(0, 0, 1), self.whole)
+            for _ in range(most - mine):
+                self.teacher.run(self._batch(0, 0, 1), self.whole)
 
     def _batch(self, shard: int, start: int, stop: int) -> dict[str, torch.Tensor]:
         rows = self.tokens.rows(shard, slice(start, stop), ("input_ids", "labels"))

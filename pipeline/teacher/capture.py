@@ -39,7 +39,7 @@ def resolve_cut(cut: int, layers: int, name: str) -> int:
     return cut % layers
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def capture(
     teacher: PreTrainedModel,
     family: Family,

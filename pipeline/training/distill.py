@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from pipeline import lineage
@@ -28,6 +27,7 @@ from pipeline.training.distiller import Distiller, check_objective, looks_at_enc
 from pipeline.training.engine import deepspeed_config, load_model
 from pipeline.training.export import export_model
 from pipeline.training.loop import train
+from pipeline.training.partitioned import teacher_loader
 from pipeline.training.rows import TokenSource
 from pipeline.training.targets import part_weights
 from pipeline.training.teachers import CachedTeacher, OnlineTeacher, Teacher
@@ -100,8 +100,8 @@ def _teacher(recipe: Recipe, targets: CachedTargets | None, tokens: Artifact, pa
     settings, device = recipe.distill, distributed.device()
     if settings.targets == "online" and presets.needs_teacher(part_weights(settings.objective)):
         spec = lineage.required_teacher(recipe)
-        dtype = getattr(torch, resolve_dtype(spec.dtype))
-        return OnlineTeacher.load(resolve_model(spec.model), dtype, device, *teacher_places(settings.objective, -1))
+        # Captured states are not used, but a block must be named: the first.
+        return OnlineTeacher(teacher_loader(recipe)(spec, (0, 0)), *teacher_places(settings.objective, -1))
     if targets is not None and targets.kind == "states":
         # Block 0 of the tail is the block at the cut.
         tail = load_tail(targets.cache.root / "tail", device, *teacher_places(settings.objective, 0))

@@ -97,7 +97,7 @@ class Distiller(nn.Module):
             decoder_output = decode(self.student, encoder_output, mask, decoder_input_ids=decoder_input_ids)
         if lm_only:
             return self.head(decoder_output, labels, None)
-        reference = self._teacher.reference(batch, decoder_input_ids) if self._teacher is not None else None
+        reference = self._teacher.reference(batch) if self._teacher is not None else None
         parts = self._head_parts(decoder_output, labels, batch, reference)
         valid = {"encoder": mask, "decoder": labels != -100}
         if reference is not None:

@@ -64,8 +64,13 @@ def sum_over_ranks(values: list[float]) -> list[float]:
     return tensor.tolist()
 
 
-def any_rank(flag: bool) -> bool:
-    return sum_over_ranks([float(flag)])[0] > 0
+def largest(value: int) -> int:
+    """The largest of the ranks' values."""
+    if world_size() == 1:
+        return value
+    tensor = torch.tensor(value, dtype=torch.int64, device=device())
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return int(tensor)
 
 
 def shutdown() -> None:

@@ -57,13 +57,14 @@ def run_chain(recipe: Recipe) -> list[Output]:
     from pipeline.teacher.cache import cache_teacher
     from pipeline.training import distributed
     from pipeline.training.distill import distill
+    from pipeline.training.partitioned import teacher_loader
 
     check_targets(recipe.distill, recipe.cache)
     distributed.setup()
     outputs = []
     for link in plan_links(recipe):
         if needs_cache(link.distill) and not _finished(link):
-            cache_teacher(link, distributed.rank(), distributed.world_size())
+            cache_teacher(link, distributed.rank(), distributed.world_size(), load=teacher_loader(link))
             distributed.barrier()
         outputs.append(distill(link, _output(link), label=f"distill {link.distill.name}"))
     return outputs

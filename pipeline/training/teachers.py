@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
-from pipeline.families import Attention, Shape, family_of
+from pipeline.families import Attention, Shape
 from pipeline.families.base import Head
 from pipeline.families.recorder import QKV, BlockInput, Recorder
-from pipeline.families.stacks import decode, encode
 from pipeline.recipe import States
+from pipeline.teacher.loaded import LoadedTeacher
 from pipeline.teacher.states import restore
 from pipeline.teacher.tail import Tail
 from pipeline.training.loader import Batch
@@ -42,7 +40,7 @@ class Teacher(Protocol):
 
     def position_bias(self, attention: Attention, rows: int, columns: int) -> torch.Tensor | None: ...
 
-    def reference(self, batch: Batch, decoder_input_ids: torch.Tensor) -> Reference: ...
+    def reference(self, batch: Batch) -> Reference: ...
 
 
 class CachedTeacher:
@@ -64,7 +62,7 @@ class CachedTeacher:
         block = self._tail.blocks[attention]
         return self._tail.family.position_bias(self._tail.model, attention, block, rows, columns)
 
-    def reference(self, batch: Batch, decoder_input_ids: torch.Tensor) -> Reference:
+    def reference(self, batch: Batch) -> Reference:
         dtype, settings = self._tail.model.dtype, self._settings
         decoder_states = restore("decoder_states", batch, settings, dtype)
         assert decoder_states is not None
@@ -83,40 +81,34 @@ class OnlineTeacher:
     """Runs a whole teacher on the batch: no cache, at the price of its forward pass at every step."""
 
     def __init__(
-        self, model: PreTrainedModel, blocks: Mapping[Attention, int], inputs: Iterable[BlockInput] = ()
+        self, teacher: LoadedTeacher, blocks: Mapping[Attention, int], inputs: Iterable[BlockInput] = ()
     ) -> None:
-        self._model, self._blocks = model.eval().requires_grad_(False), dict(blocks)
-        self._family = family_of(model.config)
-        self._recorder = Recorder(model, self._family, blocks, inputs)
-
-    @classmethod
-    def load(
-        cls,
-        directory: Path,
-        dtype: torch.dtype,
-        device: torch.device,
-        blocks: Mapping[Attention, int],
-        inputs: Iterable[BlockInput],
-    ) -> OnlineTeacher:
-        model = AutoModelForSeq2SeqLM.from_pretrained(directory, dtype=dtype)
-        return cls(model.to(device), blocks, inputs)
+        """blocks, inputs: what is recorded; negative indices count from the end."""
+        self._teacher, self._blocks = teacher, dict(blocks)
+        self._recorder = Recorder(teacher.model, teacher.family, blocks, inputs)
 
     @property
     def shape(self) -> Shape:
-        return self._family.shape(self._model.config)
+        return self._teacher.family.shape(self._teacher.model.config)
 
     @property
     def attention_scale(self) -> float:
-        return self._family.attention_scale(self._model.config)
+        return self._teacher.family.attention_scale(self._teacher.model.config)
 
     def position_bias(self, attention: Attention, rows: int, columns: int) -> torch.Tensor | None:
-        return self._family.position_bias(self._model, attention, self._blocks[attention], rows, columns)
+        block = self._blocks[attention]
+        return self._teacher.family.position_bias(self._teacher.model, attention, block, rows, columns)
 
     @torch.no_grad()
-    def reference(self, batch: Batch, decoder_input_ids: torch.Tensor) -> Reference:
-        mask = batch["attention_mask"]
+    def reference(self, batch: Batch) -> Reference:
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
         with self._recorder as recorder:
-            encoder_output = encode(self._model, mask, input_ids=batch["input_ids"])
-            decoder_output = decode(self._model, encoder_output, mask, decoder_input_ids=decoder_input_ids)
-        head = self._family.head(self._model)
-        return Reference(encoder_output, decoder_output, head, recorder.projections, recorder.inputs)
+            captured = self._teacher.run(inputs, True)
+        assert captured.decoder_output is not None
+        return Reference(
+            captured.encoder_output,
+            captured.decoder_output,
+            self._teacher.head,
+            recorder.projections,
+            recorder.inputs,
+        )

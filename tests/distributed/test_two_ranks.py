@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts import Artifact
-from tests.tiny_run import ENVIRONMENT, PYTHON, TinyRun
+from tests.tiny_run import ENVIRONMENT, PYTHON, REPOSITORY, TinyRun
 
 pytestmark = pytest.mark.slow
 
@@ -60,3 +60,34 @@ def test_a_checkpoint_of_another_number_of_ranks_is_refused_with_the_mend(copied
     refused = copied_run.stage("distill")
     assert refused.returncode == 2
     assert "was saved by 2 ranks, but 1 are running: start the stage with 2" in refused.stderr
+
+
+def test_a_teacher_partitioned_over_two_ranks_caches_the_same_bytes(
+    finished_run: TinyRun, few_documents: Path, tmp_path: Path
+) -> None:
+    run = TinyRun(tmp_path, few_documents)
+    for name in ("tokens", "distill/teacher", "teacher_cache"):
+        shutil.copytree(finished_run.run / name, run.run / name)
+    cache = run.run / "teacher_cache/teacher"
+    # Three shards for one rank and one for the other, which has to take part to the end.
+    for index in (0, 1, 2, 4):
+        (cache / f"shards/{index:05d}.json").unlink()
+    shutil.rmtree(cache / "tail")
+    (cache / "manifest.json").unlink()
+    partitioned = f"teacher.deepspeed={REPOSITORY / 'ds_configs/zero3_inference.json'}"
+    done = _two_ranks(run, "cache_teacher", partitioned)
+    assert done.returncode == 0, done.stderr
+    assert run.hashes("cache_teacher") == finished_run.hashes("cache_teacher")
+
+
+def test_a_partitioned_teacher_beside_a_partitioned_student(finished_run: TinyRun, copied_run: TinyRun) -> None:
+    partitioned = f"teacher.deepspeed={REPOSITORY / 'ds_configs/zero3_inference.json'}"
+    settings = ("distill.name=online", "distill.targets=online", "distill.max_steps=4", "distill.log_every=2")
+    done = _two_ranks(copied_run, "distill", partitioned, *settings)
+    assert done.returncode == 0, done.stderr
+    lines = (copied_run.run / "distill/online/metrics.jsonl").read_text().splitlines()
+    online = {line["step"]: line for line in map(json.loads, lines) if "loss/loss" in line}
+    lines = (finished_run.run / "distill/student/metrics.jsonl").read_text().splitlines()
+    cached = {line["step"]: line for line in map(json.loads, lines) if "loss/loss" in line}
+    for part in ("lm", "logits", "decoder_relations", "cross_relations"):
+        assert online[2][f"loss/{part}"] == pytest.approx(cached[2][f"loss/{part}"], rel=0.02)

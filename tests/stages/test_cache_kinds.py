@@ -137,11 +137,11 @@ def _shift(root: Path, column: str) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real filesystem of 3 MB."""
+    """A real filesystem of 16 MB."""
     where = tmp_path / "disk"
     where.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(where)], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(where)], capture_output=True, text=True
     )
     if mounted.returncode:
         pytest.skip(f"cannot mount a small filesystem here: {mounted.stderr.strip()}")
@@ -158,20 +158,22 @@ def test_a_disk_that_fills_up_loses_nothing(
     (run.run / "teacher_cache").symlink_to(small_disk, target_is_directory=True)
     root = run.run / "teacher_cache/teacher"
     need = sum(path.stat().st_size for path in (finished_run.run / "teacher_cache/teacher/shards").iterdir())
+    size = 16 * 2**20
+    assert 0 < need < size // 2
     ballast = small_disk / "ballast"
     # Too small from the start: told before the first byte.
-    ballast.write_bytes(b"x" * (3 * 2**20 - need // 2))
+    ballast.write_bytes(b"x" * (size - need // 2))
     done = run.stage("cache_teacher")
     assert done.returncode == 2
     assert "GB are free there" in done.stderr
     # Filled up by somebody else midway: as the estimate passed, some shards are written, then one is not.
-    ballast.write_bytes(b"x" * (3 * 2**20 - need - 60_000))
+    ballast.write_bytes(b"x" * (size - need - 200_000))
     process = subprocess.Popen(
         run.command("cache_teacher"), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     while not sidecar_path(root, 0).exists():
         assert process.poll() is None, process.communicate()[1]
-    ballast.write_bytes(b"x" * (3 * 2**20 - need // 2))
+    ballast.write_bytes(b"x" * (size - need // 2))
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2, errors
     assert "No space left on device; free some space and run the same command again" in errors
