@@ -26,8 +26,8 @@ DISTILL_FORMAT = 1
 FINETUNE_FORMAT = 1
 
 #: Settings of training that steer how a run is watched and kept, not what comes out of it.
-IDLE = {"name", "log_every", "validate_every", "validation_rows", "save_every", "save_minutes", "keep_checkpoints", "micro_batch_size",
-        "deepspeed"}  # fmt: skip
+IDLE = {"name", "log_every", "validate_every", "validation_rows", "save_every", "save_minutes", "keep_checkpoints",
+        "max_skipped_steps", "micro_batch_size", "deepspeed"}  # fmt: skip
 
 
 def tokenizer_output(recipe: Recipe) -> Output:

@@ -159,6 +159,8 @@ class Optimisation(Section):
     #: Save also when this many minutes have gone by since the last time.
     save_minutes: Annotated[float, Field(gt=0.0)] = 30.0
     keep_checkpoints: PositiveInt = 2
+    #: Stop after so many steps in a row whose gradients are not finite. Such a step is skipped: weights stay as they were.
+    max_skipped_steps: PositiveInt = 10
 
 
 class Schedule(Section):

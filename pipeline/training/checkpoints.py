@@ -11,12 +11,25 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.artifacts.atomic import fsync_directory, sha256_file, write_json
 from pipeline.console import say
-from pipeline.errors import ConfigError
 from pipeline.training import distributed
+from pipeline.training.resharding import universal_copy
+
+
+class Checkpoint(NamedTuple):
+    directory: Path
+    step: int
+    world_size: int
+    #: What the loss carries from step to step.
+    state: dict[str, Any]
+
+    @property
+    def resharded(self) -> bool:
+        """Whether another number of ranks saved it."""
+        return self.world_size != distributed.world_size()
 
 
 class Checkpoints:
@@ -53,26 +66,26 @@ class Checkpoints:
             self._prune()
         distributed.barrier()
 
-    def load_newest(self, engine: Any) -> tuple[int, dict[str, Any]]:
-        """Restore the newest complete checkpoint and return its step and state; (0, {}) when there is none.
+    def newest(self) -> Checkpoint | None:
+        """The newest complete checkpoint, None when there is none; every rank must ask.
 
-        An incomplete or damaged one is passed over with a word; one of another number of ranks is refused.
+        An incomplete or damaged one is passed over with a word.
         """
-        chosen = -1
-        if distributed.rank() == 0:
-            chosen = self._newest_sound()
-        chosen = int(distributed.sum_over_ranks([float(chosen) if distributed.rank() == 0 else 0.0])[0])
-        if chosen < 0:
-            return 0, {}
-        tag = f"step-{chosen:08d}"
-        record = json.loads((self.root / tag / "complete.json").read_text())
-        if record["world_size"] != distributed.world_size():
-            raise ConfigError(
-                f"{self.root / tag} was saved by {record['world_size']} ranks, but {distributed.world_size()} are running: "
-                f"start the stage with {record['world_size']}"
-            )
-        engine.load_checkpoint(str(self.root), tag=tag)
-        return chosen, record["state"]
+        # Rank 0 alone reads every byte; -1 stands for none.
+        step = distributed.largest(self._newest_sound() if distributed.rank() == 0 else -1)
+        if step < 0:
+            return None
+        directory = self.root / f"step-{step:08d}"
+        record = json.loads((directory / "complete.json").read_text())
+        return Checkpoint(directory, step, record["world_size"], record["state"])
+
+    def load(self, engine: Any, checkpoint: Checkpoint) -> None:
+        """Restore `checkpoint`; the engine was initialised with `checkpoint.resharded` as its `universal`."""
+        if not checkpoint.resharded:
+            engine.load_checkpoint(str(self.root), tag=checkpoint.directory.name)
+            return
+        with universal_copy(checkpoint.directory) as tag:
+            engine.load_checkpoint(str(self.root), tag=tag)
 
     def _newest_sound(self) -> int:
         for directory in sorted(self.root.glob("step-*"), reverse=True):

@@ -84,12 +84,16 @@ def load_model(directory: Path, settings: Optimisation) -> PreTrainedModel:
     return model
 
 
-def initialize(model: nn.Module, settings: Optimisation) -> Any:
-    """Hand `model` to DeepSpeed; returns its engine."""
+def initialize(model: nn.Module, settings: Optimisation, *, universal: bool = False) -> Any:
+    """Hand `model` to DeepSpeed; returns its engine. universal: a universal checkpoint will be loaded into it."""
     import deepspeed
 
+    config = deepspeed_config(settings)
+    if universal:
+        config["checkpoint"] = {**config.get("checkpoint", {}), "load_universal": True}
+
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    engine, *_ = deepspeed.initialize(model=model, model_parameters=parameters, config=deepspeed_config(settings))
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=parameters, config=config)
     return engine
 
 

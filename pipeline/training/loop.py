@@ -84,16 +84,20 @@ def train(
     model: its weights from `engine.load_model`. source: the rows; which of them make a batch is `SampleOrder`'s. out: takes
     checkpoints/, tensorboard/ and metrics.jsonl. identity: fingerprint that a checkpoint must bear to be resumed from. carried:
     state of the loss that checkpoints keep. Call `distributed.setup()` first. Raises Preempted after saving when a signal asked
-    to stop, and PipelineError when the loss is not finite.
+    to stop, and PipelineError when settings.max_skipped_steps steps in a row had gradients that are not finite.
     """
     rank, world = distributed.rank(), distributed.world_size()
-    engine = initialize(model, settings)
     checkpoints = Checkpoints(out / "checkpoints", identity, settings.keep_checkpoints)
-    start, state = checkpoints.load_newest(engine)
-    if carried is not None:
-        carried.restore(state)
-    if start and rank == 0:
-        say(f"{label}: resuming after step {start}")
+    newest = checkpoints.newest()
+    engine = initialize(model, settings, universal=newest is not None and newest.resharded)
+    start = 0
+    if newest is not None:
+        checkpoints.load(engine, newest)
+        start = newest.step
+        if carried is not None:
+            carried.restore(newest.state)
+        if rank == 0:
+            say(f"{label}: resuming after step {start}")
     order = SampleOrder(source.shard_rows, settings.batch_size, seed)
     micro = deepspeed_config(settings)["train_micro_batch_size_per_gpu"]
     loader = Loader(
@@ -109,6 +113,7 @@ def train(
     window = _Window(loader)
     validation: dict[str, float] | None = None
     saved_at = time.monotonic()
+    skipped, in_a_row = engine.skipped_steps, 0
     engine.train()
     with (
         StopRequest() as stop,
@@ -126,21 +131,32 @@ def train(
                 parts = loss(engine, batch, step)
                 engine.backward(parts["loss"])
                 engine.step()
-                window.add(parts, batch)
                 of_step.add(parts)
-            if carried is not None and carried.follows_means:
-                carried.after_step(step, of_step.over_ranks(world))
             done = step + 1
+            if engine.skipped_steps > skipped:
+                # DeepSpeed leaves weights and moments as they were when the gradient's norm is not finite, on every rank.
+                skipped, in_a_row = engine.skipped_steps, in_a_row + 1
+                if rank == 0:
+                    say(f"{label}: step {done} skipped, its gradient is not finite ({in_a_row} in a row)")
+                if in_a_row >= settings.max_skipped_steps:
+                    checkpoints.save(engine, done, carried.state() if carried is not None else {})
+                    raise _not_finite(label, done, in_a_row, order, step, checkpoints)
+            else:
+                in_a_row = 0
+                window.add(of_step, batches)
+                if carried is not None and carried.follows_means:
+                    carried.after_step(step, of_step.over_ranks(world))
             last = done == settings.max_steps
             if done % settings.log_every == 0 or last:
                 values = window.close(world)
                 values |= {
                     "train/learning_rate": rate,
-                    "train/gradient_norm": float(engine.get_global_grad_norm() or 0.0),
+                    "train/gradient_norm": _finite(float(engine.get_global_grad_norm() or 0.0)),
+                    "train/skipped_steps": float(skipped),
                 }
                 log.write(done, values)
-                _require_finite(values, done, checkpoints)
-                detail = f"loss {values['loss/loss']:.3f}, {values['speed/tokens_per_second']:.0f} tokens/s"
+                loss_now = f"loss {values['loss/loss']:.3f}" if "loss/loss" in values else "no finite loss"
+                detail = f"{loss_now}, {values['speed/tokens_per_second']:.0f} tokens/s"
                 progress.advance(0, detail)
             if validate is not None and (done % settings.validate_every == 0 or last):
                 validation = _validated(validate, engine, done)
@@ -151,7 +167,6 @@ def train(
             asked, due = distributed.sum_over_ranks([float(stop.received is not None), float(overdue)])
             stopping = asked > 0
             if done % settings.save_every == 0 or stopping or due > 0 or last:
-                _require_finite(window.peek(world), done, checkpoints)
                 began = time.perf_counter()
                 checkpoints.save(engine, done, carried.state() if carried is not None else {})
                 log.write(done, {"speed/checkpoint_seconds": time.perf_counter() - began})
@@ -185,6 +200,11 @@ class _Means:
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._count += 1
 
+    def merge(self, other: _Means) -> None:
+        for name, value in other._sums.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._count += other._count
+
     def over_ranks(self, world: int) -> dict[str, float]:
         """The mean of each part over the micro batches added and the ranks; empty when there were none."""
         names = sorted(self._sums)
@@ -207,16 +227,14 @@ class _Window:
         """Do not count the time since the last log line (validation, saving) as training time."""
         self._began, self._waited_before, self._tokens = time.perf_counter(), self._loader.waited, 0
 
-    def add(self, parts: dict[str, torch.Tensor], batch: Batch) -> None:
-        self._means.add(parts)
-        self._tokens += sum(batch[name].numel() for name in ("input_ids", "labels") if name in batch)
-
-    def peek(self, world: int) -> dict[str, float]:
-        """Mean of each part over the window's micro batches and the ranks, under its name in the log."""
-        return {_logged_name(name): value for name, value in self._means.over_ranks(world).items()}
+    def add(self, step: _Means, batches: list[Batch]) -> None:
+        """Count a step's means and tokens."""
+        self._means.merge(step)
+        self._tokens += sum(batch[name].numel() for batch in batches for name in ("input_ids", "labels"))
 
     def close(self, world: int) -> dict[str, float]:
-        values = self.peek(world)
+        """Means over the window's micro batches and the ranks, rates and memory, by their names in the log."""
+        values = {_logged_name(name): value for name, value in self._means.over_ranks(world).items()}
         elapsed = max(time.perf_counter() - self._began, 1e-9)
         values["speed/tokens_per_second"] = self._tokens * world / elapsed
         values["speed/loader_wait_share"] = min(1.0, (self._loader.waited - self._waited_before) / elapsed)
@@ -237,13 +255,19 @@ def peak_memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def _require_finite(values: dict[str, float], done: int, checkpoints: Checkpoints) -> None:
-    bad = sorted(name for name, value in values.items() if not math.isfinite(value))
-    if bad:
-        raise PipelineError(
-            f"{', '.join(bad)} is not finite at step {done}; nothing was saved since the last checkpoint in {checkpoints.root}: "
-            "lower learning_rate, or use dtype float32"
-        )
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else 0.0
+
+
+def _not_finite(
+    label: str, done: int, in_a_row: int, order: SampleOrder, step: int, checkpoints: Checkpoints
+) -> PipelineError:
+    rows = ", ".join(f"{shard}:{row}" for shard, row in order.batch(step)[:8])
+    return PipelineError(
+        f"{label}: the gradients of {in_a_row} steps in a row were not finite, the last at step {done} (its rows, shard:row, "
+        f"begin with {rows}); finite weights are saved in {checkpoints.root}: lower learning_rate, use dtype float32, or look at "
+        "these rows; remove the checkpoints to begin anew"
+    )
 
 
 def _mix(*parts: int) -> int:

@@ -54,12 +54,34 @@ def test_two_ranks_follow_the_loss_curve_of_one(finished_run: TinyRun, copied_ru
     assert weights.stat().st_size == (finished_run.run / "distill/student/hf/model.safetensors").stat().st_size
 
 
-def test_a_checkpoint_of_another_number_of_ranks_is_refused_with_the_mend(copied_run: TinyRun) -> None:
-    shutil.rmtree(copied_run.run / "distill/student/hf")
-    (copied_run.run / "distill/student/manifest.json").unlink()
-    refused = copied_run.stage("distill")
-    assert refused.returncode == 2
-    assert "was saved by 2 ranks, but 1 are running: start the stage with 2" in refused.stderr
+@pytest.mark.parametrize("ranks", [(2, 1), (1, 2)], ids=["2 to 1", "1 to 2"])
+def test_another_number_of_ranks_continues_the_curve(
+    finished_run: TinyRun, few_documents: Path, tmp_path: Path, ranks: tuple[int, int]
+) -> None:
+    run = TinyRun(tmp_path, few_documents)
+    for name in ("tokens", "distill/teacher", "teacher_cache"):
+        shutil.copytree(finished_run.run / name, run.run / name)
+    settings = ("distill.save_every=6", "distill.log_every=2")
+    first, second = (
+        (lambda *o: _two_ranks(run, "distill", *o)) if n == 2 else (lambda *o: run.stage("distill", *o)) for n in ranks
+    )
+    done = first(*settings)
+    assert done.returncode == 0, done.stderr
+    whole = _losses(run)
+    student = run.run / "distill/student"
+    # As if it had been killed between its two checkpoints.
+    shutil.rmtree(student / "checkpoints/step-00000012")
+    shutil.rmtree(student / "hf")
+    (student / "manifest.json").unlink()
+    done = second(*settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "saved by another number of ranks: converting it" in done.stdout
+    assert "resuming after step 6" in done.stdout
+    continued = _losses(run)
+    assert list(continued) == list(whole)
+    for step, loss in whole.items():
+        assert continued[step] == pytest.approx(loss, rel=0.005), f"step {step}"
+    assert sorted(path.name for path in (student / "checkpoints").glob("*step-*")) == ["step-00000006", "step-00000012"]
 
 
 def test_a_teacher_partitioned_over_two_ranks_caches_the_same_bytes(

@@ -1,0 +1,57 @@
+"""Gradients that are not finite: the step is skipped and counted; too many in a row stop the run with finite weights saved."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.artifacts import Artifact, Output
+from tests.tiny_run import TinyRun
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def run(finished_run: TinyRun, few_documents: Path, tmp_path: Path) -> TinyRun:
+    run = TinyRun(tmp_path, few_documents)
+    for name in ("tokens", "distill/teacher", "teacher_cache"):
+        shutil.copytree(finished_run.run / name, run.run / name)
+    return run
+
+
+def _poison(root: Path, shard: int) -> None:
+    """Make one row's cached states NaN in a shard whose hashes and records fit."""
+    artifact = Artifact(root)
+    record, manifest = artifact.shards[shard], artifact.manifest
+    columns = {name: artifact.rows(shard, slice(0, record.rows), (name,))[name].clone() for name in record.columns}
+    columns["decoder_states"][-1] = torch.nan
+    output = Output(root, "teacher_cache", manifest.payload, (root / "recipe.yaml").read_text(), manifest.inputs)
+    output.write_shard(shard, columns, tokens=record.tokens, notes=record.notes)
+    assert output.finish(len(manifest.shards), manifest.files)
+
+
+def test_one_bad_row_costs_one_step(run: TinyRun) -> None:
+    for shard in range(4):
+        _poison(run.run / "teacher_cache/teacher", shard)
+    done = run.stage("distill", "distill.max_steps=60", "distill.log_every=1", "distill.save_every=60")
+    assert done.returncode == 0, done.stderr
+    skipped = done.stdout.count("skipped, its gradient is not finite")
+    assert 1 <= skipped <= 4
+    records = [json.loads(line) for line in (run.run / "distill/student/metrics.jsonl").read_text().splitlines()]
+    assert max(record.get("train/skipped_steps", 0) for record in records) == skipped
+    assert all(math.isfinite(value) for record in records for value in record.values())
+    assert "validation LM loss" in done.stdout
+
+
+def test_many_in_a_row_stop_the_run_with_its_state_saved(run: TinyRun) -> None:
+    done = run.stage("distill", "distill.learning_rate=1.0e+30", "distill.max_skipped_steps=3", "distill.warmup_steps=0")
+    assert done.returncode == 2, done.stdout
+    assert "the gradients of 3 steps in a row were not finite" in done.stderr
+    assert "shard:row" in done.stderr
+    assert list(run.run.glob("distill/student/checkpoints/step-*/complete.json"))
+    assert not (run.run / "distill/student/hf").exists()
