@@ -9,6 +9,9 @@ from pipeline import __version__
 from pipeline.console import say
 from pipeline.errors import exit_on_error
 
+#: In the order in which they run.
+STAGES = ("tokenize_corpus", "cache_teacher", "distill", "distill_interpolated", "finetune")
+
 
 @exit_on_error
 def main(argv: list[str] | None = None) -> None:
@@ -28,15 +31,42 @@ def main(argv: list[str] | None = None) -> None:
     verify = commands.add_parser("verify", help="check every byte of an artifact against its manifest")
     verify.add_argument("artifact", type=Path)
 
-    arguments = parser.parse_args(argv)
+    status = commands.add_parser("status", help="show how far every stage of a run is")
+    status.add_argument("run", type=Path)
+    status.add_argument("--watch", action="store_true", help="show it again every few seconds until Ctrl-C")
+
+    board = commands.add_parser("tensorboard", help="start TensorBoard over all stages of a run; more options go to it")
+    board.add_argument("run", type=Path)
+
+    # For slurm/submit.sh: no help line, so that it is not listed.
+    jobs = commands.add_parser("slurm-plan")
+    jobs.add_argument("recipe")
+    jobs.add_argument("overrides", nargs="*")
+    jobs.add_argument("--from", dest="first", choices=STAGES, default=STAGES[0])
+    jobs.add_argument("--until", dest="last", choices=STAGES, default=STAGES[-1])
+    jobs.add_argument("--cache-tasks", type=int, default=16)
+
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.command != "tensorboard":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if arguments.command == "demo":
         from pipeline.demo import run_demo
 
         run_demo(arguments.run, arguments.corpus)
     elif arguments.command == "inspect":
         _inspect(arguments.artifact)
-    else:
+    elif arguments.command == "verify":
         _verify(arguments.artifact)
+    elif arguments.command == "status":
+        from pipeline.status import show
+
+        show.show_status(arguments.run, watch=arguments.watch)
+    elif arguments.command == "tensorboard":
+        from pipeline.status import boards
+
+        boards.start_tensorboard(arguments.run, rest)
+    else:
+        _slurm_plan(arguments)
 
 
 def _inspect(root: Path) -> None:
@@ -74,6 +104,24 @@ def _verify(root: Path) -> None:
     for name in artifact.manifest.files:
         artifact.verify_file(name)
     say(f"{root}: {len(artifact.shards)} shards and {len(artifact.manifest.files)} files are what was written")
+
+
+def _slurm_plan(arguments: argparse.Namespace) -> None:
+    from pipeline.errors import ConfigError
+    from pipeline.recipe import load_recipe
+    from pipeline.slurm import plan, queue, records
+
+    stages = STAGES[STAGES.index(arguments.first) : STAGES.index(arguments.last) + 1]
+    if not stages:
+        raise ConfigError(f"--from {arguments.first} comes after --until {arguments.last}")
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    submitted = records.submitted_keys(recipe.root / "logs")
+    known = queue.known_jobs(submitted.values()) or {}
+    alive = {job.array for job in known.values() if job.live}
+    queued = {key: job for key, job in submitted.items() if job in alive}
+    found = plan.plan_jobs(recipe, stages, queued, arguments.cache_tasks)
+    for line in found.lines(recipe.run, ["--recipe", arguments.recipe, *arguments.overrides]):
+        say(line)
 
 
 if __name__ == "__main__":

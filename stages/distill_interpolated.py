@@ -9,31 +9,52 @@ Writes  RUN/distill_interpolated/<interpolated.name>.assistant-N/ and RUN/distil
 
 The assistants' shapes lie between the teacher's and the student's; the steps of `distill` are shared between the links.
 Each link resumes by itself.
+
+  --link N --part cache [--shards 3,7-9]   only cache the teacher of link N, as cache_teacher.py does
+  --link N --part distill                  only distil link N, from the cache that is there: a chain as a chain of jobs
 """
 
 from __future__ import annotations
 
+import argparse
+
 from pipeline.console import say
-from pipeline.errors import exit_on_error
+from pipeline.errors import ConfigError, exit_on_error
 from pipeline.objectives import presets
-from pipeline.stage_args import parse
+from pipeline.stage_args import environment_rank, parse, use_local_device
 
 
 @exit_on_error
 def main() -> None:
-    recipe, _ = parse(__doc__)
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--link", type=int)
+    own.add_argument("--part", choices=("cache", "distill"))
+    own.add_argument("--shards")
+    chosen, rest = own.parse_known_args()
+    if (chosen.link is None) != (chosen.part is None) or (chosen.shards and chosen.part != "cache"):
+        raise ConfigError("--link and --part go together, and --shards with --part cache")
+    recipe, _ = parse(__doc__, rest)
     objective = recipe.distill.objective
     needs_cache = presets.needs_teacher(presets.resolve(objective.preset, objective.weights))
 
-    from pipeline.training.interpolated import chain_complete, run_chain
+    from pipeline.training import interpolated
 
-    if chain_complete(recipe, needs_cache=needs_cache):
+    if chosen.part == "cache":
+        from pipeline.teacher.cache import cache_teacher
+
+        use_local_device()
+        cache_teacher(interpolated.link(recipe, chosen.link), *environment_rank(), chosen.shards)
+        return
+    if chosen.part is None and interpolated.chain_complete(recipe, needs_cache=needs_cache):
         say(f"distill_interpolated: {recipe.interpolated.name} and its assistants are up to date")
         return
 
     from pipeline.training import distributed
 
-    run_chain(recipe, needs_cache=needs_cache)
+    if chosen.part == "distill":
+        interpolated.run_link(recipe, chosen.link, needs_cache=needs_cache)
+    else:
+        interpolated.run_chain(recipe, needs_cache=needs_cache)
     distributed.shutdown()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -27,9 +28,10 @@ from pipeline.teacher.tail import TAIL_FILES, Tail, cut_tail, save_tail
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 1e-2}
 
 
-def cache_teacher(recipe: Recipe, rank: int = 0, world: int = 1) -> Output:
+def cache_teacher(recipe: Recipe, rank: int = 0, world: int = 1, shards: str | None = None) -> Output:
     """Bring RUN/teacher_cache/<teacher.name> to completion; this process takes what is missing of every `world`-th shard.
 
+    shards: restricts the work of all processes to these, as `chosen_shards` reads them.
     Raises ConfigError when teacher and tokens do not fit, ArtifactError when the disk is too small for the whole cache, and
     CorruptArtifact when replaying a shard's sample does not give what the teacher gives.
     """
@@ -42,8 +44,9 @@ def cache_teacher(recipe: Recipe, rank: int = 0, world: int = 1) -> Output:
     missing = output.missing(len(tokens.shards))
     _require_disk(output, tokens, missing, width)
     # By index and not by place in `missing`: a process that starts late finds less missing than one that started early.
-    mine = [index for index in missing if index % world == rank]
-    tail_is_mine = rank == 0 and not _tail_present(output.root)
+    share = chosen_shards(shards, len(tokens.shards))[rank::world]
+    mine = sorted(set(share) & set(missing))
+    tail_is_mine = 0 in share and not _tail_present(output.root)
     if mine or tail_is_mine:
         worker = _Worker(recipe, output, tokens, cuts)
         if tail_is_mine:
@@ -54,6 +57,24 @@ def cache_teacher(recipe: Recipe, rank: int = 0, world: int = 1) -> Output:
     ):
         say(f"teacher_cache: {len(tokens.shards)} shards complete in {output.root}")
     return output
+
+
+def chosen_shards(text: str | None, count: int) -> list[int]:
+    """Indices below `count` that `text` names: `3,7-9`, or `1::4` for every fourth from 1 on; all when None.
+
+    Those beyond the last are left out. Raises ConfigError for anything else.
+    """
+    if text is None:
+        return list(range(count))
+    chosen: set[int] = set()
+    for item in text.split(","):
+        found = re.fullmatch(r"(\d+)(?:-(\d+)|::([1-9]\d*))?", item)
+        if found is None:
+            raise ConfigError(f"--shards {text}: write 3,7-9, or 1::4 for every fourth from 1 on")
+        first, last, step = found.groups()
+        stop = int(last) + 1 if last else count if step else int(first) + 1
+        chosen.update(range(int(first), min(stop, count), int(step or 1)))
+    return sorted(chosen)
 
 
 def _check(recipe: Recipe) -> tuple[tuple[int, int], int]:

@@ -1,0 +1,36 @@
+"""The cluster of this directory's tests. Without Slurm they are skipped, but never in CI (MINIEND_REQUIRE_SLURM=1)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.cluster import Cluster, missing_programs
+
+
+def _obstacle() -> str | None:
+    if os.geteuid() != 0:
+        return "starting a Slurm cluster needs root"
+    missing = missing_programs()
+    return f"not installed: {', '.join(missing)} (apt-get install slurm-wlm munge)" if missing else None
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    obstacle = _obstacle()
+    if obstacle and os.environ.get("MINIEND_REQUIRE_SLURM"):
+        pytest.fail(f"MINIEND_REQUIRE_SLURM is set, but {obstacle}")
+    if obstacle:
+        pytest.skip(obstacle)
+    # Not below pytest's own directory: a unix socket's path may have 107 characters.
+    root = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
+    try:
+        with Cluster(root) as running:
+            yield running
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
