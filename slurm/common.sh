@@ -97,12 +97,13 @@ end_job() {
       exit 0
       ;;
     75)
-      # A cancelled job's ranks save too, but it must not come back.
-      [[ $(squeue -h -j "$SLURM_JOB_ID" -o %T) != CANCELLED ]] || fail 75 "cancelled; submit again to go on"
-      record requeued "${2:+asked to stop}"
-      echo "== saved; requeueing $JOB"
-      scontrol requeue "$JOB" || fail 75 "could not be requeued; submit again to go on"
-      sleep 600 # until Slurm ends this script
+      # Only a running job is ours to requeue: one that was cancelled must not come back, another is on its way already.
+      if [[ $(squeue -h -j "$SLURM_JOB_ID" -o %T) == RUNNING ]]; then
+        echo "== stopped; requeueing $JOB"
+        record requeued "${2:+asked to stop}"
+        scontrol requeue "$JOB" || fail 75 "could not be requeued; submit again to go on"
+        sleep 600 # until Slurm ends this script
+      fi
       exit 75
       ;;
     *)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import Cluster, missing_programs
+from tests.slurm.site import SlurmRun
 
 
 def _obstacle() -> str | None:
@@ -34,3 +35,14 @@ def cluster() -> Iterator[Cluster]:
             yield running
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster: Cluster, few_documents: Path, tmp_path_factory: pytest.TempPathFactory) -> SlurmRun:
+    """A whole run from text to table, submitted at once and left alone. Read it, do not change it."""
+    run = SlurmRun(tmp_path_factory.mktemp("undisturbed"), few_documents, cluster)
+    run.submit("--until", "distill", teacher=True)
+    # The second chain is planned while the first, which makes its tokens and its teacher, is in the queue.
+    run.submit()
+    cluster.wait_for_jobs(timeout=400)
+    return run
