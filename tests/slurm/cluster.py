@@ -6,12 +6,14 @@ of the machine's own Slurm or munge, running or not, is read or touched.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +30,8 @@ SlurmctldPort={ports[0]}
 SlurmUser=root
 AuthType=auth/munge
 CredType=cred/munge
-# cred_expire: a requeued job waits that long before it starts again.
-AuthInfo=socket={root}/munge/socket,cred_expire=1
+# cred_expire: a requeued job waits that long before it starts again; five seconds is the least.
+AuthInfo=socket={root}/munge/socket,cred_expire=5
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 StateSaveLocation={root}/state
 SlurmctldPidFile={root}/slurmctld.pid
@@ -80,6 +82,10 @@ class Cluster:
         self._daemons: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Cluster:
+        # Sees its standard input end when this process does, whatever ended it, and clears up then.
+        self._keeper = subprocess.Popen(
+            [sys.executable, __file__, str(self.root)], stdin=subprocess.PIPE, start_new_session=True
+        )
         try:
             self._start()
         except BaseException:
@@ -104,22 +110,13 @@ class Cluster:
                 daemon.kill()
                 daemon.wait()
         self._daemons = []
-        for pid in self.processes():
-            os.kill(pid, signal.SIGKILL)
+        assert self._keeper.stdin is not None
+        self._keeper.stdin.close()
+        self._keeper.wait()
 
     def processes(self) -> list[int]:
-        """Processes that run with this cluster's configuration: its steps, and what they started."""
-        mark = f"SLURM_CONF={self.environment['SLURM_CONF']}".encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == os.getpid():
-                continue
-            try:
-                if mark in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-            except OSError:
-                continue  # ended meanwhile
-        return found
+        """Processes that run with this cluster's configuration: its daemons, its steps, and what they started."""
+        return processes(self.root)
 
     def run(self, *command: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a command against this cluster."""
@@ -188,6 +185,31 @@ class Cluster:
             )
 
 
+def processes(root: Path) -> list[int]:
+    mark = f"SLURM_CONF={root / 'slurm.conf'}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if mark in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+        except OSError:
+            continue  # ended meanwhile
+    return found
+
+
+def _keep(root: Path) -> None:
+    """Wait until whoever started this is gone, then end every process of its cluster and remove its directory."""
+    sys.stdin.read()
+    while left := processes(root):
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+    shutil.rmtree(root, ignore_errors=True)
+
+
 def _short_name() -> str:
     return socket.gethostname().split(".", 1)[0]
 
@@ -201,3 +223,7 @@ def _free_ports(count: int) -> list[int]:
     finally:
         for probe in probes:
             probe.close()
+
+
+if __name__ == "__main__":
+    _keep(Path(sys.argv[1]))

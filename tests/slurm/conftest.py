@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,11 +29,8 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip(obstacle)
     # Not below pytest's own directory: a unix socket's path may have 107 characters.
     root = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
-    try:
-        with Cluster(root) as running:
-            yield running
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    with Cluster(root) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
