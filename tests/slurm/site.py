@@ -35,7 +35,7 @@ class SlurmRun(TinyRun):
         self.cluster = cluster
         recipe = yaml.safe_load(self.recipe.read_text())
         recipe["cache"]["batch_size"] = 1
-        recipe["distill"]["max_steps"] = 40
+        recipe["distill"] |= {"max_steps": 40, "validation_rows": 64, "validate_every": 1000}
         recipe["finetune"]["models"]["interpolated"] = "{run}/distill_interpolated/chain/hf"
         self.recipe.write_text(yaml.safe_dump(recipe))
 

@@ -13,7 +13,7 @@ from tests.slurm.site import SlurmRun
 pytestmark = pytest.mark.slow
 
 #: Makes each step slow without changing what comes out of it. Saved on a signal alone, or a resume would prove little.
-_SLOW = ("distill.validate_every=1", "distill.validation_rows=170", "distill.log_every=1", "distill.save_every=1000")
+_SLOW = ("distill.validate_every=1", "distill.log_every=1", "distill.save_every=1000")
 
 
 @pytest.fixture
