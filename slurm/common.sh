@@ -13,6 +13,16 @@ declare -p CONTAINER >/dev/null 2>&1 || CONTAINER=()
 # A pipeline command in the cluster's environment (modules, venv, container).
 miniend() { "${CONTAINER[@]}" "$PYTHON" -m pipeline.cli "$@"; }
 
+# `module load` and the like seldom bear the shell's strict options.
+set_up() {
+  local strict
+  declare -F cluster_setup >/dev/null || return 0
+  strict=$(set +o | grep -E 'errexit|nounset')
+  set +eu
+  cluster_setup
+  eval "$strict"
+}
+
 die() {
   echo "error: $*" >&2
   exit 2
@@ -23,13 +33,15 @@ die() {
 # begin_job ARTIFACT: prepare the environment of a batch script. ARTIFACT is a directory below the run, e.g. distill/student.
 begin_job() {
   [[ -n ${MINIEND_RUN:-} && -n ${SLURM_JOB_ID:-} ]] || die "this script is started by slurm/submit.sh"
+  ASKED= # to stop, by Slurm
+  trap 'ASKED=1' USR1 TERM
   ARTIFACT=$1
   JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}}
   JOB=${JOB:-$SLURM_JOB_ID}
   LOGS=$MINIEND_RUN/logs/$ARTIFACT${SHARDS:+/shards-$SLURM_ARRAY_TASK_ID}
   EVENTS=$MINIEND_RUN/logs/$ARTIFACT/job-$JOB.events
   mkdir -p "$LOGS"
-  if declare -F cluster_setup >/dev/null; then cluster_setup; fi
+  set_up
   echo "== job $JOB, restart ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST: $ARTIFACT; logs of the ranks in $LOGS"
   refuse_to_turn_in_circles
   record running "${SLURM_RESTART_COUNT:-0}"
@@ -42,7 +54,7 @@ record() { printf '%s\t%s\t%s\n' "$(date +%s)" "$1" "${2:-}" >>"$EVENTS"; }
 # Progress is a shard, a checkpoint or an artifact completed below the artifact's directory since the last start.
 refuse_to_turn_in_circles() {
   local now before stalled=0 memory=$MINIEND_RUN/logs/$ARTIFACT/job-$JOB.progress
-  now=$(find "$MINIEND_RUN/$ARTIFACT" -path '*/shards/*.json' -o -name complete.json -o -name manifest.json 2>/dev/null | sort | cksum)
+  now=$(find "$MINIEND_RUN/$ARTIFACT" -path '*/shards/[0-9]*.json' -o -name complete.json -o -name manifest.json 2>/dev/null | sort | cksum)
   if [[ ${SLURM_RESTART_COUNT:-0} -gt 0 && -f $memory ]]; then
     { read -r before && read -r stalled; } <"$memory"
     if [[ $now == "$before" ]]; then stalled=$((stalled + 1)); else stalled=0; fi
@@ -62,20 +74,25 @@ fail() {
 
 # run_ranks SCRIPT ARGUMENT…: start $PROCESSES ranks on every node and end the job with what they end with.
 run_ranks() {
-  local step code asked=
+  local step code
   rendezvous
-  srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --wait=60 --kill-on-bad-exit=0 --export=ALL \
-    "${SRUN_OPTIONS[@]}" "${CONTAINER[@]}" "$PYTHON" -m pipeline.slurm.launch --logs "$LOGS" --processes "${PROCESSES:-1}" -- "$@" &
+  # --cpus-per-task: srun does not take it over from sbatch. --wait: a launcher that is left alone may not hang.
+  srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+    --wait=60 --kill-on-bad-exit=0 "${SRUN_OPTIONS[@]}" "${CONTAINER[@]}" "$PYTHON" -m pipeline.slurm.launch \
+    --logs "$LOGS" --processes "${PROCESSES:-1}" -- "$@" &
   step=$!
   # srun hands SIGUSR1 on to the launchers, and these to the ranks.
-  trap 'asked=1; echo "== asked to stop, telling the ranks"; kill -USR1 "$step"' USR1 TERM
+  trap 'ASKED=1; echo "== asked to stop, telling the ranks"; kill -USR1 "$step"' USR1 TERM
+  if [[ -n $ASKED ]]; then kill -USR1 "$step"; fi # while the job was being set up
   while :; do
     wait "$step"
     code=$?
     kill -0 "$step" 2>/dev/null || break # a trapped signal ends `wait`, not srun
   done
-  trap - USR1 TERM
-  end_job "$code" "$asked"
+  trap 'ASKED=1' USR1 TERM
+  # A signal may end srun itself before it has a step to hand it on to.
+  if [[ -n $ASKED && $code -gt 128 ]]; then code=75; fi
+  end_job "$code"
 }
 
 # Where the launchers of several nodes meet: a port that is free on the first node, where this script runs.
@@ -88,7 +105,7 @@ rendezvous() {
   export MINIEND_RENDEZVOUS=${address:-$first}:$port
 }
 
-# end_job CODE [ASKED]: exit, or requeue where the stage said 75: saved, run again to go on.
+# end_job CODE: exit, or requeue where the stage said 75: saved, run again to go on.
 end_job() {
   local code=$1
   case $code in
@@ -100,7 +117,7 @@ end_job() {
       # Only a running job is ours to requeue: one that was cancelled must not come back, another is on its way already.
       if [[ $(squeue -h -j "$SLURM_JOB_ID" -o %T) == RUNNING ]]; then
         echo "== stopped; requeueing $JOB"
-        record requeued "${2:+asked to stop}"
+        record requeued "${ASKED:+asked to stop}"
         scontrol requeue "$JOB" || fail 75 "could not be requeued; submit again to go on"
         sleep 600 # until Slurm ends this script
       fi

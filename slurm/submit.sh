@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source slurm/common.sh
-if declare -F cluster_setup >/dev/null; then cluster_setup; fi
+set_up
 
 dry_run='' plan_arguments=()
 for argument in "$@"; do

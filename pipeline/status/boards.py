@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,32 +13,46 @@ from typing import NoReturn
 
 from pipeline.errors import ConfigError, DataError
 
+#: Seconds between two looks for stages that have begun.
+_PAUSE = 10.0
+
 
 def start_tensorboard(run: Path, options: Sequence[str]) -> NoReturn:
-    """Become TensorBoard; `options` go to it as they are. Raises DataError when `run` has nothing to show yet."""
+    """Run TensorBoard until it ends, taking up stages as they begin; `options` go to it as they are.
+
+    Raises DataError when `run` does not exist.
+    """
+    if not run.is_dir():
+        raise DataError(f"{run} is not a run: give the directory that a recipe names as `run`")
     program = shutil.which("tensorboard", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
     if program is None:
         raise ConfigError("tensorboard is not installed here: pip install tensorboard")
-    views = link_views(run)
-    sys.stdout.flush()
-    os.execv(program, [program, f"--logdir={views}", *options])
+    server = subprocess.Popen([program, f"--logdir={link_views(run)}", *options])
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: server.terminate())
+    while True:
+        try:
+            sys.exit(server.wait(timeout=_PAUSE))
+        except subprocess.TimeoutExpired:
+            link_views(run)
+        except KeyboardInterrupt:
+            continue  # Ctrl-C went to TensorBoard as well
 
 
 def link_views(run: Path) -> Path:
-    """Make RUN/logs/tensorboard/<artifact> → RUN/<artifact>/tensorboard for every artifact that has one; return that directory.
+    """Link RUN/logs/tensorboard/<artifact> to RUN/<artifact>/tensorboard for every artifact that has one; return that directory.
 
-    TensorBoard names a run after its directory: `distill/student` reads better than `distill/student/tensorboard`. Links to
-    artifacts that are gone are removed; a stage that starts later is taken up by calling again.
+    TensorBoard names a run after its directory, and `distill/student` reads better than `distill/student/tensorboard`.
     """
-    boards = {path.parent.relative_to(run): path.resolve() for path in run.glob("*/**/tensorboard") if path.is_dir()}
-    boards = {key: path for key, path in boards.items() if key.parts[0] != "logs"}
-    if not boards:
-        raise DataError(f"{run} has no tensorboard/ in it yet: start a training stage first")
     views = run / "logs" / "tensorboard"
-    for old in [path for path in views.glob("**/*") if path.is_symlink()]:
-        old.unlink()
-    for key, board in boards.items():
+    views.mkdir(parents=True, exist_ok=True)
+    for link in [path for path in views.glob("**/*") if path.is_symlink() and not path.exists()]:
+        link.unlink()  # its artifact is gone
+    for board in sorted(run.glob("*/**/tensorboard")):
+        key = board.parent.relative_to(run)
         link = views / key
+        if key.parts[0] == "logs" or not board.is_dir() or link.is_symlink():
+            continue
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(os.path.relpath(board, link.parent.resolve()))
+        link.symlink_to(os.path.relpath(board, link.parent))
     return views

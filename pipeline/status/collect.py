@@ -123,10 +123,15 @@ def _stale(run: Path, record: Mapping[str, object]) -> str:
         return ""
     if payload.get("stage") == "finetune":
         return ""  # made from a model, whose hash would take reading it
-    for name, place in {"tokenizer": "tokens/tokenizer", "tokens": "tokens/train", "cache": "teacher_cache/*"}.items():
-        made_from = payload.get(name)
-        now = [read_json(path / "manifest.json") for path in run.glob(place)]
-        fingerprints = {manifest["fingerprint"] for manifest in now if manifest}
+    for source, place in {
+        "tokenizer": "tokens/tokenizer",
+        "tokens": "tokens/train",
+        "cache": "teacher_cache/*",
+    }.items():
+        made_from = payload.get(source)
+        # An input that is being made again from the same things is no other one.
+        records = [read_json(path / name) for path in run.glob(place) for name in ("manifest.json", "fingerprint.json")]
+        fingerprints = {record["fingerprint"] for record in records if record}
         if isinstance(made_from, str) and fingerprints and made_from not in fingerprints:
             return f"made from another {place.removesuffix('/*')} than is there now"
     return ""
