@@ -15,12 +15,12 @@ miniend() { "${CONTAINER[@]}" "$PYTHON" -m pipeline.cli "$@"; }
 
 # `module load` and the like seldom bear the shell's strict options.
 set_up() {
-  local strict
+  local options=$-
   declare -F cluster_setup >/dev/null || return 0
-  strict=$(set +o | grep -E 'errexit|nounset')
   set +eu
   cluster_setup
-  eval "$strict"
+  [[ $options != *e* ]] || set -e
+  [[ $options != *u* ]] || set -u
 }
 
 die() {

@@ -40,11 +40,16 @@ def collect(run: Path) -> list[Stage]:
         raise DataError(f"{run} is not a run: give the directory that a recipe names as `run`")
     queue = known_jobs(submission.array for submission in submitted.values())
     stages: dict[str, Stage] = {}
-    for key in sorted(found | set(submitted), key=lambda key: (_ORDER.index(key.split("/", 1)[0]), key)):
+
+    def place(key: str) -> tuple[int, int, str]:
+        number = int(submitted[key].array) if key in submitted else 0
+        return _ORDER.index(key.split("/", 1)[0]), number, key
+
+    for key in sorted(found | set(submitted), key=place):
         stages[key] = _stage(run, key, submitted.get(key), queue)
     for key, stage in stages.items():
         if stage.state == "cancelled" and not stage.note:
-            stage.note = _missed(submitted[key], stages)
+            stage.note = _missed(submitted[key], {name: other for name, other in stages.items() if name != key})
     return list(stages.values())
 
 
@@ -111,7 +116,7 @@ def _describe(submission: Submission, queue: Mapping[str, QueuedJob]) -> str:
     if not live:
         return submission.array
     states = sorted({job.state.lower() for job in live})
-    reason = next((f" ({job.reason})" for job in live if job.reason), "")
+    reason = next((f" ({job.reason})" for job in live if job.reason and job.live), "")
     # Of one job its own number, of several the array's.
     return f"{live[0].identifier if len(submission.jobs) == 1 else submission.array} {', '.join(states)}{reason}"
 

@@ -22,6 +22,8 @@ from pathlib import Path
 NODES = ("n1", "n2")
 GRACE = 60
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
+#: In the environment of every process of a cluster: the cluster's directory.
+_MARK = "MINIEND_TEST_CLUSTER"
 
 _CONFIGURATION = """
 ClusterName=miniend
@@ -77,6 +79,7 @@ class Cluster:
                 name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_", "SRUN_"))
             },
             "SLURM_CONF": str(root / "slurm.conf"),
+            _MARK: str(root),
             "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin",
         }
         self._daemons: list[subprocess.Popen[bytes]] = []
@@ -115,7 +118,7 @@ class Cluster:
         self._keeper.wait()
 
     def processes(self) -> list[int]:
-        """Processes that run with this cluster's configuration: its daemons, its steps, and what they started."""
+        """The daemons of this cluster, its steps, the commands run against it, and all that these started."""
         return processes(self.root)
 
     def run(self, *command: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
@@ -186,7 +189,7 @@ class Cluster:
 
 
 def processes(root: Path) -> list[int]:
-    mark = f"SLURM_CONF={root / 'slurm.conf'}".encode()
+    mark = f"{_MARK}={root}".encode()
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():

@@ -39,18 +39,24 @@ class SlurmRun(TinyRun):
         recipe["finetune"]["models"]["interpolated"] = "{run}/distill_interpolated/chain/hf"
         self.recipe.write_text(yaml.safe_dump(recipe))
 
-    def submit(self, *arguments: str, settings: str = "", teacher: bool = False) -> dict[str, str]:
-        """Run submit.sh; settings: lines added to cluster.env. Returns {artifact: job number} of what it submitted."""
+    def try_submit(
+        self, *arguments: str, settings: str = "", teacher: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        """Run submit.sh. settings: lines added to cluster.env."""
         environment = self.root / "cluster.env"
         environment.write_text(_CLUSTER_ENV + settings)
         recipe = self.teacher_recipe if teacher else self.recipe
-        done = subprocess.run(
+        return subprocess.run(
             [REPOSITORY / "slurm" / "submit.sh", recipe, *arguments],
             capture_output=True,
             text=True,
             timeout=120,
             env={**self.cluster.environment, "MINIEND_CLUSTER_ENV": str(environment)},
         )
+
+    def submit(self, *arguments: str, settings: str = "", teacher: bool = False) -> dict[str, str]:
+        """Run submit.sh and return {artifact: job number} of what it submitted."""
+        done = self.try_submit(*arguments, settings=settings, teacher=teacher)
         assert done.returncode == 0, done.stdout + done.stderr
         found = re.findall(r"^(\d+) +(\S+)(.*)$", done.stdout, re.MULTILINE)
         return {key: job for job, key, rest in found if "in the queue already" not in rest}

@@ -33,6 +33,22 @@ def test_a_complete_run_has_nothing_to_submit(undisturbed: SlurmRun) -> None:
     assert undisturbed.submit() == {}
 
 
+def test_a_chain_that_cannot_start_submits_nothing(cluster: Cluster, few_documents: Path, tmp_path: Path) -> None:
+    run = SlurmRun(tmp_path, few_documents, cluster)
+    refused = run.try_submit("--from", "distill", teacher=True)
+    assert refused.returncode != 0
+    assert "distill needs tokens, which is not complete" in refused.stderr
+    dry = run.try_submit("--dry-run", "--until", "distill", teacher=True)
+    assert "sbatch" in dry.stdout
+    assert not run.run.exists()
+    # The second of two jobs is refused by sbatch: the first is taken back.
+    broken = run.try_submit("--until", "distill", settings="TIME[distill]=never\n", teacher=True)
+    assert broken.returncode != 0
+    assert "cancelling what was submitted" in broken.stderr
+    cluster.wait_for_jobs(timeout=30)
+    assert not (run.run / "tokens/train").exists()
+
+
 def test_a_failure_cancels_what_needs_it_and_the_next_submission_makes_only_what_is_missing(
     undisturbed: SlurmRun, cluster: Cluster, few_documents: Path, tmp_path: Path
 ) -> None:
