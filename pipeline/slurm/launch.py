@@ -101,8 +101,8 @@ def _run_agent(logs: Path, processes: int, command: list[str]) -> int:
         # The first one is the cause: where a rank stops on a signal, another may fail for want of it.
         failures = sorted(error.failures.items(), key=lambda failure: failure[1].timestamp)
         cause = failures[0][1].exitcode
-        if cause not in _STOPPED:
-            for rank, failure in failures:
+        for rank, failure in failures if cause not in _STOPPED else ():
+            if failure.exitcode not in _STOPPED:  # else torchrun ended it for the other's sake
                 _show(logs / f"rank-{rank:05d}.log", rank, failure.exitcode)
         return _shell(cause)
     except Exception as error:
