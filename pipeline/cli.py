@@ -17,7 +17,7 @@ STAGES = ("tokenize_corpus", "cache_teacher", "distill", "distill_interpolated",
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="miniend", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="run the whole pipeline on real text on this machine")
     demo.add_argument("--run", default="runs/demo", help="directory of the run (default: %(default)s)")

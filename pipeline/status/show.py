@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -22,12 +23,15 @@ def show_status(run: Path, *, watch: bool = False) -> None:
         table = format_table(collect(run), colours=colours)
         if watch and colours:
             say("\033[H\033[2J" + time.strftime("%H:%M:%S ") + str(run))
-        say(table)
-        if not watch:
-            return
         try:
+            say(table)
+            if not watch:
+                return
             time.sleep(_PAUSE)
         except KeyboardInterrupt:
+            return
+        except BrokenPipeError:  # `| head` has seen enough; what is left in the buffer goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return
 
 
