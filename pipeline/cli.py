@@ -116,7 +116,9 @@ def _slurm_plan(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--from {arguments.first} comes after --until {arguments.last}")
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     submitted = records.submitted_keys(recipe.root / "logs")
-    known = queue.known_jobs(submitted.values()) or {}
+    known = queue.known_jobs(submitted.values())
+    if known is None:
+        raise ConfigError("squeue does not answer, so what was submitted before may still be running: try again later")
     alive = {job.array for job in known.values() if job.live}
     queued = {key: job for key, job in submitted.items() if job in alive}
     found = plan.plan_jobs(recipe, stages, queued, arguments.cache_tasks)
