@@ -56,7 +56,7 @@ def known_jobs(arrays: Iterable[str]) -> dict[str, QueuedJob] | None:
 
 def _ask(*command: str) -> list[str] | None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=15)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return [line for line in done.stdout.splitlines() if line.count("|") >= 2] if done.returncode == 0 else None
