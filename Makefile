@@ -10,16 +10,28 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST_ARGS ?=
 
-.PHONY: demo test test-fast check format clean
+.PHONY: demo test test-fast slurm check format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/miniend demo
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev slurm
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+# A real Slurm for tests/slurm, where it can be installed (root on Debian or Ubuntu); elsewhere these tests are skipped and say so.
+# Their cluster has its own configuration, key and ports; nothing under /etc is used.
+slurm:
+	@PATH="$$PATH:/usr/sbin"; \
+	for program in slurmctld slurmd munged sbatch shellcheck; do command -v $$program >/dev/null || missing=1; done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing Slurm for tests/slurm"; \
+	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+	    apt-get -qq install --yes --no-install-recommends slurm-wlm munge shellcheck; } >/dev/null 2>&1 \
+	  || echo "warning: slurm-wlm, munge and shellcheck could not be installed"; \
+	fi
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -6,14 +6,18 @@ import argparse
 from pathlib import Path
 
 from pipeline import __version__
+from pipeline.console import say
 from pipeline.errors import exit_on_error
+
+#: In the order in which they run.
+STAGES = ("tokenize_corpus", "cache_teacher", "distill", "distill_interpolated", "finetune")
 
 
 @exit_on_error
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="miniend", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="run the whole pipeline on real text on this machine")
     demo.add_argument("--run", default="runs/demo", help="directory of the run (default: %(default)s)")
@@ -32,7 +36,24 @@ def main(argv: list[str] | None = None) -> None:
         "--replay-all", action="store_true", help="of a teacher cache, replay a sample of every shard, not of three"
     )
 
-    arguments = parser.parse_args(argv)
+    status = commands.add_parser("status", help="show how far every stage of a run is")
+    status.add_argument("run", type=Path)
+    status.add_argument("--watch", action="store_true", help="show it again every few seconds until Ctrl-C")
+
+    board = commands.add_parser("tensorboard", help="start TensorBoard over all stages of a run; more options go to it")
+    board.add_argument("run", type=Path)
+
+    # For slurm/submit.sh: no help line, so that it is not listed.
+    jobs = commands.add_parser("slurm-plan")
+    jobs.add_argument("recipe")
+    jobs.add_argument("overrides", nargs="*")
+    jobs.add_argument("--from", dest="first", choices=STAGES, default=STAGES[0])
+    jobs.add_argument("--until", dest="last", choices=STAGES, default=STAGES[-1])
+    jobs.add_argument("--cache-tasks", type=int, default=16)
+
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.command != "tensorboard":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if arguments.command == "demo":
         from pipeline.demo import run_demo
 
@@ -41,10 +62,40 @@ def main(argv: list[str] | None = None) -> None:
         from pipeline.inspection import inspect_artifact
 
         inspect_artifact(arguments.artifact)
-    else:
+    elif arguments.command == "verify":
         from pipeline.inspection import verify_artifact
 
         verify_artifact(arguments.artifact, everything=arguments.replay_all)
+    elif arguments.command == "status":
+        from pipeline.status import show
+
+        show.show_status(arguments.run, watch=arguments.watch)
+    elif arguments.command == "tensorboard":
+        from pipeline.status import boards
+
+        boards.start_tensorboard(arguments.run, rest)
+    else:
+        _slurm_plan(arguments)
+
+
+def _slurm_plan(arguments: argparse.Namespace) -> None:
+    from pipeline.errors import ConfigError
+    from pipeline.recipe import load_recipe
+    from pipeline.slurm import plan, queue, records
+
+    stages = STAGES[STAGES.index(arguments.first) : STAGES.index(arguments.last) + 1]
+    if not stages:
+        raise ConfigError(f"--from {arguments.first} comes after --until {arguments.last}")
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    submitted = records.submitted_keys(recipe.root / "logs")
+    known = queue.known_jobs(submitted.values())
+    if known is None:
+        raise ConfigError("squeue does not answer, so what was submitted before may still be running: try again later")
+    alive = {job.array for job in known.values() if job.live}
+    queued = {key: job for key, job in submitted.items() if job in alive}
+    found = plan.plan_jobs(recipe, stages, queued, arguments.cache_tasks)
+    for line in found.lines(recipe.run, ["--recipe", arguments.recipe, *arguments.overrides]):
+        say(line)
 
 
 if __name__ == "__main__":

@@ -28,3 +28,9 @@ def default_dtype() -> str:
 
 def resolve_dtype(dtype: str) -> str:
     return default_dtype() if dtype == "auto" else dtype
+
+
+def usable_cpus() -> int:
+    """Cores this process may use: those it is bound to, and no more than its Slurm job has here where nothing binds it."""
+    bound = len(os.sched_getaffinity(0))
+    return min(bound, int(os.environ.get("SLURM_CPUS_ON_NODE") or bound))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 from collections.abc import Callable, Sequence
+from types import FrameType
 
 from pipeline.console import quiet_libraries
-from pipeline.errors import ConfigError
+from pipeline.errors import EXIT_REQUEUE, ConfigError
+from pipeline.hardware import usable_cpus
 from pipeline.recipe import Recipe, load_recipe
 
 
@@ -21,7 +24,10 @@ def parse(
     description: what `--help` prints first, usually the script's docstring.
     argv: the arguments; those of the process when absent. options: adds a stage's own flags to the parser.
     Raises ConfigError for a wrong recipe or override; argparse itself exits with 2 on a wrong flag.
+    From here on SIGTERM and SIGUSR1 end the process with 75, but for the training loop, which saves first.
     """
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, _stop)
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -42,6 +48,17 @@ def parse(
     return load_recipe(arguments.recipe, arguments.overrides), arguments
 
 
+def use_local_device() -> None:
+    """Take this process's GPU, or its share of the machine's cores. For stages that join no process group."""
+    import torch
+
+    if torch.cuda.is_available():
+        local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+        torch.cuda.set_device(local % torch.cuda.device_count())
+    else:
+        torch.set_num_threads(max(1, usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
 def environment_rank() -> tuple[int, int]:
     """Return (rank, world): RANK/WORLD_SIZE (torchrun, deepspeed), else SLURM_PROCID/SLURM_NTASKS (srun), else (0, 1).
 
@@ -57,6 +74,14 @@ def environment_rank() -> tuple[int, int]:
         shown = ", ".join(f"{name}={value or '(unset)'}" for name, value in zip(names, found, strict=True))
         raise ConfigError(f"{shown}: need a rank below the number of processes; unset both to run one process")
     return int(found[0]), int(found[1])
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    # At once and without cleaning up: everything on disk is atomic, so only the shard in progress is lost. os.write, as
+    # print may be what was interrupted.
+    name = signal.Signals(number).name
+    os.write(2, f"stopped: by {name}; run the same command again to continue\n".encode())
+    os._exit(EXIT_REQUEUE)
 
 
 def _started_by_srun() -> bool:

@@ -9,29 +9,56 @@ Writes  RUN/distill_interpolated/<interpolated.name>.assistant-N/ and RUN/distil
 
 The assistants' shapes lie between the teacher's and the student's; the steps of `distill` are shared between the links.
 Each link resumes by itself.
+
+With --link and --part a chain runs as a chain of jobs: link N's caching, as cache_teacher.py does it, then its distillation.
 """
 
 from __future__ import annotations
 
+import argparse
+
 from pipeline.console import say
-from pipeline.errors import exit_on_error
-from pipeline.stage_args import parse
+from pipeline.errors import ConfigError, exit_on_error
+from pipeline.stage_args import environment_rank, parse, use_local_device
 
 
 @exit_on_error
 def main() -> None:
-    recipe, _ = parse(__doc__)
+    recipe, chosen = parse(__doc__, options=_options)
+    if (chosen.link is None) != (chosen.part is None) or (chosen.shards and chosen.part != "cache"):
+        raise ConfigError("--link and --part go together, and --shards with --part cache")
 
-    from pipeline.training.interpolated import chain_complete, run_chain
+    from pipeline.training import interpolated
 
-    if chain_complete(recipe):
+    if chosen.part == "cache":
+        from pipeline.teacher.cache import cache_teacher
+        from pipeline.training import distributed
+        from pipeline.training.partitioned import teacher_loader
+
+        use_local_device()
+        link = interpolated.link(recipe, chosen.link)
+        cache_teacher(link, *environment_rank(), chosen.shards, load=teacher_loader(link))
+        distributed.shutdown()
+        return
+    if chosen.part is None and interpolated.chain_complete(recipe):
         say(f"distill_interpolated: {recipe.interpolated.name} and its assistants are up to date")
         return
 
     from pipeline.training import distributed
 
-    run_chain(recipe)
+    if chosen.part == "distill":
+        interpolated.run_link(recipe, chosen.link)
+    else:
+        interpolated.run_chain(recipe)
     distributed.shutdown()
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--link", type=int, metavar="N", help="only link N, counted from 1")
+    parser.add_argument("--part", choices=("cache", "distill"), help="which part of the link")
+    parser.add_argument(
+        "--shards", metavar="3,7-9", help="with --part cache: only these shards, as for cache_teacher.py"
+    )
 
 
 if __name__ == "__main__":

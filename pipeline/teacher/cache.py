@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,11 +43,12 @@ class _Facts(NamedTuple):
 
 
 def cache_teacher(
-    recipe: Recipe, rank: int = 0, world: int = 1, only: Sequence[int] | None = None, load: Load = load_whole
+    recipe: Recipe, rank: int = 0, world: int = 1, shards: str | None = None, load: Load = load_whole
 ) -> Output:
     """Bring RUN/teacher_cache/<teacher.name> to completion; this process takes what is missing of every `world`-th shard.
 
-    only: take these shards alone. load: how the teacher is brought up. Raises ConfigError when teacher and tokens do not fit,
+    shards: restricts the work of all processes to these, as `chosen_shards` reads them. load: how the teacher is brought up.
+    Raises ConfigError when teacher and tokens do not fit,
     ArtifactError when the disk is too small for the whole cache, and CorruptArtifact when replaying a shard's sample does not give
     what the teacher gives.
     """
@@ -59,9 +61,10 @@ def cache_teacher(
     missing = output.missing(len(tokens.shards))
     _require_disk(recipe, output, [tokens.shards[index] for index in missing], facts)
     # By index and not by place in `missing`: a process that starts late finds less missing than one that started early.
-    mine = [index for index in missing if (index % world == rank if only is None else index in only)]
+    share = chosen_shards(shards, len(tokens.shards))[rank::world]
+    mine = sorted(set(share) & set(missing))
     files = TAIL_FILES if "states" in recipe.cache.kinds else ()
-    tail_is_mine = rank == 0 and not _present(output.root, files)
+    tail_is_mine = 0 in share and not _present(output.root, files)
     together = load is not load_whole
     if mine or tail_is_mine or (together and (missing or not _present(output.root, files))):
         worker = _Worker(recipe, output, tokens, facts, load(lineage.required_teacher(recipe), facts.cuts))
@@ -71,6 +74,24 @@ def cache_teacher(
     if _present(output.root, files) and output.finish(len(tokens.shards), files, provenance={"world_size": world}):
         say(f"teacher_cache: {len(tokens.shards)} shards complete in {output.root}")
     return output
+
+
+def chosen_shards(text: str | None, count: int) -> list[int]:
+    """Indices below `count` that `text` names: `3,7-9`, or `1::4` for every fourth from 1 on; all when None.
+
+    Those beyond the last are left out. Raises ConfigError for anything else.
+    """
+    if text is None:
+        return list(range(count))
+    chosen: set[int] = set()
+    for item in text.split(","):
+        found = re.fullmatch(r"(\d+)(?:-(\d+)|::([1-9]\d*))?", item)
+        if found is None:
+            raise ConfigError(f"--shards {text}: write 3,7-9, or 1::4 for every fourth from 1 on")
+        first, last, step = found.groups()
+        stop = int(last) + 1 if last else count if step else int(first) + 1
+        chosen.update(range(int(first), min(stop, count), int(step or 1)))
+    return sorted(chosen)
 
 
 def _check(recipe: Recipe) -> _Facts:

@@ -10,6 +10,8 @@ from functools import cache
 import torch
 import torch.distributed as dist
 
+from pipeline.hardware import usable_cpus
+
 
 @cache
 def setup() -> None:
@@ -34,7 +36,7 @@ def setup() -> None:
     if "OMP_NUM_THREADS" not in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
         # torchrun sets one thread a rank unless told otherwise, which leaves cores idle.
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
+        torch.set_num_threads(max(1, usable_cpus() // local))
     deepspeed.init_distributed("gloo", verbose=False)
 
 

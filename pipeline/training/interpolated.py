@@ -28,12 +28,13 @@ def plan_links(recipe: Recipe) -> list[Recipe]:
     config = AutoConfig.from_pretrained(resolve_model(teacher.model))
     top = family_of(config).shape(config)
     bottom = student_shape(recipe.student, top)
-    count = recipe.interpolated.assistants
+    names = link_names(recipe)
+    count = len(names) - 1
     shapes = [*interpolate(top, bottom, count), bottom]
     steps = _steps(recipe, count + 1)
     links = []
     for index, shape in enumerate(shapes):
-        name = recipe.interpolated.name if index == count else f"{recipe.interpolated.name}.assistant-{index + 1}"
+        name = names[index]
         student = recipe.student.model_copy(update=asdict(shape))
         distill = recipe.distill.model_copy(
             update={
@@ -45,6 +46,24 @@ def plan_links(recipe: Recipe) -> list[Recipe]:
         links.append(recipe.model_copy(update={"teacher": teacher, "student": student, "distill": distill}))
         teacher = teacher.model_copy(update={"model": str(_link_root(recipe, name) / "hf"), "name": name})
     return links
+
+
+def link_names(recipe: Recipe) -> list[str]:
+    """Names of the links' results below RUN/distill_interpolated/, teacher side first; the last one is the student."""
+    name = recipe.interpolated.name
+    return [*(f"{name}.assistant-{index + 1}" for index in range(recipe.interpolated.assistants)), name]
+
+
+def link(recipe: Recipe, number: int) -> Recipe:
+    """The recipe of link `number`, counted from 1; raises ConfigError when the chain has no such link."""
+    if not 1 <= number <= len(link_names(recipe)):
+        raise ConfigError(f"--link {number}: the chain has links 1 to {len(link_names(recipe))}")
+    return plan_links(recipe)[number - 1]
+
+
+def link_complete(recipe: Recipe, number: int) -> bool:
+    """Whether one link is finished and made from what the recipe says now."""
+    return _finished(link(recipe, number))
 
 
 def chain_complete(recipe: Recipe) -> bool:
@@ -68,6 +87,15 @@ def run_chain(recipe: Recipe) -> list[Output]:
             distributed.barrier()
         outputs.append(distill(link, _output(link), label=f"distill {link.distill.name}"))
     return outputs
+
+
+def run_link(recipe: Recipe, number: int) -> Output:
+    """Distil link `number` from the cache that is there already. Every rank calls it."""
+    from pipeline.training.distill import distill
+
+    check_targets(recipe.distill, recipe.cache)
+    chosen = link(recipe, number)
+    return distill(chosen, _output(chosen), label=f"distill {chosen.distill.name}")
 
 
 def _finished(link: Recipe) -> bool:

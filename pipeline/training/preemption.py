@@ -1,4 +1,4 @@
-"""SIGTERM, SIGUSR1 and Ctrl-C ask a run to save and stop; a second signal stops it at once."""
+"""SIGTERM, SIGUSR1 and Ctrl-C ask a run to save and stop; a second Ctrl-C stops it at once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        # SIGTERM and SIGUSR1 come more than once: Slurm signals every process of a step, and a launcher hands them on.
+        if self.received is not None and number == signal.SIGINT:
             # Everything on disk is atomic, so leaving now loses the steps since the last checkpoint and nothing else.
             os._exit(EXIT_REQUEUE)
         self.received = signal.Signals(number).name

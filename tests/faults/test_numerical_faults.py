@@ -49,7 +49,9 @@ def test_one_bad_row_costs_one_step(run: TinyRun) -> None:
 
 
 def test_many_in_a_row_stop_the_run_with_its_state_saved(run: TinyRun) -> None:
-    done = run.stage("distill", "distill.learning_rate=1.0e+30", "distill.max_skipped_steps=3", "distill.warmup_steps=0")
+    done = run.stage(
+        "distill", "distill.learning_rate=1.0e+30", "distill.max_skipped_steps=3", "distill.warmup_steps=0"
+    )
     assert done.returncode == 2, done.stdout
     assert "the gradients of 3 steps in a row were not finite" in done.stderr
     assert "shard:row" in done.stderr

@@ -1,0 +1,48 @@
+"""Sharing out shards among array tasks, and the plan's order."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import ConfigError
+from pipeline.slurm.plan import Plan, split_shards
+from pipeline.teacher.cache import chosen_shards
+
+
+@given(st.sets(st.integers(0, 200), min_size=1), st.integers(1, 20))
+def test_every_shard_goes_to_exactly_one_task(shards: set[int], tasks: int) -> None:
+    words = split_shards(sorted(shards), tasks)
+    assert len(words) == min(tasks, len(shards))
+    shares = [chosen_shards(word, 201) for word in words]
+    assert sorted(index for share in shares for index in share) == sorted(shards)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@given(st.integers(0, 50), st.integers(1, 60))
+def test_every_nth_shard_goes_to_exactly_one_task(count: int, tasks: int) -> None:
+    shares = [chosen_shards(f"{task}::{tasks}", count) for task in range(tasks)]
+    assert sorted(index for share in shares for index in share) == list(range(count))
+
+
+def test_shards_beyond_the_last_are_left_out() -> None:
+    assert chosen_shards("3,7-9", 9) == [3, 7, 8]
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-", "1::0", "1;2", "-1"])
+def test_other_words_for_shards_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--shards"):
+        chosen_shards(text, 10)
+
+
+def test_what_is_in_the_queue_is_waited_for_and_what_is_missing_refused() -> None:
+    plan = Plan(queued={"tokens": "7"}, stages=("distill",))
+    plan.add("tokens", "tokenize_corpus", (), lambda: pytest.fail("in the queue: not to be asked"))
+    plan.add("distill/student", "distill", ["tokens"], lambda: pytest.fail("its input is not there: not to be asked"))
+    assert plan.lines("runs/r", ["--recipe", "r.yaml"]) == [
+        "live\ttokens\t7",
+        "job\tdistill/student\tdistill\ttokens\t-\truns/r\t--recipe\tr.yaml",
+    ]
+    with pytest.raises(ConfigError, match="distill needs teacher_cache/t, which is not complete"):
+        plan.add("distill/other", "distill", ["teacher_cache/t"], lambda: False)
