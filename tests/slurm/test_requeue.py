@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,23 @@ def _submit_distill(run: SlurmRun, undisturbed: SlurmRun, *overrides: str, setti
     return jobs["distill/student"]
 
 
+def _ranks(cluster: Cluster) -> list[int]:
+    """Process ids of the ranks that distil."""
+    found = []
+    for pid in cluster.processes():
+        with contextlib.suppress(OSError):
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if arguments[1:3] == [b"-u", b"stages/distill.py"]:
+                found.append(pid)
+    return found
+
+
+def _signal(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 def test_preempted_while_distilling(run: SlurmRun, undisturbed: SlurmRun, cluster: Cluster) -> None:
     job = _submit_distill(run, undisturbed, *_SLOW)
     cluster.wait("five steps", lambda: run.steps("distill/student") >= 5)
@@ -53,11 +73,19 @@ def test_a_node_fails_while_distilling(run: SlurmRun, undisturbed: SlurmRun, clu
 
 
 def test_a_time_limit_shorter_than_the_job(run: SlurmRun, undisturbed: SlurmRun, cluster: Cluster) -> None:
-    # Slurm's shortest limit is a minute; it looks every 30 s and asks up to 30 s early: after 0 to 30 s here.
-    job = _submit_distill(run, undisturbed, *_SLOW, settings="TIME[distill]=1 LEAD=30\n")
+    # Slurm's shortest limit is a minute; it looks every 30 s and asks up to 30 s early: after 20 to 50 s here.
+    job = _submit_distill(run, undisturbed, *_SLOW, settings="TIME[distill]=1 LEAD=10\n")
+    cluster.wait("five steps", lambda: run.steps("distill/student") >= 5)
+    ranks, asked = _ranks(cluster), run.log("distill/student/job-*.out").count("asked to stop")
+    try:
+        # However fast this machine is, the job takes longer than its limit leaves it.
+        _signal(ranks, signal.SIGSTOP)
+        cluster.wait("the signal", lambda: run.log("distill/student/job-*.out").count("asked to stop") > asked)
+    finally:
+        _signal(ranks, signal.SIGCONT)
     cluster.wait_for_jobs()
     assert int(cluster.job(job)["Restarts"]) >= 1
-    assert "asked to stop" in run.log("distill/student/job-*.out")
+    assert "resuming after step" in run.log("distill/student/rank-00000.log")
     assert run.hash("distill/student") == undisturbed.hash("distill/student")
 
 
