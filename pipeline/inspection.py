@@ -32,7 +32,7 @@ def inspect_artifact(root: Path) -> None:
         say(f"  made from {name} {source.fingerprint[:16]}")
     say(f"  made {manifest.provenance.get('created')} by miniend {manifest.provenance.get('miniend')}")
     if manifest.shards:
-        say(f"  a bad shard N is rebuilt alone: {Artifact(root).mend(0).partition(': ')[2].replace('00000', 'N')}")
+        say(f"  a bad shard, here the first, is rebuilt alone by: {Artifact(root).mend(0).partition(': ')[2]}")
 
 
 def verify_artifact(root: Path, *, everything: bool = False) -> None:
@@ -99,15 +99,14 @@ def _replay(cache: Artifact, shards: list[int]) -> list[str]:
     from transformers import AutoConfig, AutoTokenizer
 
     from pipeline.recipe import Cache
-    from pipeline.teacher.reader import CachedTargets, check_labels, require_aligned
-    from pipeline.teacher.tail import load_tail
+    from pipeline.teacher.reader import CachedTargets, check_labels, open_tail, require_aligned
 
     run = cache.root.resolve().parent.parent
     tokens = Artifact(run / "tokens" / "train", "tokens")
     require_aligned(tokens, cache)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = Cache.model_validate(cache.manifest.payload["settings"])
-    tail = load_tail(cache.root / "tail", device) if "states" in settings.kinds else None
+    tail = open_tail(cache, device) if "states" in settings.kinds else None
     if tail is not None:
         pad_token_id = AutoConfig.from_pretrained(cache.root / "tail").pad_token_id
     else:

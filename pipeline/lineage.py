@@ -26,7 +26,7 @@ DISTILL_FORMAT = 1
 FINETUNE_FORMAT = 1
 
 #: Settings of training that steer how a run is watched and kept, not what comes out of it.
-IDLE = {"name", "log_every", "validate_every", "validation_rows", "save_every", "save_minutes", "keep_checkpoints",
+IDLE = {"name", "log_every", "validate_every", "save_every", "save_minutes", "keep_checkpoints",
         "max_skipped_steps", "micro_batch_size", "deepspeed"}  # fmt: skip
 
 
@@ -93,7 +93,10 @@ def _cache_settings(cache: Cache) -> dict[str, Any]:
     absent = {"states", "sampled", "topk"} - set(cache.kinds)
     if "states" not in cache.kinds:
         absent |= {"encoder_cut", "decoder_cut"}
-    return cache.model_dump(exclude=absent) | {"kinds": sorted(cache.kinds)}
+    settings = cache.model_dump(exclude=absent) | {"kinds": sorted(cache.kinds)}
+    if "states" in settings and cache.states.dtype != "int8":
+        settings["states"] = cache.states.model_dump(exclude={"group_size", "outliers"})
+    return settings
 
 
 def distill_output(
@@ -103,8 +106,10 @@ def distill_output(
     train, validation = tokens_artifact(recipe, "train"), tokens_artifact(recipe, "validation")
     inputs = {"train": train.as_input(), "validation": validation.as_input()}
     if needs_cache:
-        inputs["cache"] = Artifact(cache_output(recipe).root, "teacher_cache").as_input()
-    payload = {
+        cache = cache_output(recipe)
+        cache.complete()  # refuses one that was made from another teacher, or with other settings, than the recipe says
+        inputs["cache"] = Artifact(cache.root, "teacher_cache").as_input()
+    payload: dict[str, Any] = {
         "stage": "distill",
         "format": DISTILL_FORMAT,
         "seed": recipe.seed,
@@ -114,6 +119,8 @@ def distill_output(
         "student": recipe.student.model_dump(),
         "settings": optimisation_payload(recipe.distill),
     }
+    if recipe.distill.targets == "online" and recipe.teacher is not None:
+        payload["teacher_dtype"] = resolve_dtype(recipe.teacher.dtype)
     return Output(recipe.root / stage / recipe.distill.name, stage, payload, recipe.to_yaml(), inputs)
 
 

@@ -116,7 +116,7 @@ class Cache(Section):
     states: States = States()
     sampled: Sampled = Sampled()
     topk: Topk = Topk()
-    #: Examples in one teacher forward pass.
+    #: Examples in one teacher forward pass. Part of the cache's identity: other batches round otherwise.
     batch_size: PositiveInt = 16
 
 
@@ -187,7 +187,7 @@ FromEnd = Annotated[int, Field(le=-1)]
 class Blocks(Section):
     """Which block's q, k and v the relation and attention parts compare."""
 
-    #: The block at the cache's cut when absent.
+    #: When absent the block at the cache's cut, or the last one with `targets: online`.
     teacher_encoder: FromEnd | None = None
     teacher_decoder: FromEnd | None = None
     student_encoder: FromEnd = -1
@@ -212,7 +212,7 @@ class Objective(Section):
     alpha: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
     taid: Taid | None = None
-    #: Relation heads the q/k/v are re-split into; the student's attention heads when absent.
+    #: Relation heads the q/k/v are re-split into; when absent the most, up to the student's heads, that both widths divide into.
     relation_heads: PositiveInt | None = None
     blocks: Blocks = Blocks()
     hidden: list[HiddenPair] = Field(default=[HiddenPair(stack="encoder"), HiddenPair(stack="decoder")], min_length=1)
@@ -287,7 +287,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _names(self) -> Recipe:
-        names = [self.distill.name, self.interpolated.name, self.finetune.name, *self.finetune.models]
+        names = [self.teacher.name] if self.teacher is not None else []
+        names += [self.distill.name, self.interpolated.name, self.finetune.name, *self.finetune.models]
         names += [task.name for task in self.finetune.tasks]
         for name in names:
             if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):

@@ -4,10 +4,11 @@
     torchrun --nproc_per_node 8 stages/cache_teacher.py --recipe R.yaml [--shards 3,7-9]
 
 Reads   RUN/tokens/train and the model that `teacher.model` names.
-Writes  RUN/teacher_cache/<teacher.name>/: the hidden states entering the teacher's blocks at `cache.encoder_cut` and
-        `cache.decoder_cut`, one shard per token shard, and the tail of the teacher that replays them.
+Writes  RUN/teacher_cache/<teacher.name>/, one shard per token shard, with the kinds of target in `cache.kinds`: hidden states at
+        `cache.encoder_cut` and `cache.decoder_cut` and the tail of the teacher that replays them, sampled logits, top-k logits.
 
-Of N processes the i-th takes shards i, i + N, i + 2 N …; starting again touches only what is missing. SIGTERM or SIGUSR1 ends it
+Of N processes the i-th takes shards i, i + N, i + 2 N …, and they need not start together, unless `teacher.deepspeed` spreads a teacher
+too large for one device over them (torchrun). Starting again touches only what is missing. SIGTERM or SIGUSR1 ends it
 with 75: the shard in progress is lost, run it again to go on.
 """
 
@@ -35,7 +36,7 @@ def main() -> None:
     from pipeline.training.partitioned import teacher_loader
 
     use_local_device()
-    cache_teacher(recipe, rank, world, chosen.shards, load=teacher_loader(recipe))
+    cache_teacher(recipe, rank, world, chosen.shards, loader=teacher_loader(recipe))
     distributed.shutdown()
 
 

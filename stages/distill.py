@@ -1,9 +1,10 @@
-"""Stage 3: distil a student from cached targets, or pretrain a model with the LM loss alone.
+"""Stage 3: distil a student from cached targets or beside its teacher, or pretrain a model with the LM loss alone.
 
     python stages/distill.py --recipe recipes/demo.yaml [section.key=value …]
     torchrun --nproc_per_node 8 stages/distill.py --recipe R.yaml distill.objective.preset=minilm
 
-Reads   RUN/tokens/{tokenizer,train,validation} and, unless the objective is `lm`, RUN/teacher_cache/<teacher.name>. The
+Reads   RUN/tokens/{tokenizer,train,validation} and, unless the objective is `lm`, RUN/teacher_cache/<teacher.name> or, with
+        `distill.targets=online`, the teacher itself. The
         teacher's own weights are read once, to initialise the student (`student.init: layers`).
 Writes  RUN/distill/<distill.name>/: checkpoints, metrics.jsonl, tensorboard/ and at the end hf/, a plain Transformers model.
 

@@ -37,7 +37,7 @@ def main() -> None:
 
         use_local_device()
         link = interpolated.link(recipe, chosen.link)
-        cache_teacher(link, *environment_rank(), chosen.shards, load=teacher_loader(link))
+        cache_teacher(link, *environment_rank(), chosen.shards, loader=teacher_loader(link))
         distributed.shutdown()
         return
     if chosen.part is None and interpolated.chain_complete(recipe):

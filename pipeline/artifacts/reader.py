@@ -85,18 +85,20 @@ class Artifact:
 
     def mend(self, index: int) -> str:
         """Say how shard `index` alone is rebuilt."""
-        return (
-            f"to rebuild this shard alone: rm {shard_path(self.root, index).with_suffix('.json')} && "
-            f"python stages/{STAGES[self.manifest.kind]}.py --recipe {self.root / 'recipe.yaml'} run={self.root.parent.parent}"
-        )
+        return f"to rebuild this shard alone: rm {shard_path(self.root, index).with_suffix('.json')} && {self._command}"
+
+    @property
+    def _command(self) -> str:
+        """What runs the stage that made this artifact once more."""
+        stage = STAGES[self.manifest.kind]
+        return f"python stages/{stage}.py --recipe {self.root / 'recipe.yaml'} run={self.root.parent.parent}"
 
     def verify_file(self, name: str) -> None:
         """Check the bytes of a named file against the manifest; raises CorruptArtifact."""
         record, path = self.manifest.files[name], self.root / name
         if not path.is_file() or path.stat().st_size != record.bytes or sha256_file(path) != record.sha256:
             raise CorruptArtifact(
-                f"{path} is not what was written: remove {self.root / 'manifest.json'} and run "
-                f"stages/{STAGES[self.manifest.kind]}.py with its recipe again to write it anew"
+                f"{path} is not what was written: to write it anew: rm -f {path} {self.root / 'manifest.json'} && {self._command}"
             )
 
     def _handle(self, index: int) -> Any:

@@ -23,11 +23,11 @@ class BlockInput(NamedTuple):
 
 
 class Recorder:
-    """Record projections and block inputs during the next forward of `model`, attached to the graph when gradients are on.
+    """Record projections and block inputs while `with recorder:` holds, attached to the graph when gradients are on.
 
     blocks: which block of its stack each attention is recorded at; negative counts from the end. inputs: block inputs to keep.
-    Recording happens between `start` and `stop` only, so that activation checkpointing, which runs blocks again during the
-    backward pass, leaves what the forward pass recorded alone.
+    The hooks stand only that long. Put on for each pass they run after DeepSpeed's, whose outputs carry what gathers
+    partitioned weights again in the backward pass; and activation checkpointing, which runs blocks again there, finds none.
     """
 
     def __init__(
@@ -39,48 +39,37 @@ class Recorder:
     ) -> None:
         self.projections: dict[Attention, QKV] = {}
         self.inputs: dict[BlockInput, torch.Tensor] = {}
-        self._recording = False
-        self._handles = []
-        for attention, block in blocks.items():
-            projections = family.projections(model, attention, block)
-            for part in ("q", "k", "v"):
-                self._handles.append(getattr(projections, part).register_forward_hook(self._keep(attention, part)))
-        for place in inputs:
-            module = family.blocks(model, place.stack)[place.block]
-            self._handles.append(module.register_forward_pre_hook(self._keep_input(place), with_kwargs=True))
+        self._model, self._family = model, family
+        self._blocks, self._places = dict(blocks), list(inputs)
+        self._handles: list[Any] = []
 
-    def start(self) -> None:
+    def __enter__(self) -> Recorder:
         """Forget what was recorded, and record from here on."""
         self.projections, self.inputs = {}, {}
-        self._recording = True
+        for attention, block in self._blocks.items():
+            projections = self._family.projections(self._model, attention, block)
+            for part in ("q", "k", "v"):
+                self._handles.append(getattr(projections, part).register_forward_hook(self._keep(attention, part)))
+        for place in self._places:
+            module = self._family.blocks(self._model, place.stack)[place.block]
+            self._handles.append(module.register_forward_pre_hook(self._keep_input(place), with_kwargs=True))
+        return self
 
-    def stop(self) -> None:
-        self._recording = False
-
-    def close(self) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
     def _keep(self, attention: Attention, part: str) -> Any:
         def hook(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
-            if self._recording:
-                self.projections.setdefault(attention, {})[part] = output
+            self.projections.setdefault(attention, {})[part] = output
 
         return hook
 
     def _keep_input(self, place: BlockInput) -> Any:
         def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if self._recording:
-                self.inputs[place] = args[0] if args else kwargs["hidden_states"]
+            self.inputs[place] = args[0] if args else kwargs["hidden_states"]
 
         return hook
-
-    def __enter__(self) -> Recorder:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()

@@ -157,7 +157,8 @@ def missing_shards(output: Output, recipe: Recipe) -> list[int]:
     """Shards of a cache that are to be made; shard 0 at least, whose process also writes the tail."""
     count = len(lineage.tokens_artifact(recipe, "train").shards)
     missing = output.missing(count)
-    if not missing or not (output.root / "tail" / "config.json").is_file():
+    wants_tail = "states" in output.payload["settings"]["kinds"]
+    if not missing or (wants_tail and not (output.root / "tail" / "config.json").is_file()):
         return sorted({0, *missing})
     return missing
 

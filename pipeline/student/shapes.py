@@ -35,6 +35,12 @@ def student_config(student: Student, teacher_config: Any | None, vocab_size: int
     return family_of(T5Config()).new_config(student_shape(student, None), math.ceil(vocab_size / 64) * 64)
 
 
+def default_relation_heads(student: Shape, teacher: Shape) -> int:
+    """The most relation heads, up to the student's attention heads, that both attention widths divide into."""
+    common = math.gcd(student.attention_width, teacher.attention_width)
+    return max(heads for heads in range(1, student.num_heads + 1) if common % heads == 0)
+
+
 def check_relation_heads(relation_heads: int, **widths: int) -> None:
     """Raise ConfigError unless `relation_heads` divides the attention width of teacher and student."""
     for who, width in widths.items():

@@ -23,7 +23,7 @@ from pipeline.recipe import Cache, Recipe
 from pipeline.teacher import sparse, states
 from pipeline.teacher.capture import Captured, resolve_cut
 from pipeline.teacher.fidelity import replay_fidelity
-from pipeline.teacher.loaded import Load, LoadedTeacher, load_whole
+from pipeline.teacher.loaded import WHOLE, LoadedTeacher, Loader
 from pipeline.teacher.rows import model_inputs
 from pipeline.teacher.size import cache_bytes
 from pipeline.teacher.tail import TAIL_FILES, Tail, write_tail
@@ -43,11 +43,11 @@ class _Facts(NamedTuple):
 
 
 def cache_teacher(
-    recipe: Recipe, rank: int = 0, world: int = 1, shards: str | None = None, load: Load = load_whole
+    recipe: Recipe, rank: int = 0, world: int = 1, shards: str | None = None, loader: Loader = WHOLE
 ) -> Output:
     """Bring RUN/teacher_cache/<teacher.name> to completion; this process takes what is missing of every `world`-th shard.
 
-    shards: restricts the work of all processes to these, as `chosen_shards` reads them. load: how the teacher is brought up.
+    shards: restricts the work of all processes to these, as `chosen_shards` reads them. loader: how the teacher is brought up.
     Raises ConfigError when teacher and tokens do not fit,
     ArtifactError when the disk is too small for the whole cache, and CorruptArtifact when replaying a shard's sample does not give
     what the teacher gives.
@@ -65,12 +65,13 @@ def cache_teacher(
     mine = sorted(set(share) & set(missing))
     files = TAIL_FILES if "states" in recipe.cache.kinds else ()
     tail_is_mine = 0 in share and not _present(output.root, files)
-    together = load is not load_whole
-    if mine or tail_is_mine or (together and (missing or not _present(output.root, files))):
-        worker = _Worker(recipe, output, tokens, facts, load(lineage.required_teacher(recipe), facts.cuts))
+    if mine or tail_is_mine or (loader.together and (missing or not _present(output.root, files))):
+        teacher = loader.load(lineage.required_teacher(recipe), facts.cuts)
+        worker = _Worker(recipe, output, tokens, facts, teacher)
         if tail_is_mine:
             write_tail(*worker.tail_state, output.root / "tail")
         worker.run(mine, quiet=rank != 0)
+        teacher.close()
     if _present(output.root, files) and output.finish(len(tokens.shards), files, provenance={"world_size": world}):
         say(f"teacher_cache: {len(tokens.shards)} shards complete in {output.root}")
     return output

@@ -33,10 +33,8 @@ def replay_fidelity(
     KL(live ‖ replayed) a scored position, nats; "label_log_probs": what `label_log_probs` says of the first rows, rounded.
     """
     blocks: dict[Attention, int] = {"encoder_self": cuts[0], "decoder_self": cuts[1], "cross": cuts[1]}
-    recorder = Recorder(teacher.model, teacher.family, blocks)
-    with recorder:
+    with Recorder(teacher.model, teacher.family, blocks) as recorder:
         live = teacher.run(batch, True)
-    recorder.close()
     replayed = tail.replay(decoder_states, batch["attention_mask"], encoder_states=encoder_states)
     errors: dict[str, dict[str, float]] = {}
     for attention, parts in recorder.projections.items():

@@ -33,10 +33,18 @@ class LoadedTeacher:
     device: torch.device
     #: The most forward passes any rank makes, from those of this one; None when ranks do not depend on each other.
     most_passes: Callable[[int], int] | None = None
+    #: Frees what the teacher holds beyond its tensors.
+    close: Callable[[], None] = lambda: None
 
 
-#: (what the recipe says of the teacher, cuts) → the teacher.
-Load = Callable[[Teacher, tuple[int, int]], LoadedTeacher]
+@dataclass(frozen=True)
+class Loader:
+    """How a teacher is brought up."""
+
+    #: (what the recipe says of the teacher, cuts) → the teacher.
+    load: Callable[[Teacher, tuple[int, int]], LoadedTeacher]
+    #: Whether all ranks load and run it together.
+    together: bool
 
 
 def load_whole(spec: Teacher, cuts: tuple[int, int]) -> LoadedTeacher:
@@ -59,3 +67,7 @@ def whole_teacher(model: PreTrainedModel, cuts: tuple[int, int]) -> LoadedTeache
         tail=lambda: family.tail_state(model, *cuts),
         device=model.device,
     )
+
+
+#: Each process has the whole teacher on its own device.
+WHOLE = Loader(load_whole, together=False)

@@ -102,7 +102,7 @@ def topk_digest(columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 def tie(digest: torch.Tensor, labels: torch.Tensor) -> int:
-    """A number that binds targets to the labels of their positions: any shift of one against the other changes it.
+    """A number that binds targets to the labels of their positions: a shift of one against the other is all but certain to change it.
 
     digest: (rows, L_out) int64; labels: (rows, L_out), -100 where not scored.
     """

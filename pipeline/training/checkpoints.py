@@ -71,6 +71,9 @@ class Checkpoints:
 
         An incomplete or damaged one is passed over with a word.
         """
+        if distributed.rank() == 0:
+            for left in self.root.glob("universal-step-*"):  # of a run that was killed while it converted
+                shutil.rmtree(left, ignore_errors=True)
         # Rank 0 alone reads every byte; -1 stands for none.
         step = distributed.largest(self._newest_sound() if distributed.rank() == 0 else -1)
         if step < 0:

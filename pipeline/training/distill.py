@@ -1,4 +1,4 @@
-"""Stage 3: a student trained on the corpus from cached targets (or with the LM loss alone), ending with `hf/`."""
+"""Stage 3: a student trained on the corpus from cached targets, beside its teacher, or with the LM loss alone; ends with `hf/`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from pipeline.objectives.schedules import Scheduled
 from pipeline.recipe import Recipe
 from pipeline.student.initial import check_copy, write_initial_student
 from pipeline.student.shapes import student_config
-from pipeline.teacher.reader import CachedTargets, check_labels
-from pipeline.teacher.tail import load_tail
+from pipeline.teacher.reader import CachedTargets, check_labels, open_tail
 from pipeline.teacher.vocabulary import check_vocabulary
 from pipeline.training import distributed
 from pipeline.training.distiller import Distiller, check_objective, looks_at_encoder_blocks, teacher_places
@@ -29,7 +28,7 @@ from pipeline.training.export import export_model
 from pipeline.training.loop import train
 from pipeline.training.partitioned import teacher_loader
 from pipeline.training.rows import TokenSource
-from pipeline.training.targets import part_weights
+from pipeline.training.targets import check_targets, part_weights
 from pipeline.training.teachers import CachedTeacher, OnlineTeacher, Teacher
 from pipeline.training.validation import first_rows, lm_score, mean_over_rows
 
@@ -101,10 +100,10 @@ def _teacher(recipe: Recipe, targets: CachedTargets | None, tokens: Artifact, pa
     if settings.targets == "online" and presets.needs_teacher(part_weights(settings.objective)):
         spec = lineage.required_teacher(recipe)
         # Captured states are not used, but a block must be named: the first.
-        return OnlineTeacher(teacher_loader(recipe)(spec, (0, 0)), *teacher_places(settings.objective, -1))
+        return OnlineTeacher(teacher_loader(recipe).load(spec, (0, 0)), *teacher_places(settings.objective, -1))
     if targets is not None and targets.kind == "states":
         # Block 0 of the tail is the block at the cut.
-        tail = load_tail(targets.cache.root / "tail", device, *teacher_places(settings.objective, 0))
+        tail = open_tail(targets.cache, device, *teacher_places(settings.objective, 0))
         check_labels(tokens, targets, 0, pad_token_id, tail)
         return CachedTeacher(tail, targets.settings.states)
     if targets is not None:
@@ -128,6 +127,13 @@ def _check(recipe: Recipe, config: Any, targets: CachedTargets | None) -> None:
     check_dtype(config, resolve_dtype(settings.dtype), "distill.dtype")
     check_length(config, recipe.tokens.input_length, "tokens.input_length")
     deepspeed_config(settings)
+    if targets is not None:
+        check_targets(settings, targets.settings)
+    elif presets.needs_teacher(part_weights(settings.objective)):
+        spec = lineage.required_teacher(recipe)
+        teacher = AutoConfig.from_pretrained(resolve_model(spec.model))
+        check_dtype(teacher, resolve_dtype(spec.dtype), "teacher.dtype")
+        check_objective(settings.objective, family.shape(config), family_of(teacher).shape(teacher))
     if targets is not None and targets.kind == "states":
         seen = AutoConfig.from_pretrained(targets.cache.root / "tail")
         check_objective(settings.objective, family.shape(config), family.shape(seen))
@@ -141,7 +147,7 @@ def _card(recipe: Recipe, output: Output, quality: dict[str, float]) -> str:
     weights = part_weights(objective)
     # No paths: the same run elsewhere gives the same files.
     teacher = "none"
-    if recipe.teacher is not None and "cache" in output.inputs:
+    if recipe.teacher is not None and presets.needs_teacher(weights):
         teacher = f"{recipe.teacher.name} (`{output.payload['teacher'][:16]}`)"
     return f"""---
 library_name: transformers

@@ -19,7 +19,7 @@ from pipeline.objectives.hidden import hidden_loss
 from pipeline.objectives.relations import relation_loss
 from pipeline.objectives.schedules import Taid, scheduled, taid_step
 from pipeline.recipe import HiddenPair, Objective
-from pipeline.student.shapes import check_relation_heads
+from pipeline.student.shapes import check_relation_heads, default_relation_heads
 from pipeline.training.head import DenseTarget, LossHead, SampledTarget, Target, TopkTarget
 from pipeline.training.loader import Batch
 from pipeline.training.targets import part_weights
@@ -33,7 +33,7 @@ def check_objective(objective: Objective, student: Shape, teacher: Shape) -> Non
     """
     weights = part_weights(objective)
     if any(part.endswith("_relations") for part in weights):
-        heads = objective.relation_heads or student.num_heads
+        heads = objective.relation_heads or default_relation_heads(student, teacher)
         check_relation_heads(heads, student=student.attention_width, teacher=teacher.attention_width)
     if any(part.endswith("_attention") for part in weights) and student.num_heads != teacher.num_heads:
         raise ConfigError(
@@ -78,6 +78,7 @@ class Distiller(nn.Module):
         self._taid = Taid(objective.taid.start) if objective.taid is not None else None
         if teacher is not None:
             check_objective(objective, self._shape, teacher.shape)
+            self._relation_heads = objective.relation_heads or default_relation_heads(self._shape, teacher.shape)
             if "hidden" in self._weights:
                 widths = teacher.shape.d_model, self._shape.d_model
                 self.hidden.extend(HiddenLoss(*widths, student.dtype) for _ in objective.hidden)
@@ -172,7 +173,7 @@ class Distiller(nn.Module):
             relation_loss(
                 (teacher[pair.a], teacher[pair.b]),
                 (student[pair.a], student[pair.b]),
-                relation_heads=self._objective.relation_heads or self._shape.num_heads,
+                relation_heads=self._relation_heads,
                 query_mask=valid[pair.rows],
                 key_mask=valid[pair.columns],
                 causal=pair.causal,

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import socket
 import warnings
+from datetime import timedelta
 from functools import cache
 
 import torch
 import torch.distributed as dist
 
 from pipeline.hardware import usable_cpus
+
+#: How long ranks wait for one that hashes a checkpoint, converts one or caches the last shards; the default is ten minutes.
+PATIENCE = timedelta(hours=2)
 
 
 @cache
@@ -28,7 +32,7 @@ def setup() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        deepspeed.init_distributed("nccl")
+        deepspeed.init_distributed("nccl", timeout=PATIENCE)
         return
     # DeepSpeed would compile a shared-memory all-reduce at start: 26 s, and a process killed meanwhile leaves a lock on which
     # every later start waits for ever. gloo needs neither.
@@ -37,7 +41,7 @@ def setup() -> None:
         # torchrun sets one thread a rank unless told otherwise, which leaves cores idle.
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, usable_cpus() // local))
-    deepspeed.init_distributed("gloo", verbose=False)
+    deepspeed.init_distributed("gloo", verbose=False, timeout=PATIENCE)
 
 
 def rank() -> int:

@@ -121,9 +121,8 @@ def load_weights(model: PreTrainedModel, directory: Path) -> None:
     absent = [name for name, parameter in parameters.items() if id(parameter) not in loaded and parameter.requires_grad]
     if absent:
         raise ConfigError(f"{directory}: no weight for {absent[0]} (and {len(absent) - 1} more)")
-    for (
-        module
-    ) in model.modules():  # tables that are computed, not learned, need not be in the file (Marian's positions)
+    # Tables that are computed, not learned, need not be in the file (Marian's positions).
+    for module in model.modules():
         for parameter in module.parameters(recurse=False):
             if id(parameter) not in loaded:
                 with _writable(parameter) as target:

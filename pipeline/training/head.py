@@ -54,7 +54,10 @@ class LossHead(nn.Module):
         head = family.head(student)
         assert isinstance(head.weight, nn.Parameter)
         self.weight = head.weight
-        self._scale, self._bias = head.scale, head.bias
+        self._scale = head.scale
+        # A buffer of the student's, where there is one: asked for anew, as moving a model to a device replaces its buffers. In a
+        # function, so that the student does not become a part of this module.
+        self._bias = lambda: family.head(student).bias
 
     def forward(
         self,
@@ -87,12 +90,12 @@ class LossHead(nn.Module):
                 target_share=target_share,
                 student_scale=self._scale,
                 teacher_scale=target.head.scale,
-                student_bias=_flat(self._bias),
+                student_bias=_flat(self._bias()),
                 teacher_bias=_flat(target.head.bias),
                 labels=labels if with_lm else None,
             )
             return {"lm": lm, "logits": divergence_value} if with_lm else {"logits": divergence_value}
-        logits = Head(self.weight, self._scale, self._bias).logits(hidden)
+        logits = Head(self.weight, self._scale, self._bias()).logits(hidden)
         parts = {"lm": lm_loss(logits, labels)} if with_lm else {}
         if isinstance(target, SampledTarget):
             parts["logits"] = sampled_kl(logits, target.ids, target.counts, valid, temperature=temperature)

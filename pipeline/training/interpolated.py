@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import itertools
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from pipeline import lineage
 from pipeline.artifacts import Output
 from pipeline.artifacts.content import resolve_model
 from pipeline.errors import ConfigError
+from pipeline.families import Shape
 from pipeline.recipe import Recipe
-from pipeline.training.targets import check_targets, needs_cache
+from pipeline.training.targets import check_targets, needs_cache, part_weights
 
 
 def plan_links(recipe: Recipe) -> list[Recipe]:
@@ -31,6 +33,7 @@ def plan_links(recipe: Recipe) -> list[Recipe]:
     names = link_names(recipe)
     count = len(names) - 1
     shapes = [*interpolate(top, bottom, count), bottom]
+    _check(recipe, [top, *shapes])
     steps = _steps(recipe, count + 1)
     links = []
     for index, shape in enumerate(shapes):
@@ -83,7 +86,7 @@ def run_chain(recipe: Recipe) -> list[Output]:
     outputs = []
     for link in plan_links(recipe):
         if needs_cache(link.distill) and not _finished(link):
-            cache_teacher(link, distributed.rank(), distributed.world_size(), load=teacher_loader(link))
+            cache_teacher(link, distributed.rank(), distributed.world_size(), loader=teacher_loader(link))
             distributed.barrier()
         outputs.append(distill(link, _output(link), label=f"distill {link.distill.name}"))
     return outputs
@@ -96,6 +99,29 @@ def run_link(recipe: Recipe, number: int) -> Output:
     check_targets(recipe.distill, recipe.cache)
     chosen = link(recipe, number)
     return distill(chosen, _output(chosen), label=f"distill {chosen.distill.name}")
+
+
+def _check(recipe: Recipe, shapes: list[Shape]) -> None:
+    """Raise ConfigError, before the first link is begun, for a link whose objective or first weights its shapes do not allow."""
+    from pipeline.objectives import presets
+    from pipeline.student.initial import check_copy
+    from pipeline.teacher.capture import resolve_cut
+    from pipeline.training.distiller import check_objective
+
+    compares = presets.needs_teacher(part_weights(recipe.distill.objective))
+    for teacher, student in itertools.pairwise(shapes):
+        if recipe.student.init == "layers":
+            check_copy(student, teacher)
+        if compares:
+            cache = recipe.cache
+            first = resolve_cut(cache.encoder_cut, teacher.encoder_layers, "encoder_cut")
+            second = resolve_cut(cache.decoder_cut, teacher.decoder_layers, "decoder_cut")
+            if recipe.distill.targets == "online":
+                first = second = 0
+            seen = replace(
+                teacher, encoder_layers=teacher.encoder_layers - first, decoder_layers=teacher.decoder_layers - second
+            )
+            check_objective(recipe.distill.objective, student, seen)
 
 
 def _finished(link: Recipe) -> bool:

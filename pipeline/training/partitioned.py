@@ -16,14 +16,15 @@ from pipeline.hardware import resolve_dtype
 from pipeline.lineage import read_deepspeed_json
 from pipeline.recipe import Recipe, Teacher
 from pipeline.teacher.capture import Captured, capture
-from pipeline.teacher.loaded import Batch, Load, LoadedTeacher, load_whole
+from pipeline.teacher.loaded import WHOLE, Batch, LoadedTeacher, Loader
 from pipeline.training import distributed
 from pipeline.training.engine import load_weights, weight_names
 
 
-def teacher_loader(recipe: Recipe) -> Load:
+def teacher_loader(recipe: Recipe) -> Loader:
     """How the recipe's teacher is brought up: whole on each device, or partitioned when it names a DeepSpeed JSON."""
-    return load_partitioned if recipe.teacher is not None and recipe.teacher.deepspeed is not None else load_whole
+    partitioned = recipe.teacher is not None and recipe.teacher.deepspeed is not None
+    return Loader(load_partitioned, together=True) if partitioned else WHOLE
 
 
 def load_partitioned(spec: Teacher, cuts: tuple[int, int]) -> LoadedTeacher:
@@ -56,6 +57,7 @@ def load_partitioned(spec: Teacher, cuts: tuple[int, int]) -> LoadedTeacher:
         tail=lambda: _tail_state(model, family, cuts),
         device=distributed.device(),
         most_passes=distributed.largest,
+        close=engine.destroy,
     )
 
 

@@ -67,6 +67,7 @@ def test_one_line_and_nothing_written(
     [
         ("tokenize_corpus", "tokens.views=1", "settings.views: 2 -> 1"),
         ("cache_teacher", "cache.batch_size=8", "settings.batch_size: 16 -> 8"),
+        ("distill", "cache.batch_size=8", "settings.batch_size: 16 -> 8"),
         ("distill", "distill.max_steps=13", "settings.max_steps: 12 -> 13"),
         ("finetune", "finetune.learning_rate=0.5", "settings.learning_rate: 0.002 -> 0.5"),
     ],

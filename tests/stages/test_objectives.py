@@ -15,7 +15,7 @@ import pytest
 from safetensors import safe_open
 from transformers import AutoModelForSeq2SeqLM
 
-from tests.tiny_run import ENVIRONMENT, TinyRun
+from tests.tiny_run import ENVIRONMENT, REPOSITORY, TinyRun
 
 pytestmark = pytest.mark.slow
 
@@ -60,6 +60,23 @@ def test_hidden_states_are_compared_through_projections_that_are_dropped_at_expo
     _, report = AutoModelForSeq2SeqLM.from_pretrained(hf, output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
+
+
+def test_relations_alone_train_when_every_weight_is_partitioned(run: TinyRun, tmp_path: Path) -> None:
+    # As with large models, whose weights are above the threshold: each is gathered for the module that uses it, and released.
+    config = json.loads((REPOSITORY / "ds_configs/zero3_cpu.json").read_text())
+    config["zero_optimization"] |= {"stage3_param_persistence_threshold": 0}
+    (tmp_path / "partitioned.json").write_text(json.dumps(config))
+    ways = (
+        f"distill.deepspeed={tmp_path / 'partitioned.json'}",
+        f"distill.deepspeed={REPOSITORY / 'ds_configs/zero3_cpu.json'}",
+    )
+    parts = "distill.objective.weights={lm: 0, cross_relations: 1, decoder_attention: 1}"
+    logs = [
+        _distill(run, f"way-{index}", way, parts, "distill.objective.preset=minilm", "distill.max_steps=4")
+        for index, way in enumerate(ways)
+    ]
+    assert logs[0][-1]["loss/loss"] == pytest.approx(logs[1][-1]["loss/loss"], rel=1e-3)
 
 
 def test_attention_transfer_of_equal_models_is_zero_and_falls_otherwise(run: TinyRun) -> None:
