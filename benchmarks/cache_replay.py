@@ -111,7 +111,7 @@ def measure(label: str, shape: Shape, v1_1: bool, rows: int, repeats: int) -> di
 
 def main() -> None:
     args = common.parser(__doc__).parse_args()
-    repeats = 3 if args.quick else 6
+    repeats = 2 if args.quick else 5
     base, big = T5_BASE, T5_3B
     if args.quick:
         base = replace(base, encoder_layers=4, decoder_layers=4)

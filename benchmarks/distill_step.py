@@ -166,7 +166,7 @@ def main() -> None:
     runs["topk"] = stepper(student, "logits", None, batch | only(found, "topk_"))
     runs |= part_runs(student, tail, batch, found)
 
-    seconds = common.best_times(runs, 1 if args.quick else 4)
+    seconds = common.best_times(runs, 1 if args.quick else 3)
     figures = {f"{name}{'' if name.startswith('part_') else '_step'}_ms": best * 1e3 for name, best in seconds.items()}
     for name in runs:
         if not name.endswith("_online") and not name.startswith("part_") and name != "lm":
