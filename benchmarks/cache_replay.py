@@ -14,8 +14,9 @@ ReLU, tied), batches of 1 (`--quick`: 4 + 4 and 2 + 2 of these blocks, batches o
 
 `<shape>_forward_over_replay_ratio` leaves the head out on both sides (stacks ÷ replay): in training neither a cached nor an
 online teacher runs it there, since the loss takes the head's weight and makes logits chunk by chunk at the same cost for both.
-`…_with_logits_ratio` has the head on both sides (forward ÷ replay_logits). It cannot pass `…_with_logits_ceiling`, the same quotient in
-multiplications: the head is not cut, and for a base model it costs as much as half a block of each stack.
+`…_with_logits_ratio` has the head on both sides (forward ÷ replay_logits). `…_with_logits_ceiling` is that quotient counted in
+multiplications: the head is not cut, and in a base model it costs as much as half a block of each stack, so replay with
+logits cannot come near the number of blocks there.
 """
 
 from __future__ import annotations
