@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from pipeline.families.base import Family, Head
 from pipeline.objectives.formulas import Kind
 from pipeline.objectives.head import head_divergence
+from pipeline.objectives.joint import sampled_kl_and_lm
 from pipeline.objectives.logits import divergence, lm_loss, sampled_kl, topk_outcomes
 
 
@@ -96,6 +97,9 @@ class LossHead(nn.Module):
             )
             return {"lm": lm, "logits": divergence_value} if with_lm else {"logits": divergence_value}
         logits = Head(self.weight, self._scale, self._bias()).logits(hidden)
+        if isinstance(target, SampledTarget) and with_lm and temperature == 1.0:
+            divergence_value, lm = sampled_kl_and_lm(logits, target.ids, target.counts, labels)
+            return {"lm": lm, "logits": divergence_value}
         parts = {"lm": lm_loss(logits, labels)} if with_lm else {}
         if isinstance(target, SampledTarget):
             parts["logits"] = sampled_kl(logits, target.ids, target.counts, valid, temperature=temperature)

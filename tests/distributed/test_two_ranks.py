@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -113,3 +116,26 @@ def test_a_partitioned_teacher_beside_a_partitioned_student(finished_run: TinyRu
     cached = {line["step"]: line for line in map(json.loads, lines) if "loss/loss" in line}
     for part in ("lm", "logits", "decoder_relations", "cross_relations"):
         assert online[2][f"loss/{part}"] == pytest.approx(cached[2][f"loss/{part}"], rel=0.02)
+
+
+def test_fine_tuning_under_zero_2_goes_on_with_another_number_of_ranks(
+    finished_run: TinyRun, few_documents: Path, tmp_path: Path
+) -> None:
+    run = TinyRun(tmp_path, few_documents)
+    shutil.copytree(finished_run.run / "distill/student", run.run / "distill/student")
+    unit = run.run / "finetune/comparison/topic/student"
+    torchrun = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    process = subprocess.Popen(
+        [*torchrun, *run.command("finetune")[1:]], env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    while not (unit / "checkpoints/step-00000006/complete.json").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    # torchrun gives each rank a process group of its own.
+    subprocess.run(["pkill", "-9", "-f", str(run.recipe)], check=False)
+    process.wait()
+    done = run.stage("finetune")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "converting it" in done.stdout
+    assert "resuming after step 6" in done.stdout

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from pipeline.objectives import head, logits
 from pipeline.objectives.head import head_divergence
+from pipeline.objectives.joint import sampled_kl_and_lm
 from pipeline.objectives.logits import divergence, lm_loss, sampled_kl, taid_target, topk_kl
 
 F64 = torch.float64
@@ -193,6 +194,34 @@ def test_sampled_kl_is_the_kl_to_the_empirical_distribution(tau: float) -> None:
     plain = tau**2 * (torch.xlogy(p, p) - p * log_q).sum(-1)[MASK.bool()].mean()
     same(sampled_kl(s, IDS, COUNTS, MASK, temperature=tau), plain, s)
     assert torch.autograd.gradcheck(lambda s: sampled_kl(s, IDS, COUNTS, MASK, temperature=tau), (s,))
+
+
+@pytest.mark.usefixtures("chunks")
+@pytest.mark.parametrize("labels", [LABELS, LABELS.clamp(min=0)], ids=["some", "all"])
+@pytest.mark.parametrize("drawn", [True, False], ids=["drawn", "one-row-without-draws"])
+def test_sampled_kl_and_lm_in_one_pass_are_the_two(labels: Tensor, drawn: bool) -> None:
+    s = randn(2, 3, 7, seed=1, scale=2, grad=True)
+    counts = COUNTS if drawn else COUNTS * torch.tensor([[0, 1, 1], [1, 1, 1]]).unsqueeze(-1)
+    for kl_weight, lm_weight in ((1.0, 0.0), (0.0, 1.0), (0.7, 1.9)):
+        kl_value, lm = sampled_kl_and_lm(s, IDS, counts, labels)
+        plain = sampled_kl(s, IDS, counts, labels != -100), lm_loss(s, labels)
+        same(kl_weight * kl_value + lm_weight * lm, kl_weight * plain[0] + lm_weight * plain[1], s)
+    assert torch.autograd.gradcheck(lambda s: sampled_kl_and_lm(s, IDS, counts, labels), (s,))
+
+
+def test_sampled_kl_and_lm_is_finite_where_logits_are_huge_and_reads_no_other_position() -> None:
+    s = (randn(2, 3, 7, seed=1).sign() * 1e4).bfloat16()
+    s[LABELS == -100] = float("nan")
+    s.requires_grad_()
+    kl_value, lm = sampled_kl_and_lm(s, IDS, COUNTS, LABELS)
+    (kl_value + lm).backward()
+    assert kl_value.dtype == lm.dtype == torch.float32
+    assert s.grad is not None
+    assert torch.stack([kl_value, lm]).isfinite().all()
+    assert s.grad.isfinite().all()
+    assert (s.grad[LABELS == -100] == 0).all()
+    nothing = sampled_kl_and_lm(s, IDS, COUNTS, torch.full_like(LABELS, -100))
+    assert [value.item() for value in nothing] == [0.0, 0.0]
 
 
 def test_sampled_kl_with_entropy_is_unbiased() -> None:

@@ -56,6 +56,17 @@ def test_probabilities_and_tail(vocabulary: int, share: float, scale: float, chu
     assert (((p / top).log().abs() <= 2 * top.log().abs().amax(-1, keepdim=True) * 2**-11 + 1e-5) | ~seen).all()
 
 
+@pytest.mark.parametrize("vocabulary", [1600, 1601, 5000])
+@pytest.mark.parametrize("levels", [1, 3, 1000])
+def test_in_a_large_vocabulary_with_many_equals_the_lowest_ids_come_first(vocabulary: int, levels: int) -> None:
+    logits = (randn(6, vocabulary, seed=vocabulary) * levels).round() / levels
+    logits[0, 7 : vocabulary // 2] = -torch.inf
+    logits[1] = 0.0
+    for k in (1, 5, 49, 50, 51):
+        order = logits.sort(dim=-1, descending=True, stable=True).indices[..., :k]
+        assert torch.equal(top_k_targets(logits, k).ids.long(), order)
+
+
 def test_a_small_tail_keeps_its_mass() -> None:
     """The tail here is a hundredth of the rounding error that the float16 probabilities make together."""
     logits = torch.cat([randn(1, 20, seed=0), torch.full((1, 30), -15.0)], -1)
