@@ -4,7 +4,7 @@
 
 A step is one forward and one backward pass of pipeline/training/distiller.py's `Distiller` on one batch, called as it is: no
 DeepSpeed, no optimiser, no reading of the batch from disk. Teacher: a random T5 v1.1 of base size in bf16; student: 6 + 6
-blocks of the same width, bf16; 512 inputs and 114 targets, batches of 4 (`--quick`: 4 + 4 and 2 + 2 blocks, batches of 1).
+blocks of the same width, bf16; 512 inputs and 114 targets, batches of 4 (`--quick`: 2 + 2 and 1 + 1 blocks, 4,096 tokens, batches of 1).
 Cached targets are the teacher's own, as caching makes them: states at the last block of each stack, 50 draws, top 50.
 
 `<preset>_over_lm_step_ratio`: from cached states, over the preset `lm` (which takes no teacher from a cache, so its own ratio is 1).
@@ -28,7 +28,7 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks import common
-from benchmarks.models import T5_BASE, Batch, device, random_batch, random_t5, wait
+from benchmarks.models import T5_BASE, VOCABULARY, Batch, device, random_batch, random_t5, wait
 from pipeline.families import family_of
 from pipeline.objectives.presets import RELATION_PAIRS
 from pipeline.objectives.relations import relation_loss
@@ -140,11 +140,12 @@ def peak_gib(run: Callable[[], object]) -> float:
 
 def main() -> None:
     args = common.parser(__doc__).parse_args()
-    layers, rows = ((4, 2), 1) if args.quick else ((12, 6), 4)
+    layers, rows = ((2, 1), 1) if args.quick else ((12, 6), 4)
     shape = replace(T5_BASE, encoder_layers=layers[0], decoder_layers=layers[0])
-    teacher = random_t5(shape)
-    student = random_t5(replace(shape, encoder_layers=layers[1], decoder_layers=layers[1])).train()
-    cuts, batch = (layers[0] - 1, layers[0] - 1), random_batch(rows)
+    vocabulary = 4096 if args.quick else VOCABULARY
+    teacher = random_t5(shape, vocabulary)
+    student = random_t5(replace(shape, encoder_layers=layers[1], decoder_layers=layers[1]), vocabulary).train()
+    cuts, batch = (layers[0] - 1, layers[0] - 1), random_batch(rows, vocabulary=vocabulary)
     found = targets(teacher, cuts, batch)
     tail = cut_tail(teacher, cuts)
 
