@@ -3,11 +3,10 @@
     python benchmarks/cache_size.py [--quick] [--json OUT]
 
 Sizes are those of what the library's own functions return, for examples of 512 inputs and 114 targets. Sampled targets are
-50 draws a position from softmax(logits / temperature), the temperature set so that 12 of them differ on average, for two
-teachers: `language`, logits -ln(rank) + 3 × normal noise, where low ids are frequent as SentencePiece numbers them (a
-T5 trained on Wikipedia for a few minutes gives fewer bytes still, see sparse_gradient.py); and `uniform`, the worst case,
-the same draws with each position's ids replaced by random ones. `bound` is the information in as many uniform
-ids and in how the draws divide among them, were all divisions equally likely. Speeds are those of one core, an example at a time.
+50 draws a position from softmax(logits / temperature), the temperature set so that about 12 of them differ, for two teachers:
+`language`, logits -ln(rank) + 3 × normal noise, where low ids are frequent as SentencePiece numbers them; and `uniform`, the
+worst case, the same draws with each position's ids replaced by random ones. `bound` is the information in as many uniform
+ids and in how the draws divide among them, were all divisions equally likely. Speeds are one core's, an example at a time.
 
 DistillKit: the formula of its compression/config.py for the two configurations its README recommends. Megatron-LM: 5 bytes an
 entry (fp16, uint16, bool) before compression; it refuses mT5's vocabulary.

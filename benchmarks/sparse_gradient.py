@@ -2,14 +2,15 @@
 
     python benchmarks/sparse_gradient.py [--teacher DIR] [--quick] [--json OUT]
 
-The teacher is a T5 trained here on Wikipedia for a few minutes, or any T5 directory with its tokenizer; the student has half
-its blocks and some training of its own. On text that neither was trained on, the gradient of each target's KL with respect
-to all the student's parameters is compared with that of the full KL: cosine, and relative error |g - full| / |full|.
+The teacher is a T5 trained here on Wikipedia for a few minutes, which leaves it less sure than a published one (some 30 of 50
+draws differ, where 12 are usual), or any T5 directory with its tokenizer; the student has half its blocks and some
+training of its own. On text that neither was trained on, the gradient of each target's KL with respect to all the student's
+parameters is compared with that of the full KL: cosine, and relative error |g - full| / |full|.
 
 Sampled targets are 50 draws a position. Top-k targets take as many bytes (`equal_bytes`: 4 an entry, 4 for the tail), or hold
-as many ids (`equal_ids`, as if a codec made their entries as small as sampled ones), or 50 (`top50`). Then more
-sets of draws are put together, up to 256 (`256_sets`): what a sampled target's error tends to is its bias, which is what
-remains over a long training. A top-k target is always the same, so its error is its bias.
+as many ids (`equal_ids`, as if a codec made their entries as small as sampled ones), or 50 (`top50`). Then more sets of
+draws are put together, up to 256 (`256_sets`): what a sampled target's error tends to is its bias, which is what remains
+over a long training. A top-k target is always the same, so its error is its bias.
 """
 
 from __future__ import annotations
