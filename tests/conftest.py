@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,4 +40,13 @@ def finished_run(few_documents: Path, tmp_path_factory: pytest.TempPathFactory) 
     run = TinyRun(tmp_path_factory.mktemp("finished"), few_documents)
     for stage in ARTIFACTS:
         run.complete(stage)
+    return run
+
+
+@pytest.fixture
+def cached_run(finished_run: TinyRun, few_documents: Path, tmp_path: Path) -> TinyRun:
+    """A run of its own in which everything before distillation is done."""
+    run = TinyRun(tmp_path, few_documents)
+    for name in ("tokens", "distill/teacher", "teacher_cache"):
+        shutil.copytree(finished_run.run / name, run.run / name)
     return run

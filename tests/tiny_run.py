@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import yaml
@@ -109,6 +110,22 @@ class TinyRun:
         return subprocess.run(
             self.command(stage, *overrides), capture_output=True, text=True, timeout=300, env=ENVIRONMENT
         )
+
+    def logging(self, stage: str, artifact: str, lines: int, *overrides: str) -> subprocess.Popen[str]:
+        """Start a training stage that logs every step, and return once its artifact has so many lines of metrics."""
+        process = subprocess.Popen(
+            self.command(stage, f"{stage}.log_every=1", *overrides),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+        )
+        metrics, deadline = self.run / artifact / "metrics.jsonl", time.monotonic() + 120
+        while not (metrics.exists() and metrics.read_text().count("\n") >= lines):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        return process
 
     def complete(self, stage: str) -> None:
         done = self.stage(stage)

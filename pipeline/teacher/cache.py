@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,16 +15,16 @@ from pipeline.artifacts import Artifact, Output, ShardRecord
 from pipeline.artifacts.content import resolve_model
 from pipeline.artifacts.shard import Rows
 from pipeline.console import Progress, say
-from pipeline.errors import ArtifactError, ConfigError, CorruptArtifact
+from pipeline.errors import ConfigError, CorruptArtifact
 from pipeline.families import check_dtype, check_length, family_of
 from pipeline.hardware import resolve_dtype
-from pipeline.recipe import Cache, Recipe
+from pipeline.recipe import Recipe
 from pipeline.teacher import sparse, states
 from pipeline.teacher.capture import Captured, resolve_cut
 from pipeline.teacher.fidelity import replay_fidelity
 from pipeline.teacher.loaded import WHOLE, LoadedTeacher, Loader
 from pipeline.teacher.rows import model_inputs
-from pipeline.teacher.size import cache_bytes
+from pipeline.teacher.size import cache_bytes, require_disk
 from pipeline.teacher.tail import TAIL_FILES, Tail, write_tail
 from pipeline.teacher.vocabulary import check_vocabulary
 from pipeline.teacher.writing import Writing
@@ -59,7 +58,8 @@ def cache_teacher(
     facts = _check(recipe)
     output.begin()
     missing = output.missing(len(tokens.shards))
-    _require_disk(recipe, output, [tokens.shards[index] for index in missing], facts)
+    left = [tokens.shards[index] for index in missing]
+    require_disk(output.root, cache_bytes(recipe.cache, left, facts.width, facts.vocab_size, output.payload["dtype"]))
     # By index and not by place in `missing`: a process that starts late finds less missing than one that started early.
     share = chosen_shards(shards, len(tokens.shards))[rank::world]
     mine = sorted(set(share) & set(missing))
@@ -208,7 +208,7 @@ class _Worker:
             found = replay_fidelity(self.teacher, self.tail, self.facts.cuts, batch, encoder, decoder)
             self._require_faithful(index, found)
             notes |= found
-        notes |= sparse_notes(self.cache, columns, batch["labels"].cpu(), self.facts.vocab_size)
+        notes |= sparse.sparse_notes(self.cache, columns, batch["labels"].cpu(), self.facts.vocab_size)
         return notes
 
     def _require_faithful(self, index: int, found: dict[str, Any]) -> None:
@@ -223,40 +223,5 @@ class _Worker:
             )
 
 
-def sparse_notes(cache: Cache, columns: dict[str, Rows], labels: torch.Tensor, vocab_size: int) -> dict[str, Any]:
-    """Facts about a sample's sparse targets, from the stored columns; labels (rows, L_out), -100 where not scored."""
-    notes: dict[str, Any] = {}
-    scored = labels != -100
-    positions = max(int(scored.sum()), 1)
-    if sparse.SAMPLED in columns:
-        coded = columns[sparse.SAMPLED]
-        assert not isinstance(coded, torch.Tensor)
-        read = sparse.read_sampled(coded, scored, cache.sampled.draws, vocab_size)
-        used = read["sampled_counts"] > 0
-        notes["sampled"] = {
-            "tie": sparse.tie(sparse.sampled_digest(read["sampled_ids"], read["sampled_counts"]), labels),
-            "unique_ids": int(used.sum()) / positions,
-            "bytes_per_position": sum(map(len, coded)) / positions,
-        }
-    if sparse.TOPK[0] in columns:
-        stored = {name: torch.as_tensor(columns[name]).cpu() for name in sparse.TOPK}
-        stored["topk_ids"] = stored["topk_ids"].to(torch.int64)
-        notes["topk"] = {
-            "tie": sparse.tie(sparse.topk_digest(stored), labels),
-            "tail_mass": float(stored["topk_log_tail"][scored].exp().mean()),
-        }
-    return notes
-
-
 def _present(root: Path, files: Sequence[str]) -> bool:
     return all((root / name).is_file() for name in files)
-
-
-def _require_disk(recipe: Recipe, output: Output, missing: Sequence[ShardRecord], facts: _Facts) -> None:
-    need = cache_bytes(recipe.cache, missing, facts.width, facts.vocab_size, output.payload["dtype"])
-    free = shutil.disk_usage(output.root).free
-    if need > free:
-        raise ArtifactError(
-            f"{output.root} will take {need / 1e9:.1f} GB more, but {free / 1e9:.1f} GB are free there: free some space, "
-            "cache smaller targets (cache.states.dtype=int8, cache.kinds=[sampled]), or move the run to another disk"
-        )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 from pipeline.artifacts import ShardRecord
+from pipeline.errors import ArtifactError
 from pipeline.recipe import Cache, States
 
 #: Bytes a target position of `sampled` takes: benchmarks/cache_size.py measures 17 to 27 at 50 draws; more draws, more ids.
@@ -34,3 +37,13 @@ def cache_bytes(cache: Cache, tokens: Sequence[ShardRecord], width: int, vocab_s
             row += length_out * cache.sampled.draws * SAMPLED_BYTES_PER_DRAW
         total += shard.rows * row
     return total
+
+
+def require_disk(directory: Path, need: float) -> None:
+    """Raise ArtifactError unless the disk of `directory` has room for `need` bytes more."""
+    free = shutil.disk_usage(directory).free
+    if need > free:
+        raise ArtifactError(
+            f"{directory} will take {need / 1e9:.1f} GB more, but {free / 1e9:.1f} GB are free there: free some space, "
+            "cache smaller targets (cache.states.dtype=int8, cache.kinds=[sampled]), or move the run to another disk"
+        )

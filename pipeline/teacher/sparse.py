@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
+from pipeline.artifacts.shard import Rows
 from pipeline.families.base import Head
-from pipeline.recipe import Sampled
+from pipeline.recipe import Cache, Sampled
 from pipeline.teacher.codec import count_draws, decode, encode, pad_targets
 from pipeline.teacher.sampling import sample_targets, uniforms
 from pipeline.teacher.topk import TopK, top_k_probabilities, top_k_targets
@@ -107,3 +109,28 @@ def tie(digest: torch.Tensor, labels: torch.Tensor) -> int:
     digest: (rows, L_out) int64; labels: (rows, L_out), -100 where not scored.
     """
     return int((digest % 65_521 * labels)[labels != -100].sum())
+
+
+def sparse_notes(cache: Cache, columns: dict[str, Rows], labels: torch.Tensor, vocab_size: int) -> dict[str, Any]:
+    """Facts about a sample's sparse targets, from the stored columns; labels (rows, L_out), -100 where not scored."""
+    notes: dict[str, Any] = {}
+    scored = labels != -100
+    positions = max(int(scored.sum()), 1)
+    if SAMPLED in columns:
+        coded = columns[SAMPLED]
+        assert not isinstance(coded, torch.Tensor)
+        read = read_sampled(coded, scored, cache.sampled.draws, vocab_size)
+        used = read["sampled_counts"] > 0
+        notes["sampled"] = {
+            "tie": tie(sampled_digest(read["sampled_ids"], read["sampled_counts"]), labels),
+            "unique_ids": int(used.sum()) / positions,
+            "bytes_per_position": sum(map(len, coded)) / positions,
+        }
+    if TOPK[0] in columns:
+        stored = {name: torch.as_tensor(columns[name]).cpu() for name in TOPK}
+        stored["topk_ids"] = stored["topk_ids"].to(torch.int64)
+        notes["topk"] = {
+            "tie": tie(topk_digest(stored), labels),
+            "tail_mass": float(stored["topk_log_tail"][scored].exp().mean()),
+        }
+    return notes

@@ -61,12 +61,8 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
             write_initial_student(config, recipe.student.init, teacher, recipe.seed, initial)
     distributed.barrier()
     student = load_model(initial, settings)
-    model = Distiller(
-        student,
-        settings.objective,
-        _teacher(recipe, targets, train_tokens, student.config.pad_token_id),
-        settings.max_steps,
-    )
+    reference = _teacher(recipe, targets, train_tokens, student.config.pad_token_id)
+    model = Distiller(student, settings.objective, reference, settings.max_steps)
     held_out = TokenSource(validation_tokens, None, student.config)
     rows = first_rows(held_out, settings.validation_rows)
     engine, quality = train(
@@ -83,6 +79,8 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
     )
     files = export_model(student, output.root / "hf", tokenizer, _card(recipe, output, quality))
     engine.destroy()
+    if reference is not None:
+        reference.close()
     if rank == 0:
         write_json(output.root / "summary.json", {"validation": quality, "steps": settings.max_steps})
         output.finish(files=[*files, "summary.json"], provenance={"world_size": distributed.world_size()})

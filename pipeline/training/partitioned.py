@@ -98,6 +98,9 @@ def _inference_config(spec: Teacher, dtype: str) -> dict[str, Any]:
     config = read_deepspeed_json(spec.deepspeed)
     if config.get("zero_optimization", {}).get("stage") != 3 or "optimizer" in config:
         raise ConfigError(f"{spec.deepspeed}: a teacher runs under zero_optimization.stage 3, without an optimizer")
+    for key in ("bf16", "fp16", "train_micro_batch_size_per_gpu"):
+        if key in config:
+            raise ConfigError(f"{spec.deepspeed}: {key} belongs to the recipe; leave it out there")
     return config | {
         "bf16": {"enabled": dtype == "bfloat16"},
         "fp16": {"enabled": dtype == "float16"},

@@ -42,6 +42,10 @@ class Teacher(Protocol):
 
     def reference(self, batch: Batch) -> Reference: ...
 
+    def close(self) -> None:
+        """Free what it holds beyond its tensors."""
+        ...
+
 
 class CachedTeacher:
     """Replays the tail of a cache; reads attention_mask and the cached states from the batch."""
@@ -75,6 +79,9 @@ class CachedTeacher:
         return Reference(
             replayed.encoder_output, replayed.decoder_output, self._tail.head, replayed.projections, replayed.inputs
         )
+
+    def close(self) -> None:
+        pass
 
 
 class OnlineTeacher:
@@ -112,3 +119,6 @@ class OnlineTeacher:
             recorder.projections,
             recorder.inputs,
         )
+
+    def close(self) -> None:
+        self._teacher.close()
