@@ -1,0 +1,42 @@
+"""The recipe: one YAML file that says everything a run is made from.
+
+Strict: an unknown key is an error that names the nearest known one. `extends: other.yaml` starts from another recipe;
+`section.key=value` on the command line overrides both. `{run}` in a path stands for the recipe's `run` directory.
+Paths are relative to the directory the stage is started in.
+"""
+
+from pipeline.recipe.corpus import Corpus, Split, Tokenizer, Tokens
+from pipeline.recipe.distill import Blocks, Distill, FromEnd, HiddenPair, Interpolated, Objective, Schedule, Taid
+from pipeline.recipe.finetune import FineTune, Task
+from pipeline.recipe.load import load_recipe
+from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.student import Student
+from pipeline.recipe.teacher import Cache, Sampled, States, TargetKind, Teacher, Topk
+from pipeline.recipe.training import Optimisation
+
+__all__ = [
+    "Blocks",
+    "Cache",
+    "Corpus",
+    "Distill",
+    "FineTune",
+    "FromEnd",
+    "HiddenPair",
+    "Interpolated",
+    "Objective",
+    "Optimisation",
+    "Recipe",
+    "Sampled",
+    "Schedule",
+    "Split",
+    "States",
+    "Student",
+    "Taid",
+    "TargetKind",
+    "Task",
+    "Teacher",
+    "Tokenizer",
+    "Tokens",
+    "Topk",
+    "load_recipe",
+]

@@ -1,0 +1,106 @@
+"""Reading a recipe: its `extends` chain, overrides, and one line about the first fault."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipeline.errors import ConfigError
+from pipeline.recipe.recipe import Recipe
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe with its `extends` chain and overrides; raises ConfigError with one line on the first fault."""
+    raw = _read(Path(path), ())
+    for override in overrides:
+        _apply_override(raw, override)
+    run = raw.get("run")
+    if isinstance(run, str):
+        raw = _substitute(raw, run.rstrip("/"))
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"recipe {path}: {_explain(error)}") from None
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise ConfigError(f"recipe {path}: `extends` goes round in a circle")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"recipe {path} does not exist: give a file such as recipes/demo.yaml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"recipe {path} is not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"recipe {path} must be a mapping with at least `run:`")
+    base = raw.pop("extends", None)
+    if base is None:
+        return raw
+    return _merge(_read(path.parent / str(base), (*seen, path.resolve())), raw)
+
+
+def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"override {override!r}: write section.key=value, e.g. distill.max_steps=100")
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML") from None
+    target = raw
+    for key in keys[:-1]:
+        inner = target.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"override {override!r}: {key} is not a section")
+        target = inner
+    target[keys[-1]] = value
+
+
+def _substitute(value: Any, run: str) -> Any:
+    if isinstance(value, str):
+        return value.replace("{run}", run)
+    if isinstance(value, dict):
+        return {key: _substitute(item, run) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_substitute(item, run) for item in value]
+    return value
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        return f"{where}: {first['msg']}" if where else str(first["msg"]).removeprefix("Value error, ")
+    *section, key = first["loc"]
+    known = _known_keys(section)
+    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+    hint = f"did you mean {'.'.join([*map(str, section), near[0]])}?" if near else f"known keys: {', '.join(known)}"
+    return f"unknown key {where}; {hint}"
+
+
+def _known_keys(section: Sequence[Any]) -> list[str]:
+    model: Any = Recipe
+    for part in section:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(model.model_fields)
