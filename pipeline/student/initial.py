@@ -38,7 +38,7 @@ def check_copy(student: Shape, teacher: Shape) -> None:
             )
 
 
-def write_initial_student(config: Any, init: str, teacher: Path | None, seed: int, directory: Path) -> None:
+def write_initial_student(config: Any, init: Any, teacher: Path | None, seed: int, directory: Path) -> None:
     """Write the student's first weights to `directory` in float32, atomically; the same seed gives the same bytes.
 
     config: the student's configuration. teacher: a Transformers directory, needed for init "layers".

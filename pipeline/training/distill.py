@@ -23,7 +23,7 @@ from pipeline.teacher.reader import CachedTargets, check_labels, open_tail
 from pipeline.teacher.vocabulary import check_vocabulary
 from pipeline.training import distributed
 from pipeline.training.distiller import Distiller, check_objective, looks_at_encoder_blocks, teacher_places
-from pipeline.training.engine import deepspeed_config, load_model
+from pipeline.training.engine import deepspeed_config, load_model, weight_names
 from pipeline.training.export import export_model
 from pipeline.training.loop import train
 from pipeline.training.partitioned import teacher_loader
@@ -116,7 +116,8 @@ def _student_config(recipe: Recipe, tokenizer: Path) -> Any:
     directory = resolve_model(recipe.teacher.model)
     teacher = AutoConfig.from_pretrained(directory)
     check_vocabulary(recipe.teacher.model, directory, teacher.vocab_size, tokenizer)
-    return student_config(recipe.student, teacher, vocabulary)
+    separate_head = family_of(teacher).head_is_separate(weight_names(directory))
+    return student_config(recipe.student, teacher, vocabulary, separate_head)
 
 
 def _check(recipe: Recipe, config: Any, targets: CachedTargets | None) -> None:

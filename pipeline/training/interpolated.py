@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline import lineage
 from pipeline.artifacts import Output
@@ -21,24 +22,17 @@ def plan_links(recipe: Recipe) -> list[Recipe]:
     Link i's teacher is link i-1's result. The steps of `distill` are shared between the links, so that a chain costs as many
     student steps as the direct way.
     """
-    from transformers import AutoConfig
-
     from pipeline.families import family_of
-    from pipeline.student.shapes import interpolate, student_shape
 
     teacher = lineage.required_teacher(recipe)
-    config = AutoConfig.from_pretrained(resolve_model(teacher.model))
-    top = family_of(config).shape(config)
-    bottom = student_shape(recipe.student, top)
-    names = link_names(recipe)
-    count = len(names) - 1
-    shapes = [*interpolate(top, bottom, count), bottom]
-    _check(recipe, [top, *shapes])
-    steps = _steps(recipe, count + 1)
+    config, shapes = _shapes(recipe)
+    names = _names(recipe, len(shapes))
+    _check(recipe, [family_of(config).shape(config), *shapes])
+    steps = _steps(recipe, len(shapes))
     links = []
     for index, shape in enumerate(shapes):
         name = names[index]
-        student = recipe.student.model_copy(update=asdict(shape))
+        student = recipe.student.model_copy(update=asdict(shape) | {"scale": None, "params": None})
         distill = recipe.distill.model_copy(
             update={
                 "name": name,
@@ -52,9 +46,35 @@ def plan_links(recipe: Recipe) -> list[Recipe]:
 
 
 def link_names(recipe: Recipe) -> list[str]:
-    """Names of the links' results below RUN/distill_interpolated/, teacher side first; the last one is the student."""
+    """Names of the links' results below RUN/distill_interpolated/, teacher side first; the last one is the student.
+
+    Raises ConfigError where their number follows from the teacher (`assistants: auto`) and it is not there yet.
+    """
+    assistants = recipe.interpolated.assistants
+    if isinstance(assistants, int):
+        return _names(recipe, assistants + 1)
+    return _names(recipe, len(_shapes(recipe)[1] if assistants == "auto" else assistants) + (assistants != "auto"))
+
+
+def _names(recipe: Recipe, links: int) -> list[str]:
     name = recipe.interpolated.name
-    return [*(f"{name}.assistant-{index + 1}" for index in range(recipe.interpolated.assistants)), name]
+    return [*(f"{name}.assistant-{index}" for index in range(1, links)), name]
+
+
+def _shapes(recipe: Recipe) -> tuple[Any, list[Shape]]:
+    """The teacher's configuration, and the shape of every link's result."""
+    from transformers import AutoConfig
+
+    from pipeline.families import family_of
+    from pipeline.student.chain import chain_shapes
+    from pipeline.student.shapes import student_shape
+    from pipeline.training.engine import weight_names
+
+    directory = resolve_model(lineage.required_teacher(recipe).model)
+    config = AutoConfig.from_pretrained(directory)
+    separate_head = family_of(config).head_is_separate(weight_names(directory))
+    bottom = student_shape(recipe.student, config, separate_head)
+    return config, chain_shapes(config, bottom, recipe.interpolated.assistants, separate_head)
 
 
 def link(recipe: Recipe, number: int) -> Recipe:
