@@ -110,6 +110,20 @@ class Bart(Family):
     def nearest(self, shape: Shape) -> Shape:
         return replace(shape, d_model=shape.attention_width)
 
+    def keep_scales(self, weights: dict[str, torch.Tensor], config: Any, teacher_config: Any) -> None:
+        if not config.scale_embedding:
+            return
+        # Embedded tokens are multiplied by √d_model; the head, where it is tied to them, is not.
+        ratio = (teacher_config.d_model / config.d_model) ** 0.5
+        for name, weight in weights.items():
+            if name.endswith(("shared.weight", "embed_tokens.weight")):
+                weight *= ratio
+        if not self.head_is_separate(weights):
+            last = self.block_prefix("decoder", config.decoder_layers - 1) + "final_layer_norm"
+            norm = "model.decoder.layer_norm" if "model.decoder.layer_norm.weight" in weights else last
+            weights[f"{norm}.weight"] /= ratio
+            weights[f"{norm}.bias"] /= ratio
+
     def head_is_separate(self, names: Collection[str]) -> bool:
         # A Marian with two vocabularies has no shared embeddings; its head is tied to the decoder's.
         embeddings = {"model.shared.weight", "model.decoder.embed_tokens.weight"}

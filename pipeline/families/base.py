@@ -124,6 +124,14 @@ class Family(ABC):
         """Return the shape this family can have that is nearest to `shape`, whose dimensions were rounded one by one."""
         return shape
 
+    def keep_scales(  # noqa: B027 - most have no such factor
+        self, weights: dict[str, torch.Tensor], config: Any, teacher_config: Any
+    ) -> None:
+        """Undo in weights cut from a teacher's what the model's own factors of d_model do differently at a smaller one.
+
+        weights: all of a student's, changed in place; config: the student's.
+        """
+
     def moves_with_block(self, name: str) -> bool:
         """Whether the parameter `name` (within a block) belongs to the block, rather than to its place in the stack."""
         return True

@@ -108,6 +108,10 @@ class T5(Family):
         # T5-3B's attention is exactly as wide as a student's may be, so that rounding can take it beyond.
         return replace(shape, num_heads=min(shape.num_heads, max(1, _WIDEST * shape.d_model // shape.d_kv)))
 
+    def keep_scales(self, weights: dict[str, torch.Tensor], config: Any, teacher_config: Any) -> None:
+        if self._scales_output(config):
+            weights["decoder.final_layer_norm.weight"] *= (config.d_model / teacher_config.d_model) ** 0.5
+
     def moves_with_block(self, name: str) -> bool:
         return not name.endswith(_BIAS)
 

@@ -12,7 +12,7 @@ from pipeline.artifacts import Output
 from pipeline.artifacts.content import resolve_model
 from pipeline.errors import ConfigError
 from pipeline.families import Shape
-from pipeline.recipe import Recipe
+from pipeline.recipe import BlockList, Init, Recipe, Student
 from pipeline.training.targets import check_targets, needs_cache, part_weights
 
 
@@ -27,12 +27,12 @@ def plan_links(recipe: Recipe) -> list[Recipe]:
     teacher = lineage.required_teacher(recipe)
     config, shapes = _shapes(recipe)
     names = _names(recipe, len(shapes))
-    _check(recipe, [family_of(config).shape(config), *shapes])
+    students = _students(recipe, shapes)
+    _check(recipe, [family_of(config).shape(config), *shapes], students)
     steps = _steps(recipe, len(shapes))
     links = []
-    for index, shape in enumerate(shapes):
+    for index, student in enumerate(students):
         name = names[index]
-        student = recipe.student.model_copy(update=asdict(shape) | {"scale": None, "params": None})
         distill = recipe.distill.model_copy(
             update={
                 "name": name,
@@ -121,17 +121,40 @@ def run_link(recipe: Recipe, number: int) -> Output:
     return distill(chosen, _output(chosen), label=f"distill {chosen.distill.name}")
 
 
-def _check(recipe: Recipe, shapes: list[Shape]) -> None:
+def _students(recipe: Recipe, shapes: list[Shape]) -> list[Student]:
+    """What a recipe would say of each link's result alone."""
+    own: list[Any] = [None] * len(shapes)
+    if not isinstance(recipe.interpolated.assistants, (int, str)):
+        own[:-1] = [assistant.init for assistant in recipe.interpolated.assistants]
+    students = []
+    for index, (shape, init) in enumerate(zip(shapes, own, strict=True)):
+        default = recipe.student.init
+        if (
+            init is None
+            and isinstance(default, Init)
+            and isinstance(default.blocks, BlockList)
+            and index < len(own) - 1
+        ):
+            raise ConfigError(
+                "student.init.blocks lists blocks, and each link has a teacher of its own: list interpolated.assistants too, each "
+                "with its init, or set student.init.blocks=uniform"
+            )
+        size = asdict(shape) | {"scale": None, "params": None}
+        students.append(recipe.student.model_copy(update=size | {"init": default if init is None else init}))
+    return students
+
+
+def _check(recipe: Recipe, shapes: list[Shape], students: list[Student]) -> None:
     """Raise ConfigError, before the first link is begun, for a link whose objective or first weights its shapes do not allow."""
     from pipeline.objectives import presets
-    from pipeline.student.initial import check_copy
+    from pipeline.student.initial import check_init
     from pipeline.teacher.capture import resolve_cut
     from pipeline.training.distiller import check_objective
 
     compares = presets.needs_teacher(part_weights(recipe.distill.objective))
-    for teacher, student in itertools.pairwise(shapes):
-        if recipe.student.init == "layers":
-            check_copy(student, teacher)
+    for (teacher, student), made in zip(itertools.pairwise(shapes), students, strict=True):
+        if made.from_teacher is not None:
+            check_init(made.from_teacher, student, teacher)
         if compares:
             cache = recipe.cache
             first = resolve_cut(cache.encoder_cut, teacher.encoder_layers, "encoder_cut")

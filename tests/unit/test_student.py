@@ -14,9 +14,10 @@ from transformers import AutoModelForSeq2SeqLM, BartConfig, T5Config
 from pipeline.errors import ConfigError
 from pipeline.families import Shape, family_of
 from pipeline.families.t5 import T5
-from pipeline.recipe import Assistant, Student
+from pipeline.recipe import Assistant, Init, Student
+from pipeline.student.blocks import chosen_blocks
 from pipeline.student.chain import chain_shapes
-from pipeline.student.initial import chosen_blocks, write_initial_student
+from pipeline.student.initial import write_initial_student
 from pipeline.student.shapes import check_relation_heads, student_config, student_shape
 from pipeline.student.size import Sizes
 
@@ -30,21 +31,21 @@ TEACHER = Shape(encoder_layers=4, decoder_layers=4, d_model=64, d_ff=96, num_hea
 
 @pytest.fixture
 def teacher(tmp_path: Path) -> Path:
-    write_initial_student(T5().new_config(TEACHER, 128), "random", None, 0, tmp_path / "teacher")
+    write_initial_student(T5().new_config(TEACHER, 128), None, None, 0, tmp_path / "teacher")
     return tmp_path / "teacher"
 
 
 def test_blocks_are_evenly_spaced_with_both_ends() -> None:
-    assert chosen_blocks(12, 6) == [0, 2, 4, 7, 9, 11]
-    assert chosen_blocks(4, 4) == [0, 1, 2, 3]
-    assert chosen_blocks(24, 1) == [23]
+    assert chosen_blocks("uniform", "encoder", 12, 6) == [[0], [2], [4], [7], [9], [11]]
+    assert chosen_blocks("uniform", "encoder", 4, 4) == [[0], [1], [2], [3]]
+    assert chosen_blocks("uniform", "decoder", 24, 1) == [[23]]
     with pytest.raises(ConfigError, match="cannot be copied"):
-        chosen_blocks(2, 3)
+        chosen_blocks("uniform", "encoder", 2, 3)
 
 
 def test_copying_every_block_reproduces_the_teacher(teacher: Path, tmp_path: Path) -> None:
     config = student_config(Student(), AutoModelForSeq2SeqLM.from_pretrained(teacher).config, 100)
-    write_initial_student(config, "layers", teacher, 1, tmp_path / "student")
+    write_initial_student(config, Init(), teacher, 1, tmp_path / "student")
     old, new = load_file(teacher / "model.safetensors"), load_file(tmp_path / "student" / "model.safetensors")
     assert old.keys() == new.keys()
     assert all(torch.equal(old[name], new[name]) for name in old)
@@ -53,7 +54,7 @@ def test_copying_every_block_reproduces_the_teacher(teacher: Path, tmp_path: Pat
 def test_chosen_blocks_move_and_the_position_bias_stays(teacher: Path, tmp_path: Path) -> None:
     spec = Student(encoder_layers=2, decoder_layers=1)
     config = student_config(spec, AutoModelForSeq2SeqLM.from_pretrained(teacher).config, 100)
-    write_initial_student(config, "layers", teacher, 1, tmp_path / "student")
+    write_initial_student(config, Init(), teacher, 1, tmp_path / "student")
     old, new = load_file(teacher / "model.safetensors"), load_file(tmp_path / "student" / "model.safetensors")
     q, bias = "layer.0.SelfAttention.q.weight", "layer.0.SelfAttention.relative_attention_bias.weight"
     assert torch.equal(new[f"encoder.block.1.{q}"], old[f"encoder.block.3.{q}"])
@@ -65,7 +66,7 @@ def test_random_weights_follow_the_seed_and_start_near_the_uniform_loss(tmp_path
     config = student_config(Student(encoder_layers=1, decoder_layers=1, d_model=64, d_ff=96, num_heads=2), None, 8100)
     assert config.vocab_size == 8128, "rounded up to a multiple of 64"
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        write_initial_student(config, "random", None, seed, tmp_path / name)
+        write_initial_student(config, None, None, seed, tmp_path / name)
     a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
     assert a == b != c
     model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "a")
