@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 NARROW = ("student.d_model=16", "student.d_ff=24", "student.num_heads=1", "student.init={importance_rows: 8}")
 CHAIN = (
     *NARROW,
-    "interpolated.assistants=auto",
+    "interpolated.assistants=[{encoder_layers: 2, decoder_layers: 2, d_model: 24, d_ff: 40, num_heads: 1}]",
     "interpolated.original_weight={start: 1.0, end: 0.5, steps: 4}",
     "distill.save_every=2",
     "distill.log_every=1",
@@ -59,33 +59,28 @@ def test_a_link_compares_with_the_original_teacher_too_and_a_killed_one_ends_the
     root = cached_run.run / "distill_interpolated"
     done = cached_run.stage("distill_interpolated", *CHAIN)
     assert done.returncode == 0, done.stdout + done.stderr
-    made = sorted(path.name for path in root.iterdir())
-    assert made == ["chain", "chain.assistant-1", "chain.assistant-2"], "8.9:1 in non-embedding parameters"
     assistant, student = (Artifact(root / name) for name in ("chain.assistant-1", "chain"))
     assert set(assistant.manifest.inputs) == {"train", "validation", "cache"}
     assert set(student.manifest.inputs) == {"train", "validation", "cache", "original"}
     assert student.manifest.inputs["original"] == assistant.manifest.inputs["cache"]
+    lm_weight = 1.0
     parts = ("logits", "decoder_relations", "cross_relations")
     lines = [json.loads(line) for line in (root / "chain/metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if "loss/loss" in line]
+    assert len(lines) == 6
     for step, line in enumerate(lines):
         share = 1.0 - 0.5 * min(step / 4, 1.0)
         for part in parts:
-            weight = line[f"weighted/{part}"] / line[f"loss/{part}"] if share < 1.0 else 1.0
-            other = line[f"weighted/original_{part}"] / line[f"loss/original_{part}"]
-            assert share < 1.0 or line[f"weighted/{part}"] == 0.0
-            assert other / share == pytest.approx(weight / (1.0 - share) if share < 1.0 else other / share, rel=1e-3)
+            ours, other = (line[f"weighted/{name}"] / line[f"loss/{name}"] for name in (part, f"original_{part}"))
+            assert other / (ours + other) == pytest.approx(share, rel=1e-3)
         total = sum(value for name, value in line.items() if name.startswith("weighted/"))
         assert line["loss/loss"] == pytest.approx(total, rel=1e-3)
-        assert line["weighted/lm"] == pytest.approx(line["loss/lm"], rel=1e-3)
+        assert line["weighted/lm"] / line["loss/lm"] == pytest.approx(lm_weight, rel=1e-3)
     assert lines[-1]["loss/original_logits"] != lines[-1]["loss/logits"]
 
     again = [*CHAIN, "interpolated.name=killed"]
-    for name in ("chain.assistant-1", "chain.assistant-2"):
-        other = name.replace("chain", "killed")
-        (root / other).symlink_to(root / name)
-        caches = cached_run.run / "teacher_cache"
-        (caches / other).symlink_to(caches / name)
+    for place in (root, cached_run.run / "teacher_cache"):
+        (place / "killed.assistant-1").symlink_to(place / "chain.assistant-1")
     process = subprocess.Popen(
         cached_run.command("distill_interpolated", *again), env=ENVIRONMENT, stdout=subprocess.DEVNULL
     )
@@ -104,22 +99,3 @@ def test_a_link_compares_with_the_original_teacher_too_and_a_killed_one_ends_the
     assert "resuming after step 2" in done.stdout
     ours, theirs = (root / name / "hf/model.safetensors" for name in ("killed", "chain"))
     assert ours.read_bytes() == theirs.read_bytes()
-
-
-def test_what_a_chain_cannot_do_is_said_before_it_begins(cached_run: TinyRun) -> None:
-    for overrides, words in (
-        (["interpolated.original_weight=0.5", "distill.targets=online"], "needs an objective that compares"),
-        (["interpolated.assistants=[{encoder_layer: 2}]"], "did you mean interpolated.assistants.0.encoder_layers?"),
-        (
-            ["interpolated.assistants=[{encoder_layers: 2, decoder_layers: 4}]"],
-            "cannot be copied from a teacher with 3",
-        ),
-        (["student.init={blocks: {encoder: [0], decoder: [2]}}"], "list interpolated.assistants too"),
-        (["student.params=60M", "student.scale=0.5"], "scale and params both say how large it is"),
-        (["student.params=sixty"], "write a number of parameters as 60M"),
-    ):
-        done = cached_run.stage("distill_interpolated", *overrides)
-        assert done.returncode == 2, done.stdout + done.stderr
-        assert words in done.stderr
-        assert done.stderr.count("\n") == 1
-        assert not (cached_run.run / "distill_interpolated").exists()
