@@ -42,7 +42,7 @@ def test_links_follow_from_the_recipe(recipe_file: Path) -> None:
     chain = recipe(
         recipe_file,
         "student.init={blocks: last}",
-        "interpolated.assistants=[{encoder_layers: 3, init: {blocks: average}}, {scale: 0.33, d_model: 64, d_ff: 96}]",
+        "interpolated.assistants=[{encoder_layers: 3, init: {blocks: average}}, {scale: 0.33, d_model: 64, d_ff: 96, num_heads: 4}]",
         "interpolated.step_shares=[1, 1, 8]",
         "interpolated.original_weight=0.25",
     )
@@ -58,7 +58,10 @@ def test_links_follow_from_the_recipe(recipe_file: Path) -> None:
         assert link.teacher.name == teacher
         assert link.distill.original is not None
         assert (link.distill.original.teacher, link.distill.original.weight) == (chain.teacher, 0.25)
-    assert link_names(recipe(recipe_file, "interpolated.assistants=auto")) == ["chain.assistant-1", "chain"]
+    automatic = recipe(recipe_file, "interpolated.assistants=auto")
+    assert [link.student.encoder_layers for link in plan_links(automatic)] == [3, 2, 1], (
+        "no two steps from 6 within 2.5:1"
+    )
     assert link_names(recipe(recipe_file, "interpolated.assistants=auto", "student.scale=0.5")) == ["chain"]
 
 
