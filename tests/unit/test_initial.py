@@ -93,7 +93,8 @@ def test_leaving_out_units_that_are_zero_changes_nothing(tmp_path: Path, name: s
     dead = {units: which for units, which in dead.items() if len(which)}
     assert len({tuple(units.tolist()) for units in dead.values()}) >= 7, "other units in every place"
     assert logits(teacher).std(1).mean() > 0.01, "the logits say something"
-    torch.testing.assert_close(logits(student), logits(teacher), rtol=1e-4, atol=3e-5)
+    # The norms' ε is not rescaled: 1e-6 in a T5, 1e-5 in a BART.
+    torch.testing.assert_close(logits(student), logits(teacher), rtol=1e-4, atol=3e-4 if bart else 3e-5)
 
 
 @pytest.mark.parametrize("name", ["t5-v1.1", "bart"])
