@@ -88,10 +88,6 @@ def describe(shape: Shape) -> str:
     )
 
 
-def describe_size(size: Size) -> str:
-    return f"{short(size.total)} parameters, {short(size.blocks)} without embeddings"
-
-
 def short(count: float) -> str:
     """Return a number of parameters as models are named: 60.5M, 1.5B."""
     for unit, name in ((10**9, "B"), (10**6, "M"), (10**3, "k")):

@@ -18,7 +18,7 @@ from pipeline.objectives import presets
 from pipeline.objectives.schedules import Scheduled
 from pipeline.recipe import Init, Recipe
 from pipeline.student.initial import check_init, describe_init, narrower, write_initial_student
-from pipeline.student.shapes import student_config
+from pipeline.student.shapes import describe, student_config
 from pipeline.teacher.reader import CachedTargets, check_labels, open_tail
 from pipeline.teacher.vocabulary import check_vocabulary
 from pipeline.training import distributed
@@ -59,6 +59,7 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
     if rank == 0:
         output.begin()
         if not (initial / "config.json").exists():
+            say(f"{label}: {describe(family_of(config).shape(config))}")
             teacher = resolve_model(recipe.teacher.model) if recipe.teacher is not None else None
             init = recipe.student.from_teacher
             write_initial_student(
