@@ -99,7 +99,8 @@ class Distiller(nn.Module):
         if lm_only:
             return self.head(decoder_output, labels, None)
         reference = self._teacher.reference(batch) if self._teacher is not None else None
-        parts = self._head_parts(decoder_output, labels, batch, reference)
+        weights = {part: scheduled(weight, step) for part, weight in self._weights.items()}
+        parts = self._head_parts(decoder_output, labels, batch, reference, weights)
         valid = {"encoder": mask, "decoder": labels != -100}
         if reference is not None:
             for part in self._weights.keys() & presets.ATTENTION_OF.keys():
@@ -111,7 +112,7 @@ class Distiller(nn.Module):
             if "hidden" in self._weights:
                 outputs = {"encoder": encoder_output, "decoder": decoder_output}
                 parts["hidden"] = self._hidden(outputs, recorder.inputs, reference, valid)
-        weighted = {part: scheduled(weight, step) * parts[part].float() for part, weight in self._weights.items()}
+        weighted = {part: weight * parts[part].float() for part, weight in weights.items()}
         total = torch.stack(list(weighted.values())).sum()
         return {"loss": total, **parts, **{f"weighted_{part}": value.detach() for part, value in weighted.items()}}
 
@@ -142,7 +143,12 @@ class Distiller(nn.Module):
             self._taid = Taid(*state["taid"])
 
     def _head_parts(
-        self, hidden: torch.Tensor, labels: torch.Tensor, batch: Batch, reference: Reference | None
+        self,
+        hidden: torch.Tensor,
+        labels: torch.Tensor,
+        batch: Batch,
+        reference: Reference | None,
+        weights: Mapping[str, float],
     ) -> dict[str, torch.Tensor]:
         target: Target | None = None
         if "logits" in self._weights:
@@ -164,6 +170,7 @@ class Distiller(nn.Module):
             alpha=objective.alpha,
             temperature=objective.temperature,
             target_share=self._taid.share if self._taid is not None else 1.0,
+            weights=(weights.get("logits", 0.0), weights.get("lm", 0.0)),
         )
 
     def _relations(

@@ -71,11 +71,13 @@ class LossHead(nn.Module):
         alpha: float | None = None,
         temperature: float = 1.0,
         target_share: float = 1.0,
+        weights: tuple[float, float] | None = None,
     ) -> dict[str, torch.Tensor]:
         """Return the scalars "lm" (unless with_lm is false) and, with a target, "logits".
 
         hidden: (batch, L_out, d_model), the decoder's output; labels: (batch, L_out), -100 = not valid for either loss. The
-        settings are those of `objectives.logits.divergence`.
+        settings are those of `objectives.logits.divergence`; weights: those of "logits" and "lm" in the total, where nothing else
+        of it comes from these two (`head_divergence`).
         """
         valid = labels != -100
         if isinstance(target, DenseTarget):
@@ -94,6 +96,7 @@ class LossHead(nn.Module):
                 student_bias=_flat(self._bias()),
                 teacher_bias=_flat(target.head.bias),
                 labels=labels if with_lm else None,
+                weights=weights,
             )
             return {"lm": lm, "logits": divergence_value} if with_lm else {"logits": divergence_value}
         logits = Head(self.weight, self._scale, self._bias()).logits(hidden)
