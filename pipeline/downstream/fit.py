@@ -24,7 +24,7 @@ def fit(unit: Unit, data: TaskData, tokenizer: Any) -> None:
     if data.validation is not None:
         part = data.validation.spread(settings.validation_rows)
         validation = EncodedSource(unit.encode(part, data, tokenizer), tokenizer.pad_token_id)
-    engine, _ = train(
+    engine = train(
         model=load_model(unit.directory, settings),
         settings=settings,
         source=source,
@@ -34,7 +34,7 @@ def fit(unit: Unit, data: TaskData, tokenizer: Any) -> None:
         seed=unit.recipe.seed,
         label=f"finetune {unit}",
         validate=None if validation is None else _validate(validation),
-    )
+    ).engine
     export_model(engine.module, root / "hf", unit.directory, _card(unit, len(data.train)))
     engine.destroy()
 
