@@ -26,7 +26,7 @@ DISTILL_FORMAT = 1
 FINETUNE_FORMAT = 1
 
 #: Settings of training that steer how a run is watched and kept, not what comes out of it.
-IDLE = {"name", "log_every", "profile", "peak_tflops", "spike_factor", "validate_every", "save_every", "save_minutes",
+IDLE = {"name", "log_every", "profile", "peak_tflops", "spike_factor", "samples", "validate_every", "save_every", "save_minutes",
         "keep_checkpoints", "keep_every", "keep_best", "max_skipped_steps", "micro_batch_size", "deepspeed"}  # fmt: skip
 
 

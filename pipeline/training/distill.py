@@ -25,9 +25,11 @@ from pipeline.training import distributed
 from pipeline.training.distiller import Distiller, check_objective, looks_at_encoder_blocks, teacher_places
 from pipeline.training.engine import deepspeed_config, load_model
 from pipeline.training.export import export_model
-from pipeline.training.loop import Trained, train
+from pipeline.training.loop import SampleFn, Trained, train
+from pipeline.training.order import Row
 from pipeline.training.partitioned import teacher_loader
 from pipeline.training.rows import TokenSource
+from pipeline.training.samples import samples
 from pipeline.training.targets import check_targets, part_weights
 from pipeline.training.teachers import CachedTeacher, OnlineTeacher, Teacher
 from pipeline.training.validation import first_rows, lm_score, mean_over_rows
@@ -75,6 +77,7 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
         seed=recipe.seed,
         label=label,
         validate=lambda engine, step: {"lm_loss": mean_over_rows(engine, held_out, rows, lm_score)},
+        sample=_sampler(held_out, rows[: settings.samples], tokenizer, student.config.pad_token_id),
         carried=model,
         cost=model.cost,
     )
@@ -89,6 +92,13 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
         say(f"{label}: validation LM loss {quality['lm_loss']:.4f}; model in {output.root / 'hf'}")
     distributed.barrier()
     return output
+
+
+def _sampler(source: TokenSource, rows: list[Row], tokenizer: Path, pad: int) -> SampleFn | None:
+    if not rows:
+        return None
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    return lambda engine: samples(engine, source, rows, words, pad)
 
 
 def _teacher(recipe: Recipe, targets: CachedTargets | None, tokens: Artifact, pad_token_id: int) -> Teacher | None:

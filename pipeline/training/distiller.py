@@ -86,10 +86,13 @@ class Distiller(nn.Module):
         blocks, places = student_places(objective)
         self._recorder = Recorder(student, self._family, blocks, places)
 
-    def forward(self, batch: Batch, step: int = 0, lm_only: bool = False) -> dict[str, torch.Tensor]:
+    def forward(
+        self, batch: Batch, step: int = 0, lm_only: bool = False, predict: bool = False
+    ) -> dict[str, torch.Tensor]:
         """Return "loss", the weighted sum, and every part under its name and, weighted, under "weighted_<name>": scalars.
 
         batch: input_ids, attention_mask, labels and what the teacher reads. lm_only: return "lm" alone, for validation.
+        predict: return "ids" alone, (rows, L_out): after each position of the labels before it the most probable token.
         """
         labels, mask = batch["labels"], batch["attention_mask"]
         student: Any = self.student
@@ -97,6 +100,8 @@ class Distiller(nn.Module):
         with self._recorder as recorder:
             encoder_output = encode(self.student, mask, input_ids=batch["input_ids"])
             decoder_output = decode(self.student, encoder_output, mask, decoder_input_ids=decoder_input_ids)
+        if predict:
+            return self.head(decoder_output, None, None)
         if lm_only:
             return self.head(decoder_output, labels, None)
         reference = self._teacher.reference(batch) if self._teacher is not None else None
