@@ -18,13 +18,13 @@ from pipeline.objectives.attention import attention_loss
 from pipeline.objectives.hidden import hidden_loss
 from pipeline.objectives.relations import relation_loss
 from pipeline.objectives.schedules import Taid, scheduled, taid_step
-from pipeline.planning.flops import training_flops
 from pipeline.recipe import HiddenPair, Objective
 from pipeline.student.shapes import check_relation_heads, default_relation_heads
 from pipeline.training.head import DenseTarget, LossHead, SampledTarget, Target, TopkTarget
 from pipeline.training.loader import Batch
 from pipeline.training.targets import part_weights
 from pipeline.training.teachers import Reference, Teacher
+from pipeline.training.window import model_cost
 
 
 def check_objective(objective: Objective, student: Shape, teacher: Shape) -> None:
@@ -123,14 +123,7 @@ class Distiller(nn.Module):
 
     def cost(self, input_length: int, target_length: int) -> float:
         """Operations of training on one example: the student's forward and backward pass and the teacher's forward or replay."""
-        config = self.student.config
-        total = training_flops(
-            self._shape,
-            input_length,
-            target_length,
-            vocab_size=self._family.head_size(config),
-            gated=self._family.gated(config),
-        ).total
+        total = model_cost(self.student.config)(input_length, target_length)
         if self._teacher is not None:
             total += self._teacher.cost(input_length, target_length, "logits" in self._weights)
         return total
