@@ -1,7 +1,8 @@
 """Where each artifact of a run lives, and what decides its content. No heavy imports: a stage asks this before it starts.
 
-Left out of every identity on purpose: paths, names, how often to log, save or validate, the micro batch and the number of
-ranks (they change rounding at most), and everything of DeepSpeed's JSON but the optimizer.
+Left out of every identity on purpose: paths, names, how often to log, save or validate (but where the validation decides what is
+kept), the micro batch, the number of ranks, compilation and activation checkpointing (they change rounding at most), and
+everything of DeepSpeed's JSON but the optimizer.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ DISTILL_FORMAT = 1
 FINETUNE_FORMAT = 1
 
 #: Settings of training that steer how a run is watched and kept, not what comes out of it.
-IDLE = {"name", "log_every", "validate_every", "save_every", "save_minutes", "keep_checkpoints",
-        "max_skipped_steps", "micro_batch_size", "deepspeed"}  # fmt: skip
+IDLE = {"name", "log_every", "profile", "peak_tflops", "spike_factor", "samples", "validate_every", "save_every", "save_minutes",
+        "keep_checkpoints", "keep_every", "keep_best", "max_skipped_steps", "micro_batch_size",
+        "activation_checkpointing", "compile", "deepspeed"}  # fmt: skip
 
 
 def tokenizer_output(recipe: Recipe) -> Output:
@@ -145,6 +147,13 @@ def finetune_output(recipe: Recipe, model: str, task: Task, root: Path) -> Outpu
 
 def optimisation_payload(settings: Optimisation) -> dict[str, Any]:
     exclude = IDLE | ({"models", "tasks"} if isinstance(settings, FineTune) else set())
+    chooses = {"patience", "min_delta", "export"}
+    if settings.patience is None:
+        exclude |= {"patience", "min_delta"}
+    if settings.export == "last":
+        exclude |= {"export"}
+    if not chooses <= exclude:  # then what comes out depends on when it was looked at
+        exclude -= {"validate_every"}
     kept = settings.model_dump(mode="json", exclude=exclude)
     return kept | {
         "dtype": resolve_dtype(settings.dtype),

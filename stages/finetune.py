@@ -22,7 +22,7 @@ from pipeline.stage_args import environment_rank, parse
 
 @exit_on_error
 def main() -> None:
-    recipe, chosen = parse(__doc__, options=_options)
+    recipe, chosen = parse(__doc__, options=_options, trains="finetune")
     comparison = finetune.run(recipe, models=chosen.models, tasks=chosen.tasks)
     if environment_rank()[0] == 0:
         say(report.markdown(comparison))

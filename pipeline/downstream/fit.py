@@ -17,6 +17,7 @@ def fit(unit: Unit, data: TaskData, tokenizer: Any) -> None:
     from pipeline.training.engine import load_model
     from pipeline.training.export import export_model
     from pipeline.training.loop import train
+    from pipeline.training.window import model_cost
 
     settings, root = unit.settings, unit.output.root
     source = EncodedSource(unit.encode(data.train, data, tokenizer), tokenizer.pad_token_id)
@@ -24,8 +25,9 @@ def fit(unit: Unit, data: TaskData, tokenizer: Any) -> None:
     if data.validation is not None:
         part = data.validation.spread(settings.validation_rows)
         validation = EncodedSource(unit.encode(part, data, tokenizer), tokenizer.pad_token_id)
-    engine, _ = train(
-        model=load_model(unit.directory, settings),
+    model = load_model(unit.directory, settings)
+    engine = train(
+        model=model,
         settings=settings,
         source=source,
         loss=_loss(source.mean_target_tokens),
@@ -34,7 +36,8 @@ def fit(unit: Unit, data: TaskData, tokenizer: Any) -> None:
         seed=unit.recipe.seed,
         label=f"finetune {unit}",
         validate=None if validation is None else _validate(validation),
-    )
+        cost=model_cost(model.config),
+    ).engine
     export_model(engine.module, root / "hf", unit.directory, _card(unit, len(data.train)))
     engine.destroy()
 

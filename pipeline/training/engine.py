@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,10 @@ def load_model(directory: Path, settings: Optimisation) -> PreTrainedModel:
         if family.head_is_separate(weight_names(directory)):
             family.separate_head(model)
     load_weights(model, directory)
+    if settings.activation_checkpointing:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # release 6 of Transformers gives it another name
+            model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
 
 
@@ -128,6 +133,19 @@ def load_weights(model: PreTrainedModel, directory: Path) -> None:
                 with _writable(parameter) as target:
                     if target is not None:
                         model._init_weights(module)
+
+
+def replace_weights(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Put `weights`, by the names of `module`'s parameters, into a module that is trained no further.
+
+    Every rank calls it, rank 0 with the weights. The optimizer's own copies stay as they are.
+    """
+    for name, parameter in module.named_parameters():
+        with _writable(parameter) as target:
+            if distributed.rank() == 0 and target is not None:
+                target.copy_(weights[name])
+            if not hasattr(parameter, "ds_id") and distributed.world_size() > 1:
+                torch.distributed.broadcast(parameter.data, 0)
 
 
 def weight_names(directory: Path) -> set[str]:
