@@ -34,7 +34,7 @@ def plan_links(recipe: Recipe) -> list[Recipe]:
     count = len(names) - 1
     shapes = [*interpolate(top, bottom, count), bottom]
     _check(recipe, [top, *shapes])
-    steps = _steps(recipe, count + 1)
+    steps = link_steps(recipe, count + 1)
     links = []
     for index, shape in enumerate(shapes):
         name = names[index]
@@ -137,7 +137,8 @@ def _link_root(recipe: Recipe, name: str) -> Path:
     return recipe.root / "distill_interpolated" / name
 
 
-def _steps(recipe: Recipe, links: int) -> list[int]:
+def link_steps(recipe: Recipe, links: int) -> list[int]:
+    """How many of `distill.max_steps` each of so many links takes, teacher side first."""
     shares = recipe.interpolated.step_shares or [1.0] * links
     if len(shares) != links:
         raise ConfigError(
