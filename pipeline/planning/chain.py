@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from transformers import PreTrainedModel
+
 from pipeline.families import Shape, family_of
-from pipeline.planning.parameters import Parameters, count_parameters, empty_model
 from pipeline.planning.published import describe
 from pipeline.recipe import Recipe
-from pipeline.student.shapes import interpolate, student_config, student_shape
+from pipeline.student.chain import chain_shapes
+from pipeline.student.shapes import student_config, student_shape
+from pipeline.student.size import Size, Sizes
 from pipeline.training.interpolated import link_steps
 
 
@@ -17,12 +21,17 @@ from pipeline.training.interpolated import link_steps
 class Model:
     name: str
     config: Any
-    separate_head: bool | None
-    parameters: Parameters
+    #: Whether its LM head is its own.
+    separate_head: bool
+    size: Size
 
     @property
     def shape(self) -> Shape:
         return family_of(self.config).shape(self.config)
+
+    def empty(self, dtype: torch.dtype) -> PreTrainedModel:
+        """The model on the meta device: everything but its numbers."""
+        return family_of(self.config).empty_model(self.config, self.separate_head, dtype)
 
 
 @dataclass(frozen=True)
@@ -52,22 +61,23 @@ def plan_chain(recipe: Recipe) -> Chain:
         student = _model(recipe.distill.name, config, None)
         return Chain(None, Link(f"distill/{recipe.distill.name}", None, student, recipe.distill.max_steps), [])
     found = describe(recipe.teacher.model)
-    family = family_of(found.config)
-    teacher = _model(recipe.teacher.name, found.config, found.separate_head)
+    config, separate_head = found.config, found.separate_head
+    family = family_of(config)
+    teacher = _model(recipe.teacher.name, config, separate_head)
 
     def made(name: str, shape: Shape) -> Model:
         # A random student's head follows the family's rule, one made from its teacher is as the teacher's.
-        separate = None if recipe.student.init == "random" else found.separate_head
-        return _model(name, family.with_shape(found.config, shape), separate)
+        own = separate_head if recipe.student.from_teacher else None
+        return _model(name, family.with_shape(config, shape), own)
 
-    bottom = student_shape(recipe.student, teacher.shape)
+    bottom = student_shape(recipe.student, config, separate_head)
     direct = Link(
         f"distill/{recipe.distill.name}", teacher, made(recipe.distill.name, bottom), recipe.distill.max_steps
     )
     links: list[Link] = []
     if "interpolated" in recipe.model_fields_set:
         name = recipe.interpolated.name
-        shapes = [*interpolate(teacher.shape, bottom, recipe.interpolated.assistants), bottom]
+        shapes = chain_shapes(config, bottom, recipe.interpolated.assistants, separate_head)
         names = [*(f"{name}.assistant-{index}" for index in range(1, len(shapes))), name]
         for own, shape, steps in zip(names, shapes, link_steps(recipe, len(shapes)), strict=True):
             above = links[-1].student if links else teacher
@@ -76,4 +86,6 @@ def plan_chain(recipe: Recipe) -> Chain:
 
 
 def _model(name: str, config: Any, separate_head: bool | None) -> Model:
-    return Model(name, config, separate_head, count_parameters(empty_model(config, separate_head)))
+    family = family_of(config)
+    separate = family.expects_separate_head(config) if separate_head is None else separate_head
+    return Model(name, config, separate, Sizes(config, separate).of(family.shape(config)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from pipeline import lineage
 from pipeline.corpus.corruption import example_lengths
 from pipeline.errors import ConfigError
@@ -113,7 +115,6 @@ def tail_parameters(cache: Cache, teacher: Model) -> int:
 
 def tail_weights(cache: Cache, teacher: Model) -> tuple[Any, dict[str, Any]]:
     """Configuration and weights of the tail, on the meta device."""
-    from pipeline.planning.parameters import empty_model
 
     family = family_of(teacher.config)
-    return family.tail_state(empty_model(teacher.config, teacher.separate_head), *cuts_of(cache, teacher))
+    return family.tail_state(teacher.empty(torch.bfloat16), *cuts_of(cache, teacher))

@@ -141,7 +141,7 @@ class LinkEstimate:
             fused_attention=self.assumed.gpu != "cpu",
             checkpointing=checkpointing,
         )
-        config, parameters = read_deepspeed_json(settings.deepspeed), self.link.student.parameters.total
+        config, parameters = read_deepspeed_json(settings.deepspeed), self.link.student.size.total
         # Tokens and masks are int64 on the device.
         row = 8.0 * (2 * self.rows.input_length + self.rows.target_length)
         row += self.kinds[kind].row if kind in self.kinds else 0.0
@@ -155,7 +155,7 @@ class LinkEstimate:
         sparse = not kind.startswith("states")
         rows = self.recipe.cache.batch_size
         passing = forward_bytes(self.link.teacher, rows=rows, lengths=self._lengths, dtype=dtype, logits=sparse)
-        return self.link.teacher.parameters.total * dtype.itemsize + passing
+        return self.link.teacher.size.total * dtype.itemsize + passing
 
     @property
     def _lengths(self) -> tuple[int, int]:
@@ -181,7 +181,7 @@ def estimates(recipe: Recipe, chain: Chain, rows: Rows, assumed: Assumed) -> lis
 
 def capacity_ratio(teacher: Model, student: Model) -> float:
     """Non-embedding parameters of a link's teacher over its student's (arXiv 2311.07052 finds about 2.5 best)."""
-    return teacher.parameters.body / student.parameters.body
+    return teacher.size.blocks / student.size.blocks
 
 
 def readers(all_of_them: Sequence[LinkEstimate], one: LinkEstimate) -> list[LinkEstimate]:

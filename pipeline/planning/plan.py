@@ -129,7 +129,7 @@ def make_plan(
 def _model(model: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
-    parameters = {"parameters": model.parameters.total, "embedding_parameters": model.parameters.embeddings}
+    parameters = {"parameters": model.size.total, "embedding_parameters": model.size.embeddings}
     return {"name": model.name, "model_type": model.config.model_type} | asdict(model.shape) | parameters
 
 

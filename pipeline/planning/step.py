@@ -19,7 +19,6 @@ from pipeline.families import family_of
 from pipeline.planning.chain import Model
 from pipeline.planning.disk import tail_weights
 from pipeline.planning.live import LiveBytes
-from pipeline.planning.parameters import empty_model
 from pipeline.recipe import Cache, Distill, States
 from pipeline.teacher.loaded import whole_teacher
 from pipeline.teacher.tail import Tail
@@ -59,7 +58,7 @@ def step_bytes(
     teacher: None for an objective that needs none, or reads sampled or top-k targets. fused_attention: whether attention keeps no
     scores, as on GPUs; on CPUs PyTorch keeps them where there is a learned position bias. checkpointing: keep the inputs of blocks only.
     """
-    model = empty_model(student.config, student.separate_head, dtype)
+    model = student.empty(dtype)
     model.train()
     if checkpointing:
         with _quietly():
@@ -82,7 +81,7 @@ def step_bytes(
 
 def forward_bytes(teacher: Model, *, rows: int, lengths: tuple[int, int], dtype: torch.dtype, logits: bool) -> int:
     """The most a teacher's forward pass holds beside its weights; logits: whether it runs to the end."""
-    model = empty_model(teacher.config, teacher.separate_head, dtype)
+    model = teacher.empty(dtype)
     loaded = whole_teacher(model, (teacher.shape.encoder_layers - 1, teacher.shape.decoder_layers - 1))
     with _quietly(), _attention(True), LiveBytes() as live, torch.no_grad():
         live.ignore(model.parameters())
@@ -92,7 +91,7 @@ def forward_bytes(teacher: Model, *, rows: int, lengths: tuple[int, int], dtype:
 
 def _teacher(settings: Distill, cache: Cache, teacher: Model, dtype: torch.dtype) -> Teacher:
     if settings.targets == "online":
-        whole = whole_teacher(empty_model(teacher.config, teacher.separate_head, dtype), (0, 0))
+        whole = whole_teacher(teacher.empty(dtype), (0, 0))
         return OnlineTeacher(whole, *teacher_places(settings.objective, -1))
     config, weights = tail_weights(cache, teacher)
     tail = family_of(config).build_tail(config, {name: weight.to(dtype) for name, weight in weights.items()})

@@ -10,17 +10,18 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigError
+from pipeline.families import family_of
 from pipeline.planning.advice import advise
 from pipeline.planning.chain import plan_chain
 from pipeline.planning.disk import rows_of
 from pipeline.planning.estimate import Assumed, LinkEstimate, estimates
 from pipeline.planning.gpus import device
 from pipeline.planning.live import LiveBytes
-from pipeline.planning.parameters import count_parameters, empty_model
 from pipeline.planning.plan import make_plan
 from pipeline.planning.published import describe, published
 from pipeline.planning.show import lines
 from pipeline.recipe import load_recipe
+from pipeline.student.size import Sizes
 
 #: Parameters of the published weights, as the hub counts them.
 PUBLISHED = {
@@ -43,13 +44,17 @@ CLUSTER = [path for path in sorted(Path("recipes").glob("*.yaml")) if not path.s
 @pytest.mark.parametrize(("name", "count"), PUBLISHED.items())
 def test_a_published_shape_has_the_published_parameters(name: str, count: int) -> None:
     found = describe(name)
-    assert count_parameters(empty_model(found.config, found.separate_head)).total == count
+    family = family_of(found.config)
+    assert found.separate_head is not None
+    model = family.empty_model(found.config, found.separate_head)
+    assert sum(weight.numel() for weight in model.parameters()) == count
+    assert Sizes(found.config, found.separate_head).of(family.shape(found.config)).total == count
 
 
 def test_every_published_shape_can_be_built() -> None:
     for name in published():
         found = describe(name)
-        assert count_parameters(empty_model(found.config, found.separate_head)).body > 0, name
+        assert Sizes(found.config, found.separate_head).of(family_of(found.config).shape(found.config)).blocks > 0, name
 
 
 def test_an_unknown_model_is_one_clear_line() -> None:
