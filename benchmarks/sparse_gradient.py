@@ -41,6 +41,7 @@ from pipeline.corpus.wiki import fetch_wiki
 from pipeline.families import Shape, family_of
 from pipeline.families.t5 import T5
 from pipeline.objectives.logits import divergence, lm_loss, sampled_kl, topk_kl
+from pipeline.recipe import Init
 from pipeline.student.initial import write_initial_student
 from pipeline.teacher.codec import count_draws, encode
 from pipeline.teacher.sampling import Method, sample_targets, uniforms
@@ -106,7 +107,7 @@ def make_student(teacher: Path, data: tuple[Tensor, Tensor], steps: int) -> PreT
     halves = {name: max(1, getattr(shape, name) // 2) for name in ("encoder_layers", "decoder_layers")}
     with tempfile.TemporaryDirectory() as temporary:
         student = Path(temporary) / "student"
-        write_initial_student(family.with_shape(config, Shape(**(vars(shape) | halves))), "layers", teacher, 0, student)
+        write_initial_student(family.with_shape(config, Shape(**(vars(shape) | halves))), Init(), teacher, 0, student)
         model = AutoModelForSeq2SeqLM.from_pretrained(student, dtype=torch.float32)
     train(model, data, steps, "student")
     return model

@@ -17,7 +17,7 @@ from pipeline.artifacts.atomic import sha256_bytes, sha256_file
 from pipeline.artifacts.content import model_hash, resolve_model, tokenizer_hash
 from pipeline.errors import ConfigError, DataError
 from pipeline.hardware import resolve_dtype
-from pipeline.recipe import Cache, FineTune, Optimisation, Recipe, Task, Teacher
+from pipeline.recipe import Cache, FineTune, Optimisation, Recipe, Student, Task, Teacher
 
 #: Format versions: bump one by hand when its stage writes other content from the same settings.
 TOKENIZER_FORMAT = 1
@@ -118,12 +118,18 @@ def distill_output(
         "tokens": train.fingerprint,
         "cache": inputs["cache"].fingerprint if needs_cache else None,
         "teacher": model_hash(resolve_model(recipe.teacher.model)) if recipe.teacher is not None else None,
-        "student": recipe.student.model_dump(),
+        "student": _student_payload(recipe.student),
         "settings": optimisation_payload(recipe.distill),
     }
     if recipe.distill.targets == "online" and recipe.teacher is not None:
         payload["teacher_dtype"] = resolve_dtype(recipe.teacher.dtype)
     return Output(recipe.root / stage / recipe.distill.name, stage, payload, recipe.to_yaml(), inputs)
+
+
+def _student_payload(student: Student) -> dict[str, Any]:
+    # Left out where they say nothing, so that results from before these keys existed stay what they are.
+    unset = {name for name in ("scale", "params") if getattr(student, name) is None}
+    return student.model_dump(exclude=unset)
 
 
 def finetune_output(recipe: Recipe, model: str, task: Task, root: Path) -> Output:

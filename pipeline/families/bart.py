@@ -8,7 +8,8 @@ modules a model has; the tail keeps what comes after the first block's input.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel
 
 from pipeline.errors import ConfigError
 from pipeline.families.base import Attention, Family, Projections, Shape, Stack
+from pipeline.families.units import RESIDUAL, Axes, Units
 
 
 class _NoPositions(nn.Module):
@@ -80,6 +82,47 @@ class Bart(Family):
 
     def block_prefix(self, stack: Stack, block: int) -> str:
         return f"model.{stack}.layers.{block}."
+
+    def axes(self, name: str) -> Axes:
+        if name == "final_logits_bias":
+            return None, None
+        *path, last, kind = name.split(".")
+        inner, heads = Units("d_ff", ".".join(path)), Units("num_heads", ".".join(path))
+        of_weight: dict[str, Axes] = {
+            "fc1": (inner, RESIDUAL),
+            "fc2": (RESIDUAL, inner),
+            "q_proj": (heads, RESIDUAL),
+            "k_proj": (heads, RESIDUAL),
+            "v_proj": (heads, RESIDUAL),
+            "out_proj": (RESIDUAL, heads),
+        }
+        if last in ("shared", "embed_tokens", "embed_positions", "lm_head"):
+            return None, RESIDUAL
+        return of_weight.get(last, (RESIDUAL,))[: 2 if kind == "weight" else 1]
+
+    def implied(self, given: Mapping[str, int], d_kv: int) -> dict[str, int]:
+        if "d_model" in given and "num_heads" not in given:
+            return {"num_heads": max(1, given["d_model"] // d_kv)}
+        if "num_heads" in given and "d_model" not in given:
+            return {"d_model": given["num_heads"] * d_kv}
+        return {}
+
+    def nearest(self, shape: Shape) -> Shape:
+        return replace(shape, d_model=shape.attention_width)
+
+    def keep_scales(self, weights: dict[str, torch.Tensor], config: Any, teacher_config: Any) -> None:
+        if not config.scale_embedding:
+            return
+        # Embedded tokens are multiplied by √d_model; the head, where it is tied to them, is not.
+        ratio = (teacher_config.d_model / config.d_model) ** 0.5
+        for name, weight in weights.items():
+            if name.endswith(("shared.weight", "embed_tokens.weight")):
+                weight *= ratio
+        if not self.head_is_separate(weights):
+            last = self.block_prefix("decoder", config.decoder_layers - 1) + "final_layer_norm"
+            norm = "model.decoder.layer_norm" if "model.decoder.layer_norm.weight" in weights else last
+            weights[f"{norm}.weight"] /= ratio
+            weights[f"{norm}.bias"] /= ratio
 
     def head_is_separate(self, names: Collection[str]) -> bool:
         # A Marian with two vocabularies has no shared embeddings; its head is tied to the decoder's.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from pipeline.errors import ConfigError
+from pipeline.families.units import Axes
 
 #: The three attentions of an encoder-decoder model.
 Attention = Literal["encoder_self", "decoder_self", "cross"]
@@ -119,6 +120,26 @@ class Family(ABC):
     def block_prefix(self, stack: Stack, block: int) -> str:
         """Return the prefix of the parameter names of a block, with its final dot."""
 
+    @abstractmethod
+    def axes(self, name: str) -> Axes:
+        """Return the units along each axis of the weight `name`; a head's rows, or columns, lie side by side."""
+
+    def implied(self, given: Mapping[str, int], d_kv: int) -> dict[str, int]:
+        """Return the dimensions that follow from those `given` and the width of a head."""
+        return {}
+
+    def nearest(self, shape: Shape) -> Shape:
+        """Return the shape this family can have that is nearest to `shape`, whose dimensions were rounded one by one."""
+        return shape
+
+    def keep_scales(  # noqa: B027 - most have no such factor
+        self, weights: dict[str, torch.Tensor], config: Any, teacher_config: Any
+    ) -> None:
+        """Undo in weights cut from a teacher's what the model's own factors of d_model do differently at a smaller one.
+
+        weights: all of a student's, changed in place; config: the student's.
+        """
+
     def moves_with_block(self, name: str) -> bool:
         """Whether the parameter `name` (within a block) belongs to the block, rather than to its place in the stack."""
         return True
@@ -129,6 +150,10 @@ class Family(ABC):
     @abstractmethod
     def head_is_separate(self, names: Collection[str]) -> bool:
         """Whether weights of these names hold an LM head of their own, rather than one tied to the embeddings."""
+
+    def expects_separate_head(self, config: Any) -> bool:
+        """Whether published models of this configuration have a head of their own; where there are weights, they decide."""
+        return False
 
     def separate_head(self, model: PreTrainedModel) -> None:
         """Give `model` an LM head of its own, uninitialised, where Transformers built it tied."""
@@ -174,8 +199,16 @@ class Family(ABC):
         tail.load_state_dict(state, strict=True, assign=True)
         return tail.eval().requires_grad_(False)
 
-    def _empty_tail(self, config: Any, dtype: torch.dtype) -> PreTrainedModel:
+    def empty_model(self, config: Any, separate_head: bool, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+        """Return a model without memory (on the meta device): names, shapes and ties of its weights are as in a real one."""
         with torch.device("meta"), no_init_weights():
-            tail: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(config, dtype=dtype)
+            model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(config, dtype=dtype)
+            model.tie_weights()
+            if separate_head:
+                self.separate_head(model)
+        return model
+
+    def _empty_tail(self, config: Any, dtype: torch.dtype) -> PreTrainedModel:
+        tail = self.empty_model(config, separate_head=False, dtype=dtype)
         self.neutralise_inputs(tail)
         return tail

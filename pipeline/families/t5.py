@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,10 @@ from transformers import PreTrainedModel, T5Config
 
 from pipeline.errors import ConfigError
 from pipeline.families.base import Attention, Family, Head, Projections, Shape, Stack
+from pipeline.families.units import RESIDUAL, Axes, Units
 
+#: The attention width of a student in d_model at most; more is likely a mistake.
+_WIDEST = 4
 #: Held by block 0 alone, and used by all blocks of its stack.
 _BIAS = "SelfAttention.relative_attention_bias.weight"
 
@@ -84,6 +88,30 @@ class T5(Family):
     def block_prefix(self, stack: Stack, block: int) -> str:
         return f"{stack}.block.{block}."
 
+    def axes(self, name: str) -> Axes:
+        *path, last = name.removesuffix(".weight").split(".")
+        if last in ("shared", "embed_tokens", "lm_head"):
+            return None, RESIDUAL
+        if last.endswith("layer_norm"):
+            return (RESIDUAL,)
+        if path[-1] == "DenseReluDense":
+            inner = Units("d_ff", ".".join(path))
+            return (RESIDUAL, inner) if last == "wo" else (inner, RESIDUAL)
+        # One position bias serves the self-attention of all blocks, so that a head is kept in all of them or in none.
+        shared = path[-1] == "SelfAttention" and not self.moves_with_block(_BIAS)
+        heads = Units("num_heads", f"{path[0]}.SelfAttention" if shared else ".".join(path))
+        if last == "relative_attention_bias":
+            return None, heads
+        return (RESIDUAL, heads) if last == "o" else (heads, RESIDUAL)
+
+    def nearest(self, shape: Shape) -> Shape:
+        # T5-3B's attention is exactly as wide as a student's may be, so that rounding can take it beyond.
+        return replace(shape, num_heads=min(shape.num_heads, max(1, _WIDEST * shape.d_model // shape.d_kv)))
+
+    def keep_scales(self, weights: dict[str, torch.Tensor], config: Any, teacher_config: Any) -> None:
+        if self._scales_output(config):
+            weights["decoder.final_layer_norm.weight"] *= (config.d_model / teacher_config.d_model) ** 0.5
+
     def moves_with_block(self, name: str) -> bool:
         return not name.endswith(_BIAS)
 
@@ -98,6 +126,9 @@ class T5(Family):
     def head_is_separate(self, names: Collection[str]) -> bool:
         return "lm_head.weight" in names and "shared.weight" in names
 
+    def expects_separate_head(self, config: Any) -> bool:
+        return not self._scales_output(config)
+
     def neutralise_inputs(self, model: PreTrainedModel) -> None:
         whole: Any = model
         whole.shared = whole.encoder.embed_tokens = whole.decoder.embed_tokens = nn.Identity()
@@ -106,10 +137,10 @@ class T5(Family):
     def _check_widths(shape: Shape) -> None:
         if shape.d_model % 2:
             raise ConfigError(f"student.d_model {shape.d_model} is odd: choose a multiple of 8")
-        if shape.attention_width > 4 * shape.d_model:
+        if shape.attention_width > _WIDEST * shape.d_model:
             raise ConfigError(
                 f"student: num_heads {shape.num_heads} × d_kv {shape.d_kv} = {shape.attention_width} is more than "
-                f"4 × d_model {shape.d_model}: lower num_heads or d_kv"
+                f"{_WIDEST} × d_model {shape.d_model}: lower num_heads or d_kv"
             )
 
     def _scales_output(self, config: Any) -> bool:
@@ -123,6 +154,9 @@ class UMT5(T5):
     model_types = ("umt5",)
 
     def moves_with_block(self, name: str) -> bool:
+        return True
+
+    def expects_separate_head(self, config: Any) -> bool:
         return True
 
     def _scales_output(self, config: Any) -> bool:

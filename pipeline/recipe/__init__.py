@@ -6,15 +6,27 @@ Paths are relative to the directory the stage is started in.
 """
 
 from pipeline.recipe.corpus import Corpus, Split, Tokenizer, Tokens
-from pipeline.recipe.distill import Blocks, Distill, FromEnd, HiddenPair, Interpolated, Objective, Schedule, Taid
+from pipeline.recipe.distill import (
+    Assistant,
+    Blocks,
+    Distill,
+    FromEnd,
+    HiddenPair,
+    Interpolated,
+    Objective,
+    Schedule,
+    Taid,
+)
 from pipeline.recipe.finetune import FineTune, Task
 from pipeline.recipe.load import load_recipe
 from pipeline.recipe.recipe import Recipe
-from pipeline.recipe.student import Student
+from pipeline.recipe.student import BlockList, Init, ModelShape, Student
 from pipeline.recipe.teacher import Cache, Sampled, States, TargetKind, Teacher, Topk
 from pipeline.recipe.training import Optimisation
 
 __all__ = [
+    "Assistant",
+    "BlockList",
     "Blocks",
     "Cache",
     "Corpus",
@@ -22,7 +34,9 @@ __all__ = [
     "FineTune",
     "FromEnd",
     "HiddenPair",
+    "Init",
     "Interpolated",
+    "ModelShape",
     "Objective",
     "Optimisation",
     "Recipe",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from pipeline.recipe.base import NonNegativeInt, PositiveInt, Section
+from pipeline.recipe.student import InitChoice, ModelShape
 from pipeline.recipe.training import Optimisation
 
 
@@ -76,9 +77,26 @@ class Distill(Optimisation):
     samples: NonNegativeInt = 2
 
 
+class Assistant(ModelShape):
+    """An assistant listed by hand."""
+
+    #: As `student.init`, and the student's when absent.
+    init: InitChoice | None = None
+
+
+def _kind_of_assistants(value: Any) -> str:
+    return "list" if isinstance(value, (list, tuple)) else "name" if isinstance(value, str) else "number"
+
+
 class Interpolated(Section):
     #: The name of the result below RUN/distill_interpolated/.
     name: str = "student"
-    assistants: PositiveInt = 1
+    #: So many, of interpolated sizes; `auto`, as few as leave no link over 2.5:1 in non-embedding parameters; or their shapes.
+    assistants: Annotated[
+        Annotated[PositiveInt, Tag("number")]
+        | Annotated[Literal["auto"], Tag("name")]
+        | Annotated[list[Assistant], Field(min_length=1), Tag("list")],
+        Discriminator(_kind_of_assistants),
+    ] = 1
     #: Share of `distill.max_steps` each link takes, teacher side first; equal when absent.
     step_shares: list[Annotated[float, Field(gt=0.0)]] | None = None

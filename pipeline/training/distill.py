@@ -16,17 +16,18 @@ from pipeline.families import check_dtype, check_length, family_of
 from pipeline.hardware import resolve_dtype
 from pipeline.objectives import presets
 from pipeline.objectives.schedules import Scheduled
-from pipeline.recipe import Distill, Recipe
-from pipeline.student.initial import check_copy, write_initial_student
+from pipeline.recipe import Distill, Init, Recipe
+from pipeline.student.initial import check_init, describe_init, narrower, write_initial_student
 from pipeline.student.shapes import student_config
 from pipeline.teacher.reader import CachedTargets, check_labels, open_tail
 from pipeline.teacher.vocabulary import check_vocabulary
 from pipeline.training import distributed
 from pipeline.training.distiller import Distiller, check_objective, looks_at_encoder_blocks, teacher_places
-from pipeline.training.engine import deepspeed_config, load_model
+from pipeline.training.engine import deepspeed_config, load_model, weight_names
 from pipeline.training.export import export_model
+from pipeline.training.loader import Batch
 from pipeline.training.loop import SampleFn, Trained, train
-from pipeline.training.order import Row
+from pipeline.training.order import Row, SampleOrder
 from pipeline.training.partitioned import teacher_loader
 from pipeline.training.rows import TokenSource
 from pipeline.training.samples import samples
@@ -60,7 +61,16 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
         output.begin()
         if not (initial / "config.json").exists():
             teacher = resolve_model(recipe.teacher.model) if recipe.teacher is not None else None
-            write_initial_student(config, recipe.student.init, teacher, recipe.seed, initial)
+            init = recipe.student.from_teacher
+            write_initial_student(
+                config,
+                init,
+                teacher,
+                recipe.seed,
+                initial,
+                batches=lambda: _importance_batches(recipe, init, TokenSource(train_tokens, None, config)),
+                device=distributed.device(),
+            )
     distributed.barrier()
     student = load_model(initial, settings)
     reference = _teacher(recipe, targets, train_tokens, student.config.pad_token_id)
@@ -82,7 +92,7 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
         cost=model.cost,
     )
     engine, quality = trained.engine, trained.validation
-    files = export_model(student, output.root / "hf", tokenizer, _card(recipe, output, trained))
+    files = export_model(student, output.root / "hf", tokenizer, _card(recipe, output, config, trained))
     engine.destroy()
     if reference is not None:
         reference.close()
@@ -129,7 +139,8 @@ def _student_config(recipe: Recipe, tokenizer: Path) -> Any:
     directory = resolve_model(recipe.teacher.model)
     teacher = AutoConfig.from_pretrained(directory)
     check_vocabulary(recipe.teacher.model, directory, teacher.vocab_size, tokenizer)
-    return student_config(recipe.student, teacher, vocabulary)
+    separate_head = family_of(teacher).head_is_separate(weight_names(directory))
+    return student_config(recipe.student, teacher, vocabulary, separate_head)
 
 
 def _check(recipe: Recipe, config: Any, targets: CachedTargets | None) -> None:
@@ -148,9 +159,9 @@ def _check(recipe: Recipe, config: Any, targets: CachedTargets | None) -> None:
     if targets is not None and targets.kind == "states":
         seen = AutoConfig.from_pretrained(targets.cache.root / "tail")
         check_objective(settings.objective, family.shape(config), family.shape(seen))
-    if recipe.student.init == "layers":
+    if recipe.student.from_teacher is not None:
         teacher = AutoConfig.from_pretrained(resolve_model(lineage.required_teacher(recipe).model))
-        check_copy(family.shape(config), family.shape(teacher))
+        check_init(recipe.student.from_teacher, family.shape(config), family.shape(teacher))
 
 
 def _summary(trained: Trained, settings: Distill) -> dict[str, Any]:
@@ -162,8 +173,20 @@ def _summary(trained: Trained, settings: Distill) -> dict[str, Any]:
     return summary
 
 
-def _card(recipe: Recipe, output: Output, trained: Trained) -> str:
+def _importance_batches(recipe: Recipe, init: Init | None, source: TokenSource) -> list[Batch]:
+    """The rows on which the importance of the teacher's units is estimated: the first a training run of this seed would see."""
+    assert init is not None
+    rows = SampleOrder(source.shard_rows, init.importance_rows, recipe.seed).batch(0)
+    size = init.importance_batch
+    return [source.read(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def _card(recipe: Recipe, output: Output, config: Any, trained: Trained) -> str:
     objective = recipe.distill.objective
+    cut = False
+    if recipe.student.from_teacher is not None:
+        source = AutoConfig.from_pretrained(resolve_model(lineage.required_teacher(recipe).model))
+        cut = narrower(family_of(config).shape(config), family_of(source).shape(source))
     weights = part_weights(objective)
     # No paths: the same run elsewhere gives the same files.
     teacher = "none"
@@ -181,7 +204,7 @@ Pretrained by MiniEnD on unlabelled text; fine-tune it like any encoder-decoder 
 | | |
 |---|---|
 | teacher | {teacher} |
-| initial weights | {recipe.student.init} |
+| initial weights | {describe_init(recipe.student.from_teacher, cut)} |
 | objective | {objective.preset}: {", ".join(f"{part} × {_shown(weight)}" for part, weight in weights.items())} |
 | steps × batch | {trained.exported} × {recipe.distill.batch_size} |
 | validation LM loss | {trained.validation["lm_loss"]:.4f} |

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline import lineage
 from pipeline.artifacts import Output
 from pipeline.artifacts.content import resolve_model
 from pipeline.errors import ConfigError
 from pipeline.families import Shape
-from pipeline.recipe import Recipe
+from pipeline.recipe import BlockList, Init, Recipe, Student
 from pipeline.training.targets import check_targets, needs_cache, part_weights
 
 
@@ -21,24 +22,17 @@ def plan_links(recipe: Recipe) -> list[Recipe]:
     Link i's teacher is link i-1's result. The steps of `distill` are shared between the links, so that a chain costs as many
     student steps as the direct way.
     """
-    from transformers import AutoConfig
-
     from pipeline.families import family_of
-    from pipeline.student.shapes import interpolate, student_shape
 
     teacher = lineage.required_teacher(recipe)
-    config = AutoConfig.from_pretrained(resolve_model(teacher.model))
-    top = family_of(config).shape(config)
-    bottom = student_shape(recipe.student, top)
-    names = link_names(recipe)
-    count = len(names) - 1
-    shapes = [*interpolate(top, bottom, count), bottom]
-    _check(recipe, [top, *shapes])
-    steps = _steps(recipe, count + 1)
+    config, shapes = _shapes(recipe)
+    names = _names(recipe, len(shapes))
+    students = _students(recipe, shapes)
+    _check(recipe, [family_of(config).shape(config), *shapes], students)
+    steps = link_steps(recipe, len(shapes))
     links = []
-    for index, shape in enumerate(shapes):
+    for index, student in enumerate(students):
         name = names[index]
-        student = recipe.student.model_copy(update=asdict(shape))
         distill = recipe.distill.model_copy(
             update={
                 "name": name,
@@ -52,9 +46,35 @@ def plan_links(recipe: Recipe) -> list[Recipe]:
 
 
 def link_names(recipe: Recipe) -> list[str]:
-    """Names of the links' results below RUN/distill_interpolated/, teacher side first; the last one is the student."""
+    """Names of the links' results below RUN/distill_interpolated/, teacher side first; the last one is the student.
+
+    Raises ConfigError where their number follows from the teacher (`assistants: auto`) and it is not there yet.
+    """
+    assistants = recipe.interpolated.assistants
+    if isinstance(assistants, int):
+        return _names(recipe, assistants + 1)
+    return _names(recipe, len(_shapes(recipe)[1] if assistants == "auto" else assistants) + (assistants != "auto"))
+
+
+def _names(recipe: Recipe, links: int) -> list[str]:
     name = recipe.interpolated.name
-    return [*(f"{name}.assistant-{index + 1}" for index in range(recipe.interpolated.assistants)), name]
+    return [*(f"{name}.assistant-{index}" for index in range(1, links)), name]
+
+
+def _shapes(recipe: Recipe) -> tuple[Any, list[Shape]]:
+    """The teacher's configuration, and the shape of every link's result."""
+    from transformers import AutoConfig
+
+    from pipeline.families import family_of
+    from pipeline.student.chain import chain_shapes
+    from pipeline.student.shapes import student_shape
+    from pipeline.training.engine import weight_names
+
+    directory = resolve_model(lineage.required_teacher(recipe).model)
+    config = AutoConfig.from_pretrained(directory)
+    separate_head = family_of(config).head_is_separate(weight_names(directory))
+    bottom = student_shape(recipe.student, config, separate_head)
+    return config, chain_shapes(config, bottom, recipe.interpolated.assistants, separate_head)
 
 
 def link(recipe: Recipe, number: int) -> Recipe:
@@ -101,17 +121,40 @@ def run_link(recipe: Recipe, number: int) -> Output:
     return distill(chosen, _output(chosen), label=f"distill {chosen.distill.name}")
 
 
-def _check(recipe: Recipe, shapes: list[Shape]) -> None:
+def _students(recipe: Recipe, shapes: list[Shape]) -> list[Student]:
+    """What a recipe would say of each link's result alone."""
+    own: list[Any] = [None] * len(shapes)
+    if not isinstance(recipe.interpolated.assistants, (int, str)):
+        own[:-1] = [assistant.init for assistant in recipe.interpolated.assistants]
+    students = []
+    for index, (shape, init) in enumerate(zip(shapes, own, strict=True)):
+        default = recipe.student.init
+        if (
+            init is None
+            and isinstance(default, Init)
+            and isinstance(default.blocks, BlockList)
+            and index < len(own) - 1
+        ):
+            raise ConfigError(
+                "student.init.blocks lists blocks, and each link has a teacher of its own: list interpolated.assistants too, each "
+                "with its init, or set student.init.blocks=uniform"
+            )
+        size = asdict(shape) | {"scale": None, "params": None}
+        students.append(recipe.student.model_copy(update=size | {"init": default if init is None else init}))
+    return students
+
+
+def _check(recipe: Recipe, shapes: list[Shape], students: list[Student]) -> None:
     """Raise ConfigError, before the first link is begun, for a link whose objective or first weights its shapes do not allow."""
     from pipeline.objectives import presets
-    from pipeline.student.initial import check_copy
+    from pipeline.student.initial import check_init
     from pipeline.teacher.capture import resolve_cut
     from pipeline.training.distiller import check_objective
 
     compares = presets.needs_teacher(part_weights(recipe.distill.objective))
-    for teacher, student in itertools.pairwise(shapes):
-        if recipe.student.init == "layers":
-            check_copy(student, teacher)
+    for (teacher, student), made in zip(itertools.pairwise(shapes), students, strict=True):
+        if made.from_teacher is not None:
+            check_init(made.from_teacher, student, teacher)
         if compares:
             cache = recipe.cache
             first = resolve_cut(cache.encoder_cut, teacher.encoder_layers, "encoder_cut")
@@ -137,7 +180,8 @@ def _link_root(recipe: Recipe, name: str) -> Path:
     return recipe.root / "distill_interpolated" / name
 
 
-def _steps(recipe: Recipe, links: int) -> list[int]:
+def link_steps(recipe: Recipe, links: int) -> list[int]:
+    """How many of `distill.max_steps` each of so many links takes, teacher side first."""
     shares = recipe.interpolated.step_shares or [1.0] * links
     if len(shares) != links:
         raise ConfigError(

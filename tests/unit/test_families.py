@@ -17,8 +17,9 @@ from pipeline.errors import ConfigError
 from pipeline.families import Shape, check_length, family_of
 from pipeline.families.base import Stack
 from pipeline.families.directory import stored_weights, write_model
-from pipeline.recipe import Optimisation
-from pipeline.student.initial import chosen_blocks, write_initial_student
+from pipeline.recipe import Init, Optimisation
+from pipeline.student.blocks import chosen_blocks
+from pipeline.student.initial import write_initial_student
 from pipeline.training.engine import gather_weights, load_model
 from tests.tiny_models import MODELS, tiny_batch, tiny_config, tiny_model
 
@@ -53,7 +54,7 @@ def _student(teacher: PreTrainedModel, layers: tuple[int, int]) -> Any:
 def test_a_student_of_all_blocks_is_its_teacher(tmp_path: Path, name: str) -> None:
     teacher = tiny_model(name)
     source = _saved(teacher, tmp_path / "teacher")
-    write_initial_student(_student(teacher, (4, 3)), "layers", source, 1, tmp_path / "student")
+    write_initial_student(_student(teacher, (4, 3)), Init(), source, 1, tmp_path / "student")
     assert _logits(_loaded(tmp_path / "student")).equal(_logits(teacher))
 
 
@@ -61,12 +62,12 @@ def test_a_student_of_all_blocks_is_its_teacher(tmp_path: Path, name: str) -> No
 def test_a_half_depth_student_has_its_teachers_blocks(tmp_path: Path, name: str) -> None:
     teacher = tiny_model(name)
     family = family_of(teacher.config)
-    write_initial_student(_student(teacher, (2, 2)), "layers", _saved(teacher, tmp_path / "t"), 1, tmp_path / "s")
+    write_initial_student(_student(teacher, (2, 2)), Init(), _saved(teacher, tmp_path / "t"), 1, tmp_path / "s")
     student = _loaded(tmp_path / "s")
     source, target = teacher.state_dict(), student.state_dict()
     in_blocks = set()
     for stack in STACKS:
-        for place, block in enumerate(chosen_blocks(len(family.blocks(teacher, stack)), 2)):
+        for place, (block,) in enumerate(chosen_blocks("uniform", stack, len(family.blocks(teacher, stack)), 2)):
             prefix = family.block_prefix(stack, place)
             for key in (key for key in target if key.startswith(prefix)):
                 rest = key.removeprefix(prefix)
@@ -84,7 +85,7 @@ def test_a_half_depth_student_has_its_teachers_blocks(tmp_path: Path, name: str)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_random_student_is_reproducible_and_loads_as_made(tmp_path: Path, name: str) -> None:
     for place in ("a", "b"):
-        write_initial_student(tiny_config(name, (1, 1)), "random", None, 5, tmp_path / place)
+        write_initial_student(tiny_config(name, (1, 1)), None, None, 5, tmp_path / place)
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
     logits = _logits(_loaded(tmp_path / "a"))
     assert 0.01 < logits.std() < 2, "the loss starts near ln(vocabulary)"

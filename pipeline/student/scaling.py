@@ -1,0 +1,68 @@
+"""Dimensions from a size: shapes whose dimensions move together, each rounded, and the one nearest to a number of parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+
+from pipeline.families import Family, Shape
+
+#: (what of a dimension a step is at most, the smallest step, the largest); 1 for dimensions not named.
+_STEPS = {"d_model": (1 / 8, 8, 128), "d_ff": (1 / 8, 8, 128), "num_heads": (1 / 4, 1, 8), "d_kv": (1.0, 8, 8)}
+
+
+def rounded(name: str, value: float) -> int:
+    """Round one dimension to what matrix units and relation heads like.
+
+    d_model and d_ff to a multiple of the largest power of two up to an eighth of them, at least 8 and at most 128; num_heads to
+    one of the largest power of two up to a quarter of them, at most 8, so that teacher and student share many divisors; d_kv to
+    a multiple of 8.
+    """
+    share, least, most = _STEPS.get(name, (1.0, 1, 1))
+    step = min(max(2 ** int(math.log2(max(value * share, 1.0))), least), most)
+    return max(step, round(value / step) * step)
+
+
+def scaled(base: Shape, free: Sequence[str], family: Family) -> Iterator[Shape]:
+    """Yield shapes in which the `free` dimensions are those of `base` times one factor, from 1 down and up to 64-fold.
+
+    The others stay as they are in `base`. With depth and widths free, parameters grow with the factor's cube.
+    """
+    fixed = {name: value for name, value in asdict(base).items() if name not in free}
+    for power in sorted(range(-832, 833), key=abs):
+        factor = 2 ** (power / 832 * 6)
+        values = {name: rounded(name, getattr(base, name) * factor) for name in free}
+        yield from _allowed(replace(base, **values), fixed, family)
+
+
+def stretched(shape: Shape, family: Family) -> Iterator[Shape]:
+    """Yield `shape` with a d_ff up to a quarter smaller or larger, the nearest first."""
+    fixed = {name: value for name, value in asdict(shape).items() if name != "d_ff"}
+    for percent in sorted(range(-25, 26), key=abs):
+        d_ff = rounded("d_ff", shape.d_ff * (1 + percent / 100))
+        yield from _allowed(replace(shape, d_ff=d_ff), fixed, family)
+
+
+def between(top: Shape, bottom: Shape, family: Family) -> Iterator[Shape]:
+    """Yield shapes whose dimensions all move geometrically from `top` to `bottom`, each rounded and between its two ends."""
+    for permille in range(1001):
+        share = permille / 1000
+        values = {}
+        for name, big in asdict(top).items():
+            small = getattr(bottom, name)
+            value = rounded(name, math.exp((1 - share) * math.log(big) + share * math.log(small)))
+            values[name] = min(max(value, min(big, small)), max(big, small))
+        yield family.nearest(Shape(**values))
+
+
+def nearest_to(target: float, shapes: Iterable[Shape], measure: Callable[[Shape], int]) -> Shape | None:
+    """Return the shape whose measure is nearest to `target` in proportion, the first of equals; None of none."""
+    counts = {shape: measure(shape) for shape in dict.fromkeys(shapes)}
+    return min(counts, key=lambda shape: abs(math.log(counts[shape] / target)), default=None)
+
+
+def _allowed(shape: Shape, fixed: dict[str, int], family: Family) -> Iterator[Shape]:
+    shape = family.nearest(shape)
+    if all(getattr(shape, name) == value for name, value in fixed.items()):
+        yield shape
