@@ -78,10 +78,11 @@ def train(
     label: str,
     validate: ValidateFn | None = None,
     carried: Carried | None = None,
+    order: SampleOrder | None = None,
 ) -> Trained:
     """Train `model` for settings.max_steps optimiser steps.
 
-    model: its weights from `engine.load_model`. source: the rows; which of them make a batch is `SampleOrder`'s. out: takes
+    model: its weights from `engine.load_model`. source: the rows; which of them make a batch is `order`'s to say, `SampleOrder` when absent. out: takes
     checkpoints/, tensorboard/ and metrics.jsonl. identity: fingerprint that a checkpoint must bear to be resumed from. carried:
     state of the loss that checkpoints keep. Call `distributed.setup()` first. Raises Preempted after saving when a signal asked
     to stop, and PipelineError when settings.max_skipped_steps steps in a row had gradients that are not finite.
@@ -98,7 +99,7 @@ def train(
             carried.restore(newest.state)
         if rank == 0:
             say(f"{label}: resuming after step {start}")
-    order = SampleOrder(source.shard_rows, settings.batch_size, seed)
+    order = order or SampleOrder(source.shard_rows, settings.batch_size, seed)
     micro = deepspeed_config(settings)["train_micro_batch_size_per_gpu"]
     loader = Loader(
         source,
