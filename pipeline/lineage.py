@@ -28,8 +28,8 @@ FINETUNE_FORMAT = 2
 DISTILLED_FORMAT = 1
 
 #: Settings of training that steer how a run is watched and kept, not what comes out of it.
-IDLE = {"name", "log_every", "validate_every", "save_every", "save_minutes", "keep_checkpoints",
-        "max_skipped_steps", "micro_batch_size", "deepspeed"}  # fmt: skip
+IDLE = {"name", "log_every", "profile", "peak_tflops", "spike_factor", "validate_every", "save_every", "save_minutes",
+        "keep_checkpoints", "keep_every", "keep_best", "max_skipped_steps", "micro_batch_size", "deepspeed"}  # fmt: skip
 
 #: Settings of fine-tuning that say which units there are, or that a unit's identity holds elsewhere.
 _COMPARED = {"models", "tasks", "seeds", "learning_rates", "baselines", "data", "teacher", "shard_rows"}
@@ -202,6 +202,13 @@ def _task_payload(task: Task) -> dict[str, Any]:
 
 def optimisation_payload(settings: Optimisation) -> dict[str, Any]:
     exclude = IDLE | (_COMPARED if isinstance(settings, FineTune) else set())
+    chooses = {"patience", "min_delta", "export"}
+    if settings.patience is None:
+        exclude |= {"patience", "min_delta"}
+    if settings.export == "last":
+        exclude |= {"export"}
+    if not chooses <= exclude:  # then what comes out depends on when it was looked at
+        exclude -= {"validate_every"}
     kept = settings.model_dump(mode="json", exclude=exclude)
     return kept | {
         "dtype": resolve_dtype(settings.dtype),

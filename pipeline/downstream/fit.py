@@ -31,7 +31,7 @@ def fit(unit: Unit, data: TaskData, train_on: Examples, lesson: Lesson | None, t
     settings, root = unit.settings, unit.output.root
     source = EncodedSource(encode(tokenizer, train_on, unit.task), tokenizer.pad_token_id)
     encoded = encode(tokenizer, data.validation, unit.task)
-    engine, validation = train(
+    trained = train(
         model=load_model(unit.directory, settings),
         settings=settings,
         source=source,
@@ -44,11 +44,11 @@ def fit(unit: Unit, data: TaskData, train_on: Examples, lesson: Lesson | None, t
         order=BucketedOrder(source.lengths, settings.batch_size, unit.seed, settings.bucket_batches),
     )
     if distributed.rank() == 0:
-        steps = {"best": settings.max_steps, "trained": settings.max_steps}
-        kept = {name: value for name, value in validation.items() if name in unit.task.measured_by}
+        steps = {"best": trained.exported, "trained": trained.steps}
+        kept = {name: trained.validation[name] for name in unit.task.measured_by}
         atomic.write_json(root / "trained.json", {"steps": steps, "validation": kept})
-    export_model(engine.module, root / "hf", unit.directory, _card(unit, len(train_on)))
-    engine.destroy()
+    export_model(trained.engine.module, root / "hf", unit.directory, _card(unit, len(train_on)))
+    trained.engine.destroy()
 
 
 def _loss(mean_target_tokens: float, lesson: Lesson | None) -> LossFn:

@@ -68,9 +68,7 @@ def score(task: Task, found: Predictions, positive: str | None) -> dict[str, flo
 
 
 def intervals(task: Task, found: Predictions, positive: str | None, resamples: int) -> dict[str, list[float]]:
-    return {
-        metric: list(interval([column(task, found, metric, positive)], resamples)) for metric in task.measured_by
-    }
+    return {metric: list(interval([column(task, found, metric, positive)], resamples)) for metric in task.measured_by}
 
 
 def column(task: Task, found: Predictions, metric: str, positive: str | None) -> Column:

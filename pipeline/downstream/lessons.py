@@ -12,35 +12,31 @@ from pipeline.console import say
 from pipeline.downstream.answers import answers
 from pipeline.downstream.encode import encode, load_tokenizer
 from pipeline.downstream.tasks import Examples, TaskData, unlabelled
-from pipeline.downstream.unit import Unit, teacher_of
+from pipeline.downstream.unit import Unit, distilled, teacher_of
 from pipeline.errors import ConfigError
-from pipeline.lineage import distilled_output
-from pipeline.recipe import LogitsDistillation, Recipe, Task
+from pipeline.recipe import LogitsDistillation, Recipe
 
 
-def distilled(recipe: Recipe, task: Task) -> Output:
-    """RUN/distilled/<name>/<task>; raises IncompleteArtifact while the teacher is not fine-tuned."""
-    return distilled_output(recipe, task, teacher_of(recipe, task).output)
-
-
-def distil(recipe: Recipe, data: TaskData, shards: list[int] | None = None) -> Output:
+def distil(recipe: Recipe, data: TaskData, shards: str | None = None) -> Output:
     """Let the fine-tuned teacher answer every unlabelled row (sequence-level distillation, arXiv 1606.07947).
 
     Shard i holds rows i × shard_rows and following: columns source and target (UTF-8) and row (its position in the file).
-    shards: make these alone; all that are missing when None. Every rank calls it, and they share each shard.
+    shards: make these alone (`3,7-9`, `1::4`); all that are missing when None. Every rank calls it, and they share each shard.
     """
     import torch
 
+    from pipeline.teacher.cache import chosen_shards
     from pipeline.training import distributed
 
     task, teacher = data.task, teacher_of(recipe, data.task)
-    output = distilled_output(recipe, task, teacher.output)
+    output = distilled(recipe, task)
     if output.complete():
         return output
     distributed.barrier()
     rows, size = unlabelled(task, data.train), recipe.finetune.shard_rows
     count = -(-len(rows) // size)
-    todo = [index for index in output.missing(count) if shards is None or index in shards]
+    chosen = chosen_shards(shards, count)
+    todo = [index for index in output.missing(count) if index in chosen]
     distributed.barrier()  # every rank has looked before the first one writes
     if distributed.rank() == 0:
         output.begin()
@@ -51,7 +47,7 @@ def distil(recipe: Recipe, data: TaskData, shards: list[int] | None = None) -> O
             part = rows.only(range(index * size, min(len(rows), (index + 1) * size)))
             texts, _ = answers(model, tokenizer, data, encode(tokenizer, replace(part, targets=[""] * len(part)), task))
             if distributed.rank() == 0:
-                columns = {
+                columns: dict[str, Any] = {
                     "source": [source.encode() for source in part.sources],
                     "target": [text.encode() for text in texts],
                     "row": torch.tensor(part.rows),

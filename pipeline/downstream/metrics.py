@@ -37,9 +37,7 @@ def label_metrics(
     return values
 
 
-def number_metrics(
-    names: Sequence[str], predictions: Sequence[float], references: Sequence[float]
-) -> dict[str, float]:
+def number_metrics(names: Sequence[str], predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
     """`names` out of Pearson's and Spearman's correlation (scipy); 0 where one side is constant and it is not defined."""
     from scipy.stats import pearsonr, spearmanr
 
@@ -49,9 +47,7 @@ def number_metrics(
     return {name: 0.0 if constant else float(functions[name](predictions, references).statistic) for name in names}
 
 
-def rouge_rows(
-    names: Sequence[str], predictions: Sequence[str], references: Sequence[str]
-) -> list[dict[str, float]]:
+def rouge_rows(names: Sequence[str], predictions: Sequence[str], references: Sequence[str]) -> list[dict[str, float]]:
     """ROUGE F-measures with Porter stemming of each pair, times 100 (Lin 2004); their mean is the score.
 
     rougeL takes a text as one sequence, rougeLsum sentence by sentence. `rouge_score`'s tokenizer keeps [a-z0-9] only, as the

@@ -130,7 +130,9 @@ def compare(a: Scored, b: Scored, metric: str) -> Difference:
         for found in (unit.predictions(part) for unit in (*a.units, *b.units))
     }
     if len(rows) != 1:
-        raise DataError(f"{a.units[0].root} and {b.units[0].root} were not scored on the same rows: fine-tune both again")
+        raise DataError(
+            f"{a.units[0].root} and {b.units[0].root} were not scored on the same rows: fine-tune both again"
+        )
     return difference(a.columns(metric), b.columns(metric), a.resamples)
 
 

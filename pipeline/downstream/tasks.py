@@ -37,8 +37,13 @@ class Examples:
         return len(self) - len(set(zip(self.sources, self.targets, strict=True)))
 
     def only(self, kept: Sequence[int]) -> Examples:
-        columns = ("sources", "targets", "references", "rows")
-        return replace(self, **{name: [getattr(self, name)[i] for i in kept] for name in columns})
+        return replace(
+            self,
+            sources=[self.sources[i] for i in kept],
+            targets=[self.targets[i] for i in kept],
+            references=[self.references[i] for i in kept],
+            rows=[self.rows[i] for i in kept],
+        )
 
     def spread(self, count: int | None) -> Examples:
         """At most `count` examples, evenly spaced, so that a file sorted by label is still represented."""

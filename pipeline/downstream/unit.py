@@ -38,12 +38,10 @@ class Unit:
         if self.is_taught:
             lesson = teacher_of(self.recipe, self.task)
             if self.settings.data_of(self.model) != "gold":
-                taught["distilled"] = distilled_output(self.recipe, self.task, lesson.output).fingerprint
+                taught["distilled"] = distilled(self.recipe, self.task).fingerprint
             if self.candidate.logits is not None:
                 taught["logits"] = lesson.output.fingerprint
-        return finetune_output(
-            self.recipe, self.task, self.model, self.trial, self.seed, self.learning_rate, taught
-        )
+        return finetune_output(self.recipe, self.task, self.model, self.trial, self.seed, self.learning_rate, taught)
 
     @property
     def candidate(self) -> Candidate:
@@ -107,3 +105,8 @@ def teacher_of(recipe: Recipe, task: Task) -> Unit:
             raise IncompleteArtifact(f"the teacher {unit} is not fine-tuned yet: run stage finetune for it first")
     rate = best_rate((unit.learning_rate, unit.metrics()["validation"][task.judged_by]) for unit in units)
     return next(unit for unit in units if unit.learning_rate == rate)
+
+
+def distilled(recipe: Recipe, task: Task) -> Output:
+    """RUN/distilled/<name>/<task>; raises IncompleteArtifact while the teacher is not fine-tuned."""
+    return distilled_output(recipe, task, teacher_of(recipe, task).output)

@@ -36,6 +36,8 @@ class Candidate(Section):
 class FineTune(Optimisation):
     name: str = "comparison"
     deepspeed: str = "ds_configs/zero2_finetune.json"
+    #: The weights of the best validation, by the task's first metric; `patience` goes by the same.
+    export: Literal["last", "best"] = "best"
     #: Models to compare, by name.
     models: dict[str, Candidate] = {}
     #: Each a task, the path of a task file (tasks/sst2.yaml), or {file: PATH, …} with what differs from that file.
@@ -100,6 +102,4 @@ class FineTune(Optimisation):
 
     def for_task(self, task: Task, learning_rate: float) -> FineTune:
         """The settings `task` is trained with: these, but for what the task itself says."""
-        return self.model_copy(
-            update={"max_steps": task.max_steps or self.max_steps, "learning_rate": learning_rate}
-        )
+        return self.model_copy(update={"max_steps": task.max_steps or self.max_steps, "learning_rate": learning_rate})

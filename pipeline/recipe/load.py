@@ -53,12 +53,14 @@ def _read_task_files(raw: dict[str, Any]) -> None:
     """Put the content of a file in the place of its name: `tasks: [tasks/sst2.yaml, {file: tasks/rte.yaml, test: …}]`."""
     section = raw.get("finetune")
     tasks = section.get("tasks") if isinstance(section, dict) else None
-    for index, task in enumerate(tasks if isinstance(tasks, list) else ()):
+    if not isinstance(tasks, list):
+        return
+    for index, task in enumerate(tasks):
         named = {"file": task} if isinstance(task, str) else task
         if not isinstance(named, dict) or "file" not in named:
             continue
         change = {key: value for key, value in named.items() if key != "file"}
-        # Tasks extend each other as recipes do; labels are replaced, not merged with those of the file.
+        # Not merged deeply: other labels replace those of the file.
         tasks[index] = _read(Path(str(named["file"])), (), "task") | change
 
 

@@ -110,9 +110,7 @@ class Task(Section):
         if self.labels is not None and self.kind != "classification":
             raise ValueError(f"task {self.name}: labels belong to a classification")
         if self.positive is not None and self.labels is not None and self.positive not in self.label_texts():
-            raise ValueError(
-                f"task {self.name}: positive {self.positive!r} is none of {', '.join(self.label_texts())}"
-            )
+            raise ValueError(f"task {self.name}: positive {self.positive!r} is none of {', '.join(self.label_texts())}")
         if "f1" in self.metrics and self.labels is None and self.positive is None:
             raise ValueError(f"task {self.name}: f1 needs `positive`, or `labels` whose last is the positive one")
         for part in self.more_tests:
