@@ -7,22 +7,26 @@ Paths are relative to the directory the stage is started in.
 
 from pipeline.recipe.corpus import Corpus, Split, Tokenizer, Tokens
 from pipeline.recipe.distill import Blocks, Distill, FromEnd, HiddenPair, Interpolated, Objective, Schedule, Taid
-from pipeline.recipe.finetune import FineTune, Task
+from pipeline.recipe.finetune import Candidate, FineTune, LogitsDistillation
 from pipeline.recipe.load import load_recipe
 from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.student import Student
+from pipeline.recipe.task import METRICS, Task, Values
 from pipeline.recipe.teacher import Cache, Sampled, States, TargetKind, Teacher, Topk
 from pipeline.recipe.training import Optimisation
 
 __all__ = [
+    "METRICS",
     "Blocks",
     "Cache",
+    "Candidate",
     "Corpus",
     "Distill",
     "FineTune",
     "FromEnd",
     "HiddenPair",
     "Interpolated",
+    "LogitsDistillation",
     "Objective",
     "Optimisation",
     "Recipe",
@@ -38,5 +42,6 @@ __all__ = [
     "Tokenizer",
     "Tokens",
     "Topk",
+    "Values",
     "load_recipe",
 ]

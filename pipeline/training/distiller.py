@@ -18,6 +18,7 @@ from pipeline.objectives.attention import attention_loss
 from pipeline.objectives.hidden import hidden_loss
 from pipeline.objectives.relations import relation_loss
 from pipeline.objectives.schedules import Taid, scheduled, taid_step
+from pipeline.planning.flops import training_flops
 from pipeline.recipe import HiddenPair, Objective
 from pipeline.student.shapes import check_relation_heads, default_relation_heads
 from pipeline.training.head import DenseTarget, LossHead, SampledTarget, Target, TopkTarget
@@ -114,6 +115,20 @@ class Distiller(nn.Module):
         weighted = {part: scheduled(weight, step) * parts[part].float() for part, weight in self._weights.items()}
         total = torch.stack(list(weighted.values())).sum()
         return {"loss": total, **parts, **{f"weighted_{part}": value.detach() for part, value in weighted.items()}}
+
+    def cost(self, input_length: int, target_length: int) -> float:
+        """Operations of training on one example: the student's forward and backward pass and the teacher's forward or replay."""
+        config = self.student.config
+        total = training_flops(
+            self._shape,
+            input_length,
+            target_length,
+            vocab_size=self._family.head_size(config),
+            gated=self._family.gated(config),
+        ).total
+        if self._teacher is not None:
+            total += self._teacher.cost(input_length, target_length, "logits" in self._weights)
+        return total
 
     def after_step(self, step: int, means: Mapping[str, float]) -> None:
         """Move TAID's share; means: the parts' means over the step's micro batches and ranks."""

@@ -123,7 +123,7 @@ def test_fine_tuning_under_zero_2_goes_on_with_another_number_of_ranks(
 ) -> None:
     run = TinyRun(tmp_path, few_documents)
     shutil.copytree(finished_run.run / "distill/student", run.run / "distill/student")
-    unit = run.run / "finetune/comparison/topic/student"
+    unit = run.run / "finetune/comparison/topic/student/seed-0"
     torchrun = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     process = subprocess.Popen(
         [*torchrun, *run.command("finetune")[1:]], env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL
