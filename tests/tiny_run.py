@@ -23,7 +23,7 @@ ARTIFACTS = {
         "teacher_cache/chain.assistant-1",
         "distill_interpolated/chain",
     ),
-    "finetune": ("finetune/comparison/topic/student",),
+    "finetune": ("finetune/comparison/topic/student/seed-0",),
 }
 
 

@@ -56,6 +56,11 @@ def deepspeed_config(settings: Optimisation) -> dict[str, Any]:
     return config | {"steps_per_print": 10**12}
 
 
+def is_partitioned(settings: Optimisation) -> bool:
+    """Whether each rank holds a part of the weights (ZeRO-3)."""
+    return bool(read_deepspeed_json(settings.deepspeed).get("zero_optimization", {}).get("stage", 0) == 3)
+
+
 def load_model(directory: Path, settings: Optimisation) -> PreTrainedModel:
     """Build the model in `directory` for training: partitioned from the start under ZeRO-3, else whole.
 
@@ -72,7 +77,7 @@ def load_model(directory: Path, settings: Optimisation) -> PreTrainedModel:
     for name in ("encoder_layerdrop", "decoder_layerdrop"):
         if hasattr(model_config, name):  # a block left out has no q, k, v to compare, and ZeRO-3 would wait for it
             setattr(model_config, name, 0.0)
-    partitioned = config.get("zero_optimization", {}).get("stage", 0) == 3
+    partitioned = is_partitioned(settings)
     context = deepspeed.zero.Init(config_dict_or_path=config) if partitioned else contextlib.nullcontext()
     dtype = getattr(torch, resolve_dtype(settings.dtype))
     with no_init_weights(), context:

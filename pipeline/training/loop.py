@@ -81,12 +81,13 @@ def train(
     validate: ValidateFn | None = None,
     sample: SampleFn | None = None,
     carried: Carried | None = None,
+    order: SampleOrder | None = None,
     cost: Cost | None = None,
 ) -> Trained:
     """Train `model` for settings.max_steps optimiser steps, or until settings.patience runs out.
 
-    model: its weights from `engine.load_model`. source: the rows; which of them make a batch is `SampleOrder`'s. out: takes
-    checkpoints/, tensorboard/, metrics.jsonl and profile/. identity: fingerprint that a checkpoint must bear to be resumed from.
+    model: its weights from `engine.load_model`. source: the rows; which of them make a batch is `order`'s (`SampleOrder`'s when absent).
+    out: takes checkpoints/, tensorboard/, metrics.jsonl and profile/. identity: fingerprint that a checkpoint must bear to be resumed from.
     validate: its first number is the loss that patience and the best checkpoint go by. carried: state of the loss that checkpoints
     keep. cost: what TFLOP/s and MFU are computed from. Call `distributed.setup()` first. Raises Preempted after saving when a
     signal asked to stop, ConfigError when settings ask for a validation that is not there, and PipelineError when
@@ -118,7 +119,7 @@ def train(
         state = carried.state() if carried is not None else {}
         checkpoints.save(engine, step, state | {"loop": own}, convergence.best_step if keeps_best else None)
 
-    order = SampleOrder(source.shard_rows, settings.batch_size, seed)
+    order = order or SampleOrder(source.shard_rows, settings.batch_size, seed)
     micro = deepspeed_config(settings)["train_micro_batch_size_per_gpu"]
     loader = Loader(
         source,

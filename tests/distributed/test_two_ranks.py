@@ -120,7 +120,7 @@ def test_fine_tuning_under_zero_2_goes_on_with_another_number_of_ranks(
 ) -> None:
     run = TinyRun(tmp_path, few_documents)
     shutil.copytree(finished_run.run / "distill/student", run.run / "distill/student")
-    unit = run.run / "finetune/comparison/topic/student"
+    unit = run.run / "finetune/comparison/topic/student/seed-0"
     ranks = run.ranks(2, "finetune")
     while not (unit / "checkpoints/step-00000006/complete.json").exists():
         assert ranks.poll() is None, ranks.communicate()

@@ -42,8 +42,8 @@ _MOMENTS = {
         _appears("distill_interpolated/chain/checkpoints/*3/complete.json"),
     ],
     "finetune": [
-        _appears("finetune/*/topic/student/checkpoints/*3/complete.json"),
-        _appears("finetune/*/topic/student/hf"),
+        _appears("finetune/*/topic/student/seed-0/checkpoints/*3/complete.json"),
+        _appears("finetune/*/topic/student/seed-0/hf"),
     ],
 }
 
