@@ -95,11 +95,13 @@ def _preflight(pending: list[Unit], data: Mapping[str, TaskData]) -> None:
         if data[unit.task.name].labels is not None:
             encode_labels(tokenizer, data[unit.task.name])
     from pipeline.training import distributed
+    from pipeline.training.compilation import check_compile
     from pipeline.training.engine import deepspeed_config
 
     distributed.setup()
     for unit in pending:
         deepspeed_config(unit.settings)
+        check_compile(unit.settings)
     for task in data.values():
         skipped = [
             f"{p.origin}: {p.empty} empty, {p.dropped} dropped" for p in (task.train, task.test) if p.empty + p.dropped

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 def fit(unit: Unit, data: TaskData, tokenizer: Any) -> None:
     """Train the unit's model, going on from its newest checkpoint, and write its hf/. Every rank calls it."""
+    from pipeline.training.compilation import compile_blocks
     from pipeline.training.engine import load_model
     from pipeline.training.export import export_model
     from pipeline.training.loop import train
@@ -26,6 +27,8 @@ def fit(unit: Unit, data: TaskData, tokenizer: Any) -> None:
         part = data.validation.spread(settings.validation_rows)
         validation = EncodedSource(unit.encode(part, data, tokenizer), tokenizer.pad_token_id)
     model = load_model(unit.directory, settings)
+    if settings.compile:
+        compile_blocks(model)
     engine = train(
         model=model,
         settings=settings,
