@@ -22,7 +22,14 @@ from pipeline.student.shapes import student_config
 from pipeline.teacher.reader import CachedTargets, check_labels, open_tail
 from pipeline.teacher.vocabulary import check_vocabulary
 from pipeline.training import distributed
-from pipeline.training.distiller import Distiller, check_objective, looks_at_encoder_blocks, teacher_places
+from pipeline.training.compilation import check_compile, compile_blocks
+from pipeline.training.distiller import (
+    Distiller,
+    check_objective,
+    looks_at_encoder_blocks,
+    teacher_places,
+    watched_blocks,
+)
 from pipeline.training.engine import deepspeed_config, load_model, weight_names
 from pipeline.training.export import export_model
 from pipeline.training.loader import Batch
@@ -75,6 +82,8 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
     student = load_model(initial, settings)
     reference = _teacher(recipe, targets, train_tokens, student.config.pad_token_id)
     model = Distiller(student, settings.objective, reference, settings.max_steps)
+    if settings.compile:
+        compile_blocks(student, watched_blocks(settings.objective))
     held_out = TokenSource(validation_tokens, None, student.config)
     rows = first_rows(held_out, settings.validation_rows)
     trained = train(
@@ -149,6 +158,7 @@ def _check(recipe: Recipe, config: Any, targets: CachedTargets | None) -> None:
     check_dtype(config, resolve_dtype(settings.dtype), "distill.dtype")
     check_length(config, recipe.tokens.input_length, "tokens.input_length")
     deepspeed_config(settings)
+    check_compile(settings)
     if targets is not None:
         check_targets(settings, targets.settings)
     elif presets.needs_teacher(part_weights(settings.objective)):

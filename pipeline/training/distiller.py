@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from pipeline.errors import ConfigError
 from pipeline.families import Attention, Shape, family_of
+from pipeline.families.base import Stack
 from pipeline.families.recorder import QKV, BlockInput, Recorder
 from pipeline.families.stacks import decode, encode
 from pipeline.objectives import presets
@@ -272,6 +273,12 @@ def student_places(objective: Objective) -> tuple[dict[Attention, int], list[Blo
     """Return what must be recorded of the student: the block of each attention, and block inputs."""
     blocks = objective.blocks
     return _places(objective, blocks.student_encoder, blocks.student_decoder, "student")
+
+
+def watched_blocks(objective: Objective) -> set[tuple[Stack, int]]:
+    """The student's blocks (stack, index from the end) whose q, k and v are recorded."""
+    blocks, _ = student_places(objective)
+    return {("encoder" if attention == "encoder_self" else "decoder", block) for attention, block in blocks.items()}
 
 
 def teacher_places(objective: Objective, default: int) -> tuple[dict[Attention, int], list[BlockInput]]:
