@@ -68,7 +68,7 @@ def finetune_one(unit: Unit, data: TaskData) -> Output:
         return output
     distributed.barrier()  # before rank 0 writes the first file, every rank has seen the same directory
     if distributed.rank() == 0:
-        output.begin()
+        output.begin(alone=True)
     distributed.barrier()
     tokenizer = load_tokenizer(unit.directory)
     if not (root / "hf" / "config.json").is_file():

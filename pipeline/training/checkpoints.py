@@ -6,14 +6,14 @@ counts when `complete.json` stands in it: the last file written, naming every ot
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.artifacts.atomic import fsync_directory, sha256_file, write_json
+from pipeline.artifacts.atomic import fsync_directory, sha256_file
+from pipeline.artifacts.sealed import unseal, write_sealed
 from pipeline.console import say
 from pipeline.training import distributed
 from pipeline.training.resharding import universal_copy
@@ -61,7 +61,7 @@ class Checkpoints:
                 "state": dict(state),
                 "files": files,
             }
-            write_json(directory / "complete.json", record)
+            write_sealed(directory / "complete.json", record)
             fsync_directory(self.root)
             self._prune()
         distributed.barrier()
@@ -79,7 +79,7 @@ class Checkpoints:
         if step < 0:
             return None
         directory = self.root / f"step-{step:08d}"
-        record = json.loads((directory / "complete.json").read_text())
+        record = unseal((directory / "complete.json").read_bytes())
         return Checkpoint(directory, step, record["world_size"], record["state"])
 
     def load(self, engine: Any, checkpoint: Checkpoint) -> None:
@@ -100,7 +100,7 @@ class Checkpoints:
 
     def _problem(self, directory: Path) -> str | None:
         try:
-            record = json.loads((directory / "complete.json").read_text())
+            record = unseal((directory / "complete.json").read_bytes())
             if record["identity"] != self.identity or not isinstance(record["state"], dict):
                 return "it belongs to another run"
             for name, entry in record["files"].items():

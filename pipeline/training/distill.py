@@ -55,7 +55,7 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
     _check(recipe, config, targets)
     initial = output.root / "initial"
     if rank == 0:
-        output.begin()
+        output.begin(alone=True)
         if not (initial / "config.json").exists():
             teacher = resolve_model(recipe.teacher.model) if recipe.teacher is not None else None
             write_initial_student(config, recipe.student.init, teacher, recipe.seed, initial)
