@@ -67,8 +67,13 @@ def tokens_artifact(recipe: Recipe, split: str) -> Artifact:
 
 
 def tokenizer_directory(recipe: Recipe) -> Path:
-    """The Transformers tokenizer of the run; raises IncompleteArtifact when it was not made yet."""
-    return Artifact(recipe.root / "tokens" / "tokenizer", "tokenizer").root / "hf"
+    """The Transformers tokenizer of the run; raises IncompleteArtifact when it was not made yet,
+    CorruptArtifact when its bytes are not those that were written.
+    """
+    artifact = Artifact(recipe.root / "tokens" / "tokenizer", "tokenizer")
+    for name in artifact.manifest.files:
+        artifact.verify_file(name)
+    return artifact.root / "hf"
 
 
 def required_teacher(recipe: Recipe) -> Teacher:

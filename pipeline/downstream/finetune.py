@@ -123,7 +123,7 @@ def _make(unit: Unit, data: TaskData) -> None:
         return
     distributed.barrier()  # before rank 0 writes the first file, every rank has seen the same directory
     if distributed.rank() == 0:
-        output.begin()
+        output.begin(alone=True)
     distributed.barrier()
     tokenizer = load_tokenizer(unit.directory)
     train_on = training_examples(unit, data)

@@ -65,7 +65,7 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
     _check(recipe, config, targets)
     initial = output.root / "initial"
     if rank == 0:
-        output.begin()
+        output.begin(alone=True)
         if not (initial / "config.json").exists():
             teacher = resolve_model(recipe.teacher.model) if recipe.teacher is not None else None
             init = recipe.student.from_teacher

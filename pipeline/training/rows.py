@@ -14,7 +14,8 @@ from pipeline.training.loader import Batch
 class TokenSource:
     """Rows of a token artifact, with cached targets where they are given.
 
-    Raises StaleArtifact unless cache shard i was made from the very bytes of token shard i.
+    Raises StaleArtifact unless cache shard i was made from the very bytes of token shard i, and CorruptArtifact at once, and
+    not after days, when a shard is missing or cut short.
     """
 
     def __init__(self, tokens: Artifact, targets: CachedTargets | None, config: Any) -> None:
@@ -22,8 +23,10 @@ class TokenSource:
         self._tokens, self._targets = tokens, targets
         self._pad, self._vocab_size = config.pad_token_id, config.vocab_size
         self.shard_rows = [shard.rows for shard in tokens.shards]
+        tokens.require_sizes()
         if targets is not None:
             require_aligned(tokens, targets.cache)
+            targets.cache.require_sizes()
 
     def read(self, rows: list[Row]) -> Batch:
         batch = model_inputs(gather(self._tokens, rows, ("input_ids", "labels")), self._pad)
