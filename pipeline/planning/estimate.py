@@ -51,11 +51,16 @@ class Kind:
 
     name: str
     cache: Cache
-    #: Bytes a row takes, and all of them.
+    #: Bytes of a row, of all shards, and of the tail beside them.
     row: float
-    total: float
+    shards: float
+    tail: int
     #: Bytes a second that all ranks together read while they train.
     bandwidth: float
+
+    @property
+    def total(self) -> float:
+        return self.shards + self.tail
 
 
 class LinkEstimate:
@@ -81,8 +86,10 @@ class LinkEstimate:
         for name in disk.KINDS:
             cache = disk.variant(self.recipe.cache, name)
             row = disk.bytes_of_row(cache, self.rows, self.link.teacher, dtype)
-            total = disk.cache_total(cache, self.rows, self.link.teacher, dtype)
-            found[name] = Kind(name, cache, row, total, (row + self.token_bytes) * self.rows_per_second(name))
+            shards = disk.shard_bytes(cache, self.rows, self.link.teacher, dtype)
+            tail = disk.tail_bytes(cache, self.link.teacher, dtype)
+            bandwidth = (row + self.token_bytes) * self.rows_per_second(name)
+            found[name] = Kind(name, cache, row, shards, tail, bandwidth)
         return found
 
     @property

@@ -82,7 +82,13 @@ def make_plan(
             "steps": link.steps,
             "rows_seen": estimate.samples,
             "targets": {
-                kind.name: {"row_bytes": kind.row, "bytes": kind.total, "bytes_per_second": kind.bandwidth}
+                kind.name: {
+                    "row_bytes": kind.row,
+                    "shard_bytes": kind.shards,
+                    "tail_bytes": kind.tail,
+                    "bytes": kind.total,
+                    "bytes_per_second": kind.bandwidth,
+                }
                 for kind in estimate.kinds.values()
             },
             "recommended": advice.kind,
