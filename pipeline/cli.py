@@ -52,6 +52,11 @@ def main(argv: list[str] | None = None) -> None:
     status.add_argument("run", type=Path)
     status.add_argument("--watch", action="store_true", help="show it again every few seconds until Ctrl-C")
 
+    report = commands.add_parser("report", help="compare the models of a run: report.json, report.md and report.html")
+    report.add_argument("run", type=Path)
+    report.add_argument("--name", default="comparison", help="the recipe's finetune.name (default: %(default)s)")
+    report.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: RUN/finetune/NAME)")
+
     board = commands.add_parser("tensorboard", help="start TensorBoard over all stages of a run; more options go to it")
     board.add_argument("run", type=Path)
 
@@ -98,6 +103,12 @@ def main(argv: list[str] | None = None) -> None:
         from pipeline.status import show
 
         show.show_status(arguments.run, watch=arguments.watch)
+    elif arguments.command == "report":
+        from pipeline.report import collect, write
+
+        out = arguments.out or arguments.run / "finetune" / arguments.name
+        for path in write.write(collect.collect(arguments.run, arguments.name), out):
+            say(f"written: {path}")
     elif arguments.command == "tensorboard":
         from pipeline.status import boards
 

@@ -36,10 +36,10 @@ def few_documents(wiki_jsonl: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def finished_run(few_documents: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    """A tiny run whose stages were all left alone to finish. Read it, do not change it."""
+    """A tiny run whose stages were all left alone to finish, each in a process of its own. Read it, do not change it."""
     run = TinyRun(tmp_path_factory.mktemp("finished"), few_documents)
     for stage in ARTIFACTS:
-        run.complete(stage)
+        run.complete(stage, fresh=True)
     return run
 
 

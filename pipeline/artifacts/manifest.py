@@ -13,7 +13,7 @@ from pipeline.errors import CorruptArtifact, IncompleteArtifact
 #: Bump when a reader of an older release could misread a directory of this one.
 SCHEMA_VERSION: Final = 1
 
-Kind = Literal["tokenizer", "tokens", "teacher_cache", "distill", "distill_interpolated", "finetune"]
+Kind = Literal["tokenizer", "tokens", "teacher_cache", "distill", "distill_interpolated", "distilled", "finetune"]
 
 
 #: The script that makes each kind.
@@ -23,6 +23,7 @@ STAGES: dict[Kind, str] = {
     "teacher_cache": "cache_teacher",
     "distill": "distill",
     "distill_interpolated": "distill_interpolated",
+    "distilled": "finetune",
     "finetune": "finetune",
 }
 

@@ -90,8 +90,9 @@ class Artifact:
     @property
     def _command(self) -> str:
         """What runs the stage that made this artifact once more."""
-        stage = STAGES[self.manifest.kind]
-        return f"python stages/{stage}.py --recipe {self.root / 'recipe.yaml'} run={self.root.parent.parent}"
+        kind = self.manifest.kind
+        run = self.root.parents[{"distilled": 2, "finetune": 4}.get(kind, 1)]
+        return f"python stages/{STAGES[kind]}.py --recipe {self.root / 'recipe.yaml'} run={run}"
 
     def verify_file(self, name: str) -> None:
         """Check the bytes of a named file against the manifest; raises CorruptArtifact."""

@@ -24,6 +24,7 @@ from pipeline.training.head import DenseTarget, LossHead, SampledTarget, Target,
 from pipeline.training.loader import Batch
 from pipeline.training.targets import part_weights
 from pipeline.training.teachers import Reference, Teacher
+from pipeline.training.window import model_cost
 
 
 def check_objective(objective: Objective, student: Shape, teacher: Shape) -> None:
@@ -85,10 +86,13 @@ class Distiller(nn.Module):
         blocks, places = student_places(objective)
         self._recorder = Recorder(student, self._family, blocks, places)
 
-    def forward(self, batch: Batch, step: int = 0, lm_only: bool = False) -> dict[str, torch.Tensor]:
+    def forward(
+        self, batch: Batch, step: int = 0, lm_only: bool = False, predict: bool = False
+    ) -> dict[str, torch.Tensor]:
         """Return "loss", the weighted sum, and every part under its name and, weighted, under "weighted_<name>": scalars.
 
         batch: input_ids, attention_mask, labels and what the teacher reads. lm_only: return "lm" alone, for validation.
+        predict: return "ids" alone, (rows, L_out): after each position of the labels before it the most probable token.
         """
         labels, mask = batch["labels"], batch["attention_mask"]
         student: Any = self.student
@@ -96,10 +100,13 @@ class Distiller(nn.Module):
         with self._recorder as recorder:
             encoder_output = encode(self.student, mask, input_ids=batch["input_ids"])
             decoder_output = decode(self.student, encoder_output, mask, decoder_input_ids=decoder_input_ids)
+        if predict:
+            return self.head(decoder_output, None, None)
         if lm_only:
             return self.head(decoder_output, labels, None)
         reference = self._teacher.reference(batch) if self._teacher is not None else None
-        parts = self._head_parts(decoder_output, labels, batch, reference)
+        weights = {part: scheduled(weight, step) for part, weight in self._weights.items()}
+        parts = self._head_parts(decoder_output, labels, batch, reference, weights)
         valid = {"encoder": mask, "decoder": labels != -100}
         if reference is not None:
             for part in self._weights.keys() & presets.ATTENTION_OF.keys():
@@ -111,9 +118,16 @@ class Distiller(nn.Module):
             if "hidden" in self._weights:
                 outputs = {"encoder": encoder_output, "decoder": decoder_output}
                 parts["hidden"] = self._hidden(outputs, recorder.inputs, reference, valid)
-        weighted = {part: scheduled(weight, step) * parts[part].float() for part, weight in self._weights.items()}
+        weighted = {part: weight * parts[part].float() for part, weight in weights.items()}
         total = torch.stack(list(weighted.values())).sum()
         return {"loss": total, **parts, **{f"weighted_{part}": value.detach() for part, value in weighted.items()}}
+
+    def cost(self, input_length: int, target_length: int) -> float:
+        """Operations of training on one example: the student's forward and backward pass and the teacher's forward or replay."""
+        total = model_cost(self.student.config)(input_length, target_length)
+        if self._teacher is not None:
+            total += self._teacher.cost(input_length, target_length, "logits" in self._weights)
+        return total
 
     def after_step(self, step: int, means: Mapping[str, float]) -> None:
         """Move TAID's share; means: the parts' means over the step's micro batches and ranks."""
@@ -142,7 +156,12 @@ class Distiller(nn.Module):
             self._taid = Taid(*state["taid"])
 
     def _head_parts(
-        self, hidden: torch.Tensor, labels: torch.Tensor, batch: Batch, reference: Reference | None
+        self,
+        hidden: torch.Tensor,
+        labels: torch.Tensor,
+        batch: Batch,
+        reference: Reference | None,
+        weights: Mapping[str, float],
     ) -> dict[str, torch.Tensor]:
         target: Target | None = None
         if "logits" in self._weights:
@@ -164,6 +183,7 @@ class Distiller(nn.Module):
             alpha=objective.alpha,
             temperature=objective.temperature,
             target_share=self._taid.share if self._taid is not None else 1.0,
+            weights=(weights.get("logits", 0.0), weights.get("lm", 0.0)),
         )
 
     def _relations(
