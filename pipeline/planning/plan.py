@@ -70,7 +70,9 @@ def make_plan(
     def described(estimate: LinkEstimate) -> dict[str, Any]:
         link, advice = estimate.link, advise(estimate)
         memory = estimate.memory(advice.kind)
-        lean = estimate.memory(advice.kind, checkpointing=True)
+        lean = memory
+        if not recipe.distill.activation_checkpointing:
+            lean = estimate.memory(advice.kind, checkpointing=True)
         cached = advice.kind not in ("none", "online")
         caching = estimate.caching_memory(advice.kind) if cached else None
         return {

@@ -39,8 +39,8 @@ def test_disk_and_parameters_are_exactly_what_the_stages_make(cached_run: TinyRu
     planned = plan["links"][0]["targets"]
     for kind, cache in made.items():
         size = sum(shard.bytes for shard in cache.shards)
-        if kind == "sampled":  # a code of varying length; the formula is what the stage asks the disk for
-            assert size < planned[kind]["shard_bytes"] < 3 * size
+        if kind == "sampled":  # a code of varying length, the longer the flatter the teacher's distribution
+            assert 0.5 * size < planned[kind]["shard_bytes"] < 2 * size
         else:
             assert planned[kind]["shard_bytes"] == size, kind
         if "states" in kind:
