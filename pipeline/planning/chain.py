@@ -58,17 +58,17 @@ def plan_chain(recipe: Recipe) -> Chain:
     """Raises ConfigError for a shape that cannot be, and when nothing is known of the teacher."""
     if recipe.teacher is None:
         config = student_config(recipe.student, None, recipe.tokenizer.vocab_size + recipe.tokenizer.sentinels)
-        student = _model(recipe.distill.name, config, None)
+        student = model_of(recipe.distill.name, config, None)
         return Chain(None, Link(f"distill/{recipe.distill.name}", None, student, recipe.distill.max_steps), [])
     found = describe(recipe.teacher.model)
     config, separate_head = found.config, found.separate_head
     family = family_of(config)
-    teacher = _model(recipe.teacher.name, config, separate_head)
+    teacher = model_of(recipe.teacher.name, config, separate_head)
 
     def made(name: str, shape: Shape) -> Model:
         # A random student's head follows the family's rule, one made from its teacher is as the teacher's.
         own = separate_head if recipe.student.from_teacher else None
-        return _model(name, family.with_shape(config, shape), own)
+        return model_of(name, family.with_shape(config, shape), own)
 
     bottom = student_shape(recipe.student, config, separate_head)
     direct = Link(
@@ -85,7 +85,8 @@ def plan_chain(recipe: Recipe) -> Chain:
     return Chain(found.source, direct, links)
 
 
-def _model(name: str, config: Any, separate_head: bool | None) -> Model:
+def model_of(name: str, config: Any, separate_head: bool | None) -> Model:
+    """separate_head: None where the family's rule decides."""
     family = family_of(config)
     separate = family.expects_separate_head(config) if separate_head is None else separate_head
     return Model(name, config, separate, Sizes(config, separate).of(family.shape(config)))

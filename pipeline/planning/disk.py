@@ -11,7 +11,6 @@ from pipeline import lineage
 from pipeline.corpus.corruption import example_lengths
 from pipeline.errors import ConfigError
 from pipeline.families import family_of
-from pipeline.hardware import resolve_dtype
 from pipeline.planning.chain import Model
 from pipeline.recipe import Cache, Recipe, States
 from pipeline.teacher.capture import resolve_cut
@@ -85,19 +84,22 @@ def variant(cache: Cache, kind: str) -> Cache:
 
 
 def bytes_of_row(cache: Cache, rows: Rows, teacher: Model, dtype: str) -> float:
-    """dtype: what the teacher computes in."""
+    """dtype: what the teacher computes in, resolved."""
     vocab_size = family_of(teacher.config).head_size(teacher.config)
-    return row_bytes(
-        cache, rows.input_length, rows.target_length, teacher.shape.d_model, vocab_size, resolve_dtype(dtype)
-    )
+    return row_bytes(cache, rows.input_length, rows.target_length, teacher.shape.d_model, vocab_size, dtype)
 
 
-def cache_total(cache: Cache, rows: Rows, teacher: Model, dtype: str) -> float:
-    """Bytes of a whole cache: its shards and, with states, its tail. Exact but for `sampled` and the JSON beside the data."""
-    total = rows.rows * bytes_of_row(cache, rows, teacher, dtype) + SHARD_BYTES * (rows.shards or 0)
-    if "states" in cache.kinds:
-        total += tail_parameters(cache, teacher) * (4 if resolve_dtype(dtype) == "float32" else 2)
-    return total
+def shard_bytes(cache: Cache, rows: Rows, teacher: Model, dtype: str) -> float:
+    """Bytes of all shards of a cache: exact but for `sampled`, and for the sidecars beside them."""
+    return rows.rows * bytes_of_row(cache, rows, teacher, dtype) + SHARD_BYTES * (rows.shards or 0)
+
+
+def tail_bytes(cache: Cache, teacher: Model, dtype: str) -> int:
+    """Bytes of the weights of the tail that a cache of states keeps; 0 for others."""
+    if "states" not in cache.kinds:
+        return 0
+    entries = sum(weight.numel() for weight in tail_weights(cache, teacher)[1].values())
+    return entries * (4 if dtype == "float32" else 2)
 
 
 def cuts_of(cache: Cache, teacher: Model) -> tuple[int, int]:
@@ -106,11 +108,6 @@ def cuts_of(cache: Cache, teacher: Model) -> tuple[int, int]:
         resolve_cut(cache.encoder_cut, shape.encoder_layers, "encoder_cut"),
         resolve_cut(cache.decoder_cut, shape.decoder_layers, "decoder_cut"),
     )
-
-
-def tail_parameters(cache: Cache, teacher: Model) -> int:
-    """Entries of all weights of the teacher's tail."""
-    return sum(weight.numel() for weight in tail_weights(cache, teacher)[1].values())
 
 
 def tail_weights(cache: Cache, teacher: Model) -> tuple[Any, dict[str, Any]]:

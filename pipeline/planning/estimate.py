@@ -51,11 +51,16 @@ class Kind:
 
     name: str
     cache: Cache
-    #: Bytes a row takes, and all of them.
+    #: Bytes of a row, of all shards, and of the tail beside them.
     row: float
-    total: float
+    shards: float
+    tail: int
     #: Bytes a second that all ranks together read while they train.
     bandwidth: float
+
+    @property
+    def total(self) -> float:
+        return self.shards + self.tail
 
 
 class LinkEstimate:
@@ -81,8 +86,10 @@ class LinkEstimate:
         for name in disk.KINDS:
             cache = disk.variant(self.recipe.cache, name)
             row = disk.bytes_of_row(cache, self.rows, self.link.teacher, dtype)
-            total = disk.cache_total(cache, self.rows, self.link.teacher, dtype)
-            found[name] = Kind(name, cache, row, total, (row + self.token_bytes) * self.rows_per_second(name))
+            shards = disk.shard_bytes(cache, self.rows, self.link.teacher, dtype)
+            tail = disk.tail_bytes(cache, self.link.teacher, dtype)
+            bandwidth = (row + self.token_bytes) * self.rows_per_second(name)
+            found[name] = Kind(name, cache, row, shards, tail, bandwidth)
         return found
 
     @property
@@ -124,9 +131,11 @@ class LinkEstimate:
         settings = self.recipe.distill
         return settings.micro_batch_size or max(1, settings.batch_size // self.assumed.gpus)
 
-    def memory(self, kind: str, *, checkpointing: bool = False) -> RankMemory:
-        """Of one rank that trains on targets of this kind (or "online")."""
+    def memory(self, kind: str, *, checkpointing: bool | None = None) -> RankMemory:
+        """Of one rank that trains on targets of this kind (or "online"); checkpointing: in place of what the recipe says."""
         settings, teacher = self.recipe.distill, self.link.teacher
+        if checkpointing is not None:
+            settings = settings.model_copy(update={"activation_checkpointing": checkpointing})
         targets = kind.split()[0] if self.compares else settings.targets
         reads_states = self.compares and targets in ("states", "online")
         step = step_bytes(
@@ -138,8 +147,7 @@ class LinkEstimate:
             lengths=self._lengths,
             dtype=getattr(torch, self.dtype),
             teacher_dtype=getattr(torch, self.teacher_dtype),
-            fused_attention=self.assumed.gpu != "cpu",
-            checkpointing=checkpointing,
+            on_cpu=self.assumed.gpu == "cpu",
         )
         config, parameters = read_deepspeed_json(settings.deepspeed), self.link.student.size.total
         # Tokens and masks are int64 on the device.
@@ -154,7 +162,7 @@ class LinkEstimate:
         dtype = getattr(torch, self.teacher_dtype)
         sparse = not kind.startswith("states")
         rows = self.recipe.cache.batch_size
-        passing = forward_bytes(self.link.teacher, rows=rows, lengths=self._lengths, dtype=dtype, logits=sparse)
+        passing = forward_bytes(self.link.teacher, rows=rows, lengths=self._lengths, dtype=dtype, whole=sparse)
         return self.link.teacher.size.total * dtype.itemsize + passing
 
     @property

@@ -14,29 +14,36 @@ class Device(NamedTuple):
     peak_flops: float
 
 
-DEVICES: dict[str, Device] = {
-    "a10": Device(24e9, 125e12),
-    "a30": Device(24e9, 165e12),
-    "a40": Device(48e9, 149.7e12),
-    "a100-40": Device(40e9, 312e12),
-    "a100-80": Device(80e9, 312e12),
-    "b200": Device(180e9, 2250e12),
-    "h100": Device(80e9, 989.4e12),
-    "h100-nvl": Device(94e9, 835.5e12),
-    "h100-pcie": Device(80e9, 756e12),
-    "h200": Device(141e9, 989.4e12),
-    "l4": Device(24e9, 121e12),
-    "l40": Device(48e9, 181.05e12),
-    "l40s": Device(48e9, 362.05e12),
-    "mi300x": Device(192e9, 1307.4e12),
+#: By the name a user gives: GB of memory, and the words `training.peak` knows the device by.
+DEVICES: dict[str, tuple[float, str]] = {
+    "a10": (24, "A10"),
+    "a30": (24, "A30"),
+    "a40": (48, "A40"),
+    "a100-40": (40, "A100"),
+    "a100-80": (80, "A100"),
+    "b200": (180, "B200"),
+    "h100": (80, "H100"),
+    "h100-nvl": (94, "H100 NVL"),
+    "h100-pcie": (80, "H100 PCIe"),
+    "h200": (141, "H200"),
+    "l4": (24, "L4"),
+    "l40": (48, "L40"),
+    "l40s": (48, "L40S"),
+    "mi300x": (192, "MI300X"),
 }
-#: Not on a data sheet: the memory of a process on a CPU, for plans that are compared with one.
-CPU = Device(float("inf"), 1e12)
 
 
 def device(name: str) -> Device:
+    """Raises ConfigError for one that is not known. `cpu` is for plans that are compared with a CPU: 1 TFLOP/s, any memory."""
     if name == "cpu":
-        return CPU
+        return Device(float("inf"), 1e12)
     if name not in DEVICES:
         raise ConfigError(f"--gpu {name}: known are {', '.join(DEVICES)}")
-    return DEVICES[name]
+    import torch
+
+    from pipeline.training.peak import known_peak
+
+    memory, words = DEVICES[name]
+    peak = known_peak(words, torch.bfloat16)
+    assert peak is not None, words
+    return Device(memory * 1e9, peak)

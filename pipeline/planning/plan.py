@@ -70,7 +70,9 @@ def make_plan(
     def described(estimate: LinkEstimate) -> dict[str, Any]:
         link, advice = estimate.link, advise(estimate)
         memory = estimate.memory(advice.kind)
-        lean = estimate.memory(advice.kind, checkpointing=True)
+        lean = memory
+        if not recipe.distill.activation_checkpointing:
+            lean = estimate.memory(advice.kind, checkpointing=True)
         cached = advice.kind not in ("none", "online")
         caching = estimate.caching_memory(advice.kind) if cached else None
         return {
@@ -82,7 +84,13 @@ def make_plan(
             "steps": link.steps,
             "rows_seen": estimate.samples,
             "targets": {
-                kind.name: {"row_bytes": kind.row, "bytes": kind.total, "bytes_per_second": kind.bandwidth}
+                kind.name: {
+                    "row_bytes": kind.row,
+                    "shard_bytes": kind.shards,
+                    "tail_bytes": kind.tail,
+                    "bytes": kind.total,
+                    "bytes_per_second": kind.bandwidth,
+                }
                 for kind in estimate.kinds.values()
             },
             "recommended": advice.kind,

@@ -7,15 +7,19 @@ tensors that have shapes and no content, while `LiveBytes` counts what is alive.
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from unittest import mock
 
 import torch
 from torch.fx.experimental import _config
 
 from pipeline.families import family_of
+from pipeline.objectives import logits, relations
+from pipeline.objectives.head import chunks
 from pipeline.planning.chain import Model
 from pipeline.planning.disk import tail_weights
 from pipeline.planning.live import LiveBytes
@@ -23,6 +27,7 @@ from pipeline.recipe import Cache, Distill, States
 from pipeline.teacher.loaded import whole_teacher
 from pipeline.teacher.tail import Tail
 from pipeline.training.distiller import Distiller, teacher_places
+from pipeline.training.engine import prepare_config
 from pipeline.training.teachers import CachedTeacher, OnlineTeacher, Teacher
 
 _settings: Any = _config
@@ -50,17 +55,18 @@ def step_bytes(
     lengths: tuple[int, int],
     dtype: torch.dtype,
     teacher_dtype: torch.dtype,
-    fused_attention: bool = True,
-    checkpointing: bool = False,
+    on_cpu: bool = False,
 ) -> StepBytes:
     """Count a forward and a backward pass over `rows` examples of `lengths` (input, target) tokens, none of them padding.
 
-    teacher: None for an objective that needs none, or reads sampled or top-k targets. fused_attention: whether attention keeps no
-    scores, as on GPUs; on CPUs PyTorch keeps them where there is a learned position bias. checkpointing: keep the inputs of blocks only.
+    teacher: None for an objective that needs none, or reads sampled or top-k targets. on_cpu: PyTorch keeps
+    attention's scores there where there is a learned position bias, and losses work in smaller chunks.
     """
-    model = student.empty(dtype)
+    config = copy.deepcopy(student.config)
+    prepare_config(config, settings)
+    model = replace(student, config=config).empty(dtype)
     model.train()
-    if checkpointing:
+    if settings.activation_checkpointing:
         with _quietly():
             model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
     reference = _teacher(settings, cache, teacher, teacher_dtype) if teacher is not None else None
@@ -70,7 +76,7 @@ def step_bytes(
     batch = _batch(settings, cache, teacher, rows, lengths, teacher_dtype)
     for parameter in filter(lambda weight: weight.requires_grad, distiller.parameters()):
         parameter.register_post_accumulate_grad_hook(_drop_gradient)
-    with _quietly(), _attention(fused_attention), LiveBytes() as live:
+    with _quietly(), _attention(fused=not on_cpu), _chunks(on_cpu), LiveBytes() as live:
         live.ignore([*distiller.parameters(), *_weights(reference), *batch.values()])
         loss = distiller(batch=batch, step=0)["loss"]
         kept = live.now
@@ -79,13 +85,13 @@ def step_bytes(
     return StepBytes(kept + restored, live.peak + restored, sum(weight.nbytes for weight in _weights(reference)))
 
 
-def forward_bytes(teacher: Model, *, rows: int, lengths: tuple[int, int], dtype: torch.dtype, logits: bool) -> int:
-    """The most a teacher's forward pass holds beside its weights; logits: whether it runs to the end."""
+def forward_bytes(teacher: Model, *, rows: int, lengths: tuple[int, int], dtype: torch.dtype, whole: bool) -> int:
+    """The most a teacher's forward pass holds beside its weights; whole: whether it runs to the end."""
     model = teacher.empty(dtype)
     loaded = whole_teacher(model, (teacher.shape.encoder_layers - 1, teacher.shape.decoder_layers - 1))
-    with _quietly(), _attention(True), LiveBytes() as live, torch.no_grad():
+    with _quietly(), _attention(fused=True), LiveBytes() as live, torch.no_grad():
         live.ignore(model.parameters())
-        loaded.run(_tokens(rows, lengths), logits)
+        loaded.run(_tokens(rows, lengths), whole)
     return live.peak
 
 
@@ -140,6 +146,15 @@ def _quietly() -> Iterator[None]:
     """Masks are all true here, which a tensor without content cannot say; and nobody wants advice about a model of no weights."""
     with warnings.catch_warnings(), _settings.patch(meta_nonzero_assume_all_nonzero=True):
         warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _chunks(on_cpu: bool) -> Iterator[None]:
+    """Let losses on the meta device, which they take for a GPU, work in a CPU's chunks."""
+    with contextlib.ExitStack() as changed:
+        for module in (chunks, logits, relations) if on_cpu else ():
+            changed.enter_context(mock.patch.object(module, "CHUNK_CUDA", module.CHUNK_CPU))
         yield
 
 

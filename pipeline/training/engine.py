@@ -61,6 +61,16 @@ def is_partitioned(settings: Optimisation) -> bool:
     return bool(read_deepspeed_json(settings.deepspeed).get("zero_optimization", {}).get("stage", 0) == 3)
 
 
+def prepare_config(config: Any, settings: Optimisation) -> None:
+    """Change a model's configuration to what it is trained with: the recipe's dropout, and no block left out."""
+    for name in ("dropout_rate", "dropout", "attention_dropout", "activation_dropout"):
+        if hasattr(config, name):
+            setattr(config, name, settings.dropout)
+    for name in ("encoder_layerdrop", "decoder_layerdrop"):
+        if hasattr(config, name):  # a block left out has no q, k, v to compare, and ZeRO-3 would wait for it
+            setattr(config, name, 0.0)
+
+
 def load_model(directory: Path, settings: Optimisation) -> PreTrainedModel:
     """Build the model in `directory` for training: partitioned from the start under ZeRO-3, else whole.
 
@@ -71,12 +81,7 @@ def load_model(directory: Path, settings: Optimisation) -> PreTrainedModel:
 
     config = deepspeed_config(settings)
     model_config = AutoConfig.from_pretrained(directory)
-    for name in ("dropout_rate", "dropout", "attention_dropout", "activation_dropout"):
-        if hasattr(model_config, name):
-            setattr(model_config, name, settings.dropout)
-    for name in ("encoder_layerdrop", "decoder_layerdrop"):
-        if hasattr(model_config, name):  # a block left out has no q, k, v to compare, and ZeRO-3 would wait for it
-            setattr(model_config, name, 0.0)
+    prepare_config(model_config, settings)
     partitioned = is_partitioned(settings)
     context = deepspeed.zero.Init(config_dict_or_path=config) if partitioned else contextlib.nullcontext()
     dtype = getattr(torch, resolve_dtype(settings.dtype))
