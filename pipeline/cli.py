@@ -25,6 +25,18 @@ def main(argv: list[str] | None = None) -> None:
         "--corpus", metavar="FILE", help="pretrain on this .txt or .jsonl (field `text`) instead of Wikipedia"
     )
 
+    plan = commands.add_parser("plan", help="show what a recipe will make and cost, before anything runs")
+    plan.add_argument("recipe")
+    plan.add_argument("overrides", nargs="*", metavar="section.key=value")
+    plan.add_argument("--gpus", type=int, default=8, help="how many train together (default: %(default)s)")
+    plan.add_argument("--gpu", default="h100", help="h100, a100-80, h200, l40s, …, or cpu (default: %(default)s)")
+    plan.add_argument("--mfu", type=float, default=0.4, help="assumed share of the peak (default: %(default)s)")
+    plan.add_argument(
+        "--tokens", metavar="10B", help="tokens of text, where RUN/tokens is not there yet or another size is asked"
+    )
+    plan.add_argument("--disk", metavar="50TB", help="room for caches; what is free where the run lies when absent")
+    plan.add_argument("--json", action="store_true", help="as JSON")
+
     inspection = commands.add_parser("inspect", help="show what an artifact holds and was made from")
     inspection.add_argument("artifact", type=Path)
 
@@ -40,6 +52,11 @@ def main(argv: list[str] | None = None) -> None:
     status.add_argument("run", type=Path)
     status.add_argument("--watch", action="store_true", help="show it again every few seconds until Ctrl-C")
 
+    report = commands.add_parser("report", help="compare the models of a run: report.json, report.md and report.html")
+    report.add_argument("run", type=Path)
+    report.add_argument("--name", default="comparison", help="the recipe's finetune.name (default: %(default)s)")
+    report.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: RUN/finetune/NAME)")
+
     board = commands.add_parser("tensorboard", help="start TensorBoard over all stages of a run; more options go to it")
     board.add_argument("run", type=Path)
 
@@ -52,12 +69,28 @@ def main(argv: list[str] | None = None) -> None:
     jobs.add_argument("--cache-tasks", type=int, default=16)
 
     arguments, rest = parser.parse_known_args(argv)
+    if arguments.command == "plan" and not any(item.startswith("-") for item in rest):
+        # Overrides that stand behind a flag.
+        arguments.overrides, rest = [*arguments.overrides, *rest], []
     if rest and arguments.command != "tensorboard":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if arguments.command == "demo":
         from pipeline.demo import run_demo
 
         run_demo(arguments.run, arguments.corpus)
+    elif arguments.command == "plan":
+        from pipeline.planning.plan import show_plan
+
+        show_plan(
+            arguments.recipe,
+            arguments.overrides,
+            gpus=arguments.gpus,
+            gpu=arguments.gpu,
+            mfu=arguments.mfu,
+            tokens=arguments.tokens,
+            room=arguments.disk,
+            as_json=arguments.json,
+        )
     elif arguments.command == "inspect":
         from pipeline.inspection import inspect_artifact
 
@@ -70,6 +103,12 @@ def main(argv: list[str] | None = None) -> None:
         from pipeline.status import show
 
         show.show_status(arguments.run, watch=arguments.watch)
+    elif arguments.command == "report":
+        from pipeline.report import collect, write
+
+        out = arguments.out or arguments.run / "finetune" / arguments.name
+        for path in write.write(collect.collect(arguments.run, arguments.name), out):
+            say(f"written: {path}")
     elif arguments.command == "tensorboard":
         from pipeline.status import boards
 

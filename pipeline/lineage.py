@@ -1,12 +1,14 @@
 """Where each artifact of a run lives, and what decides its content. No heavy imports: a stage asks this before it starts.
 
-Left out of every identity on purpose: paths, names, how often to log, save or validate, the micro batch and the number of
-ranks (they change rounding at most), and everything of DeepSpeed's JSON but the optimizer.
+Left out of every identity on purpose: paths, names, how often to log, save or validate (but where the validation decides what is
+kept), the micro batch, the number of ranks, compilation and activation checkpointing (they change rounding at most), and
+everything of DeepSpeed's JSON but the optimizer.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -24,11 +26,16 @@ TOKENIZER_FORMAT = 1
 TOKENS_FORMAT = 1
 CACHE_FORMAT = 2
 DISTILL_FORMAT = 1
-FINETUNE_FORMAT = 1
+FINETUNE_FORMAT = 2
+DISTILLED_FORMAT = 1
 
 #: Settings of training that steer how a run is watched and kept, not what comes out of it.
-IDLE = {"name", "log_every", "validate_every", "save_every", "save_minutes", "keep_checkpoints",
-        "max_skipped_steps", "micro_batch_size", "deepspeed"}  # fmt: skip
+IDLE = {"name", "log_every", "profile", "peak_tflops", "spike_factor", "samples", "validate_every", "save_every", "save_minutes",
+        "keep_checkpoints", "keep_every", "keep_best", "max_skipped_steps", "micro_batch_size",
+        "activation_checkpointing", "compile", "deepspeed"}  # fmt: skip
+
+#: Settings of fine-tuning that say which units there are, or that a unit's identity holds elsewhere.
+_COMPARED = {"models", "tasks", "seeds", "learning_rates", "baselines", "data", "teacher", "shard_rows"}
 
 
 def tokenizer_output(recipe: Recipe) -> Output:
@@ -61,8 +68,13 @@ def tokens_artifact(recipe: Recipe, split: str) -> Artifact:
 
 
 def tokenizer_directory(recipe: Recipe) -> Path:
-    """The Transformers tokenizer of the run; raises IncompleteArtifact when it was not made yet."""
-    return Artifact(recipe.root / "tokens" / "tokenizer", "tokenizer").root / "hf"
+    """The Transformers tokenizer of the run; raises IncompleteArtifact when it was not made yet,
+    CorruptArtifact when its bytes are not those that were written.
+    """
+    artifact = Artifact(recipe.root / "tokens" / "tokenizer", "tokenizer")
+    for name in artifact.manifest.files:
+        artifact.verify_file(name)
+    return artifact.root / "hf"
 
 
 def required_teacher(recipe: Recipe) -> Teacher:
@@ -147,27 +159,86 @@ def _student_payload(student: Student) -> dict[str, Any]:
     return student.model_dump(exclude=unset)
 
 
-def finetune_output(recipe: Recipe, model: str, task: Task, root: Path) -> Output:
-    """RUN/finetune/<name>/<task>/<model>: one model fine-tuned and scored on one task."""
+def finetune_root(recipe: Recipe, task: Task, model: str, trial: str) -> Path:
+    return recipe.root / "finetune" / recipe.finetune.name / task.name / model / trial
+
+
+def finetune_output(
+    recipe: Recipe, task: Task, model: str, trial: str, seed: int, learning_rate: float, taught: Mapping[str, str]
+) -> Output:
+    """RUN/finetune/<name>/<task>/<model>/<trial>: one model fine-tuned and scored on one task.
+
+    taught: fingerprints of what it learns from a fine-tuned teacher, "distilled" rows and "logits"; empty without one.
+    """
     if model not in recipe.finetune.models:
         raise ConfigError(f"finetune.models has no {model!r}; it has {', '.join(recipe.finetune.models) or 'none'}")
-    directory = resolve_model(recipe.finetune.models[model])
-    files = {part: getattr(task, part) for part in ("train", "validation", "test") if getattr(task, part)}
-    payload = {
+    candidate = recipe.finetune.models[model]
+    directory = resolve_model(candidate.model)
+    payload = _task_payload(task) | {
         "stage": "finetune",
         "format": FINETUNE_FORMAT,
-        "seed": recipe.seed,
+        "seed": seed,
         "model": model_hash(directory),
         "tokenizer": tokenizer_hash(directory),
-        "task": task.model_dump(exclude={"train", "validation", "test", "name", "max_steps", "learning_rate"}),
-        "data": {part: source_hash(source) for part, source in files.items()},
-        "settings": optimisation_payload(recipe.finetune.for_task(task)),
+        "settings": optimisation_payload(recipe.finetune.for_task(task, learning_rate)),
     }
+    if taught:
+        payload["taught"] = {**taught, "data": recipe.finetune.data_of(model)}
+        payload["taught"] |= {"objective": candidate.logits.model_dump()} if candidate.logits is not None else {}
+    root = finetune_root(recipe, task, model, trial)
     return Output(root, "finetune", payload, recipe.to_yaml(), {})
 
 
+def baseline_output(recipe: Recipe, task: Task, name: str) -> Output:
+    """RUN/finetune/<name>/<task>/<baseline>/baseline: what needs no model, with the same files as one that does."""
+    payload = _task_payload(task) | {
+        "stage": "finetune",
+        "format": FINETUNE_FORMAT,
+        "baseline": name,
+        "settings": recipe.finetune.model_dump(include={"validation_rows", "resamples"}),
+    }
+    return Output(finetune_root(recipe, task, name, "baseline"), "finetune", payload, recipe.to_yaml(), {})
+
+
+def distilled_output(recipe: Recipe, task: Task, teacher: Output) -> Output:
+    """RUN/distilled/<name>/<task>: the targets that a fine-tuned teacher gives to unlabelled rows. teacher: of its unit."""
+    rows = task.unlabelled or task.train
+    payload = {
+        "stage": "distilled",
+        "format": DISTILLED_FORMAT,
+        "teacher": teacher.fingerprint,
+        "task": task.model_dump(exclude=_NO_CONTENT),
+        "rows": source_hash(rows),
+        "settings": recipe.finetune.model_dump(include={"shard_rows"}),
+    }
+    if task.unlabelled is None and task.validation is None:  # then not all of them are trained on
+        payload["validation_rows"] = recipe.finetune.validation_rows
+    root = recipe.root / "distilled" / recipe.finetune.name / task.name
+    return Output(root, "distilled", payload, recipe.to_yaml(), {})
+
+
+#: Of a task, what says where its rows lie or is settled elsewhere.
+_NO_CONTENT = {"train", "validation", "test", "more_tests", "unlabelled", "name", "max_steps", "learning_rate"}
+
+
+def _task_payload(task: Task) -> dict[str, Any]:
+    files = {part: getattr(task, part) for part in ("train", "validation", "test") if getattr(task, part)}
+    files |= {f"more_tests.{name}": origin for name, origin in task.more_tests.items()}
+    return {
+        "task": task.model_dump(exclude=_NO_CONTENT),
+        "data": {part: source_hash(source) for part, source in files.items()},
+    }
+
+
 def optimisation_payload(settings: Optimisation) -> dict[str, Any]:
-    exclude = IDLE | ({"models", "tasks"} if isinstance(settings, FineTune) else {"original"})
+    exclude = IDLE | (_COMPARED if isinstance(settings, FineTune) else {"original"})
+    chooses = {"patience", "min_delta", "export"}
+    if settings.patience is None:
+        exclude |= {"patience", "min_delta"}
+    if settings.export == "last":
+        exclude |= {"export"}
+    if not chooses <= exclude:  # then what comes out depends on when it was looked at
+        exclude -= {"validate_every"}
     kept = settings.model_dump(mode="json", exclude=exclude)
     return kept | {
         "dtype": resolve_dtype(settings.dtype),
@@ -187,9 +258,16 @@ def read_deepspeed_json(path: str) -> dict[str, Any]:
     return config
 
 
+def source_hash(source: str, *, again: bool = False) -> str:
+    """Identify a source of text: a file by its bytes, a `hub:` dataset by its name.
+
+    A file is hashed once a process; `again` looks whether it is still what it was.
+    """
+    return _source_hash.__wrapped__(source) if again else _source_hash(source)
+
+
 @cache
-def source_hash(source: str) -> str:
-    """Identify a source of text: a file by its bytes, a `hub:` dataset by its name."""
+def _source_hash(source: str) -> str:
     if source.startswith("hub:"):
         return source
     path = Path(source)

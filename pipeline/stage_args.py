@@ -18,11 +18,13 @@ def parse(
     description: str | None,
     argv: Sequence[str] | None = None,
     options: Callable[[argparse.ArgumentParser], object] | None = None,
+    trains: str | None = None,
 ) -> tuple[Recipe, argparse.Namespace]:
     """Parse `--recipe R.yaml [section.key=value …]` and load the recipe.
 
     description: what `--help` prints first, usually the script's docstring.
     argv: the arguments; those of the process when absent. options: adds a stage's own flags to the parser.
+    trains: the section of the recipe with the stage's training settings, which `--profile` is for.
     Raises ConfigError for a wrong recipe or override; argparse itself exits with 2 on a wrong flag.
     From here on SIGTERM and SIGUSR1 end the process with 75, but for the training loop, which saves first.
     """
@@ -40,12 +42,19 @@ def parse(
     )
     # The `deepspeed` launcher hands every process this flag; the rank is read from the environment instead.
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    if trains is not None:
+        parser.add_argument(
+            "--profile", action="store_true", help=f"write a profile of a few steps: {trains}.profile=true"
+        )
     if options is not None:
         options(parser)
     quiet_libraries()
     # parse_intermixed_args: overrides may stand before, between and after the flags.
     arguments = parser.parse_intermixed_args(argv)
-    return load_recipe(arguments.recipe, arguments.overrides), arguments
+    overrides = list(arguments.overrides)
+    if trains is not None and arguments.profile:
+        overrides.append(f"{trains}.profile=true")
+    return load_recipe(arguments.recipe, overrides), arguments
 
 
 def use_local_device() -> None:
@@ -55,7 +64,8 @@ def use_local_device() -> None:
     if torch.cuda.is_available():
         local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
         torch.cuda.set_device(local % torch.cuda.device_count())
-    else:
+    elif "OMP_NUM_THREADS" not in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
+        # torchrun sets one thread a rank unless told otherwise, which leaves cores idle.
         torch.set_num_threads(max(1, usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 

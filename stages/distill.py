@@ -22,7 +22,7 @@ from pipeline.training.targets import check_targets, needs_cache
 
 @exit_on_error
 def main() -> None:
-    recipe, _ = parse(__doc__)
+    recipe, _ = parse(__doc__, trains="distill")
     check_targets(recipe.distill, recipe.cache)
     output = lineage.distill_output(recipe, needs_cache=needs_cache(recipe.distill))
     if output.complete():

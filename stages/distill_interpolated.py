@@ -24,7 +24,7 @@ from pipeline.stage_args import environment_rank, parse, use_local_device
 
 @exit_on_error
 def main() -> None:
-    recipe, chosen = parse(__doc__, options=_options)
+    recipe, chosen = parse(__doc__, options=_options, trains="distill")
     if (chosen.link is None) != (chosen.part is None) or (chosen.shards and chosen.part != "cache"):
         raise ConfigError("--link and --part go together, and --shards with --part cache")
 

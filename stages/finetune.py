@@ -1,11 +1,13 @@
 """Stage 5: fine-tune models on tasks and compare them.
 
-    python stages/finetune.py --recipe recipes/demo.yaml [--models a,b] [--tasks x,y] [section.key=value …]
+    python stages/finetune.py --recipe recipes/demo.yaml [--models a,b] [--tasks x,y] [--trials seed-0] [section.key=value …]
     torchrun --nproc_per_node 2 stages/finetune.py --recipe recipes/demo.yaml finetune.max_steps=500
+    python stages/finetune.py --recipe R.yaml --distil TASK [--shards 3,7-9]
 
-Every model of `finetune.models` is fine-tuned on every task of `finetune.tasks` and scored on its test rows: labels by the
-likelihood of their texts, summaries by greedy decoding. One artifact each in RUN/finetune/<name>/<task>/<model>/, with its
-weights (hf/), predictions.jsonl and metrics.json; then report.json and report.md over all of them that are finished.
+Every model of `finetune.models` is fine-tuned on every task of `finetune.tasks`, with every seed and learning rate, and scored on
+its test rows: labels by the likelihood of their texts, summaries by greedy decoding or beam search. One artifact each in
+RUN/finetune/<name>/<task>/<model>/<trial>/ (docs/downstream.md); then report.json and report.md over all that are finished.
+`--distil` makes the rows that a fine-tuned teacher labels, RUN/distilled/<name>/<task>/, and nothing else.
 
 Start it again after any interruption: finished units are kept, an unfinished one goes on from its newest checkpoint.
 """
@@ -22,8 +24,11 @@ from pipeline.stage_args import environment_rank, parse
 
 @exit_on_error
 def main() -> None:
-    recipe, chosen = parse(__doc__, options=_options)
-    comparison = finetune.run(recipe, models=chosen.models, tasks=chosen.tasks)
+    recipe, chosen = parse(__doc__, options=_options, trains="finetune")
+    if chosen.distil is not None:
+        finetune.distil_alone(recipe, chosen.distil, chosen.shards)
+        return
+    comparison = finetune.run(recipe, models=chosen.models, tasks=chosen.tasks, trials=chosen.trials)
     if environment_rank()[0] == 0:
         say(report.markdown(comparison))
 
@@ -31,6 +36,9 @@ def main() -> None:
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", type=_names, metavar="a,b", help="only these of finetune.models")
     parser.add_argument("--tasks", type=_names, metavar="x,y", help="only these of finetune.tasks")
+    parser.add_argument("--trials", type=_names, metavar="seed-0", help="only these seeds and rates, by directory")
+    parser.add_argument("--distil", metavar="TASK", help="only let the fine-tuned teacher label the task's rows")
+    parser.add_argument("--shards", metavar="3,7-9", help="with --distil: only these shards")
 
 
 def _names(text: str) -> list[str]:

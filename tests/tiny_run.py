@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import yaml
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-PYTHON = sys.executable
-#: Models this small are fastest on one thread, and threads that spin against each other are slowest.
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+from tests import forked
+from tests.forked import ENVIRONMENT as ENVIRONMENT
+from tests.forked import PYTHON, REPOSITORY, Ranks, Started
 
 #: Where each stage of the run leaves its artifact, below the run's directory; in the order the stages run.
 ARTIFACTS = {
@@ -26,8 +23,15 @@ ARTIFACTS = {
         "teacher_cache/chain.assistant-1",
         "distill_interpolated/chain",
     ),
-    "finetune": ("finetune/comparison/topic/student",),
+    "finetune": ("finetune/comparison/topic/student/seed-0",),
 }
+
+
+def write_few_documents(wiki: Path, path: Path) -> Path:
+    """Copy 300 documents, spread over all topics, from the wiki's file to `path`; returns it."""
+    with open(wiki, encoding="utf-8") as handle:
+        path.write_text("".join(list(handle)[::33][:300]), encoding="utf-8")
+    return path
 
 
 class TinyRun:
@@ -107,19 +111,19 @@ class TinyRun:
         return [PYTHON, str(REPOSITORY / "stages" / f"{script}.py"), "--recipe", str(recipe), *overrides]
 
     def stage(self, stage: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(stage, *overrides), capture_output=True, text=True, timeout=300, env=ENVIRONMENT
-        )
+        """Run a stage to its end, in a fork."""
+        return forked.run(self.command(stage, *overrides))
 
-    def logging(self, stage: str, artifact: str, lines: int, *overrides: str) -> subprocess.Popen[str]:
+    def start(self, stage: str, *overrides: str) -> Started:
+        return forked.start(self.command(stage, *overrides))
+
+    def ranks(self, world: int, stage: str, *overrides: str) -> Ranks:
+        """Start a stage on `world` ranks."""
+        return Ranks(self.command(stage, *overrides), world)
+
+    def logging(self, stage: str, artifact: str, lines: int, *overrides: str) -> Started:
         """Start a training stage that logs every step, and return once its artifact has so many lines of metrics."""
-        process = subprocess.Popen(
-            self.command(stage, f"{stage}.log_every=1", *overrides),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=ENVIRONMENT,
-        )
+        process = self.start(stage, f"{stage}.log_every=1", *overrides)
         metrics, deadline = self.run / artifact / "metrics.jsonl", time.monotonic() + 120
         while not (metrics.exists() and metrics.read_text().count("\n") >= lines):
             assert process.poll() is None, process.communicate()[1]
@@ -127,8 +131,9 @@ class TinyRun:
             time.sleep(0.001)
         return process
 
-    def complete(self, stage: str) -> None:
-        done = self.stage(stage)
+    def complete(self, stage: str, *, fresh: bool = False) -> None:
+        """Run a stage, which must end well. fresh: as a process of its own, with another hash seed than the forks'."""
+        done = forked.run(self.command(stage), fresh=fresh)
         assert done.returncode == 0, f"{stage} failed:\n{done.stdout}\n{done.stderr}"
 
     def hashes(self, stage: str) -> dict[str, str]:

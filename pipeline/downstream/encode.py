@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.console import say
 from pipeline.downstream.tasks import Examples, TaskData
 from pipeline.errors import ConfigError, DataError
+from pipeline.recipe import Task
+from pipeline.stage_args import environment_rank
 
 if TYPE_CHECKING:
     import torch
@@ -41,10 +45,26 @@ def load_tokenizer(directory: Path) -> Any:
     return tokenizer
 
 
-def encode(tokenizer: Any, examples: Examples, data: TaskData) -> Encoded:
-    sources, cut_sources = _token_ids(tokenizer, examples.sources, data.task.source_length, target=False)
-    targets, cut_targets = _token_ids(tokenizer, examples.targets, data.task.target_length, target=True)
+def encode(tokenizer: Any, examples: Examples, task: Task) -> Encoded:
+    """Tokenise `examples`, and say how many were too long."""
+    sources, cut_sources = _token_ids(tokenizer, examples.sources, task.source_length, target=False)
+    targets, cut_targets = _token_ids(tokenizer, examples.targets, task.target_length, target=True)
+    for what, count, length in (
+        ("sources", cut_sources, task.source_length),
+        ("targets", cut_targets, task.target_length),
+    ):
+        if count:
+            say_once(
+                f"task {task.name}: {count} of {len(examples)} {what} of {examples.origin} were cut to {length} tokens"
+            )
     return Encoded(sources, targets, cut_sources, cut_targets)
+
+
+@cache
+def say_once(message: str) -> None:
+    """Print from rank 0 alone, and not again for the next model that meets the same."""
+    if environment_rank()[0] == 0:
+        say(message)
 
 
 def encode_labels(tokenizer: Any, data: TaskData) -> list[list[int]]:
@@ -90,22 +110,23 @@ def round_up(length: int) -> int:
 class EncodedSource:
     """A `BatchSource` over encoded examples, held in memory as one shard.
 
-    `read` gives input_ids, attention_mask (rows, source) and labels (rows, target), int64, padded to the longest of all
-    examples: every batch has the same shape, however the rows are divided among ranks and micro batches.
+    `read` gives input_ids, attention_mask (rows, source) and labels (rows, target), int64, padded to the longest of these rows.
     """
 
     def __init__(self, encoded: Encoded, pad_token_id: int) -> None:
         count = len(encoded.sources)
         self.shard_rows = [count]
         self.mean_target_tokens = sum(map(len, encoded.targets)) / count
-        self._inputs = pad(encoded.sources, pad_token_id, round_up(max(map(len, encoded.sources))))
-        self._labels = pad(encoded.targets, IGNORED, round_up(max(map(len, encoded.targets))))
-        self._mask = pad([[1] * len(s) for s in encoded.sources], 0, self._inputs.shape[1])
+        #: What a row costs, in tokens.
+        self.lengths = [len(s) + len(t) for s, t in zip(encoded.sources, encoded.targets, strict=True)]
+        self._encoded, self._pad = encoded, pad_token_id
 
     def read(self, rows: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
-        index = [row for _, row in rows]
+        sources = [self._encoded.sources[row] for _, row in rows]
+        targets = [self._encoded.targets[row] for _, row in rows]
+        length = round_up(max(map(len, sources)))
         return {
-            "input_ids": self._inputs[index],
-            "attention_mask": self._mask[index],
-            "labels": self._labels[index],
+            "input_ids": pad(sources, self._pad, length),
+            "attention_mask": pad([[1] * len(source) for source in sources], 0, length),
+            "labels": pad(targets, IGNORED, round_up(max(map(len, targets)))),
         }

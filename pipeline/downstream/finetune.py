@@ -1,7 +1,8 @@
-"""Fine-tune each model on each task and judge it: RUN/finetune/<name>/<task>/<model>/.
+"""Fine-tune every model on every task and judge it: RUN/finetune/<name>/<task>/<model>/<trial>/.
 
 All units run in one process, since starting DeepSpeed costs 8–15 s. A unit's scores are those of the weights in its `hf/`,
-read back from disk: a run killed after the export gives the same predictions as one left alone.
+read back from disk: a run killed after the export gives the same predictions as one left alone. Units that learn from the
+fine-tuned teacher come after those that do not; what the teacher has to answer for them is made in between.
 """
 
 from __future__ import annotations
@@ -9,18 +10,18 @@ from __future__ import annotations
 import gc
 import shutil
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from pipeline.artifacts import Output
 from pipeline.console import say
 from pipeline.downstream import report
-from pipeline.downstream.encode import encode_labels, load_tokenizer
-from pipeline.downstream.fit import fit
-from pipeline.downstream.score import score
+from pipeline.downstream.baselines import judge_baseline, suits
+from pipeline.downstream.encode import encode_labels, load_tokenizer, say_once
+from pipeline.downstream.record import overlap
 from pipeline.downstream.tasks import TaskData, load_task
-from pipeline.downstream.unit import Unit, say_once
+from pipeline.downstream.unit import Unit, units_of
 from pipeline.errors import ConfigError
-from pipeline.recipe import Recipe
+from pipeline.lineage import baseline_output
+from pipeline.recipe import Recipe, Task
 from pipeline.stage_args import environment_rank
 
 
@@ -29,92 +30,175 @@ def run(
     *,
     models: Collection[str] | None = None,
     tasks: Collection[str] | None = None,
+    trials: Collection[str] | None = None,
 ) -> report.Comparison:
     """Make every unit that is not finished, then report.json and report.md; return the comparison.
 
-    models, tasks: names to restrict the work to; all when None.
+    models (baselines among them), tasks, trials: names to restrict the work to; all when None.
     Every rank calls it. Raises ConfigError or DataError before anything is written when a model, a task's rows or its labels
     are at fault.
     """
-    known = {task.name: task for task in recipe.finetune.tasks}
-    if len(known) < len(recipe.finetune.tasks):
-        raise ConfigError("finetune.tasks: two tasks have the same name")
-    units = [
-        Unit(recipe, model, task)
-        for task in _chosen("task", known, tasks).values()
-        for model in _chosen("model", recipe.finetune.models, models)
-    ]
-    if not units:
+    chosen = _chosen_tasks(recipe, tasks)
+    units, baselines = chosen_units(recipe, chosen, models, trials)
+    if not units and not baselines:
         raise ConfigError("nothing to fine-tune: the recipe needs finetune.models and finetune.tasks")
-    pending = [unit for unit in units if not unit.output.complete()]
-    say_once(f"finetune: {len(units) - len(pending)} of {len(units)} units are finished")
-    if pending:
-        data = {name: load_task(task) for name, task in {unit.task.name: unit.task for unit in pending}.items()}
-        _preflight(pending, data)
-        for unit in pending:
-            finetune_one(unit, data[unit.task.name])
+    waiting = [pair for pair in baselines if not baseline_output(recipe, *pair).complete()]
+    pending = [unit for unit in units if not unit.complete()]
+    total = len(units) + len(baselines)
+    say_once(f"finetune: {total - len(pending) - len(waiting)} of {total} units are finished")
+    if pending or waiting:
+        wanted = {unit.task.name for unit in pending} | {task.name for task, _ in waiting}
+        rows = recipe.finetune.validation_rows
+        data = {task.name: load_task(task, rows) for task in chosen if task.name in wanted}
+        _preflight(recipe, pending, data)
+        for task, name in waiting:
+            if environment_rank()[0] == 0:
+                judge_baseline(recipe, data[task.name], name)
+        for unit in sorted(pending, key=lambda unit: unit.is_taught):
+            _make(unit, data[unit.task.name])
     comparison = report.compare(recipe)
     if environment_rank()[0] == 0:
         report.write(recipe, comparison)
     return comparison
 
 
-def finetune_one(unit: Unit, data: TaskData) -> Output:
-    """Fine-tune and score one unit unless it is finished; every rank calls it after `distributed.setup()`."""
+def distil_alone(recipe: Recipe, task: str, shards: str | None) -> None:
+    """Make RUN/distilled/<name>/<task>, or some of its shards, and nothing else. Every rank calls it.
+
+    shards: as `--shards` takes them (`3,7-9`, `1::4`). Raises IncompleteArtifact while the teacher is not fine-tuned.
+    """
+    from pipeline.downstream.lessons import distil
+    from pipeline.downstream.unit import distilled
     from pipeline.training import distributed
 
+    if recipe.finetune.teacher is None:
+        raise ConfigError("--distil needs finetune.teacher: the one of finetune.models to learn from")
+    (found,) = _chosen_tasks(recipe, [task])
+    if distilled(recipe, found).complete():
+        say_once(f"distilled {task}: up to date")
+        return
+    data = load_task(found, recipe.finetune.validation_rows)
+    distributed.setup()
+    distil(recipe, data, shards)
+
+
+def chosen_units(
+    recipe: Recipe, tasks: Collection[Task], models: Collection[str] | None, trials: Collection[str] | None
+) -> tuple[list[Unit], list[tuple[Task, str]]]:
+    """The units of `tasks`, and the baselines that suit them. Raises ConfigError for a name that the recipe does not have."""
+    settings = recipe.finetune
+    known = [*settings.models, *settings.baselines]
+    _check_names("model", known, models)
+    units = [
+        unit
+        for task in tasks
+        for model in settings.models
+        if models is None or model in models
+        for unit in units_of(recipe, task, model)
+    ]
+    _check_names("trial", sorted({unit.trial for unit in units} | {"baseline"}), trials)
+    baselines: list[tuple[Task, str]] = [
+        (task, name)
+        for task in tasks
+        for name in settings.baselines
+        if suits(name, task) and (models is None or name in models)
+    ]
+    if trials is not None:
+        units = [unit for unit in units if unit.trial in trials]
+        baselines = baselines if "baseline" in trials else []
+    return units, baselines
+
+
+def _make(unit: Unit, data: TaskData) -> None:
+    """Fine-tune and score one unit unless it is finished; every rank calls it after `distributed.setup()`."""
+    from pipeline.downstream.fit import fit
+    from pipeline.downstream.lessons import distil, lesson_of, training_examples
+    from pipeline.downstream.score import score
+    from pipeline.training import distributed
+
+    if unit.settings.data_of(unit.model) != "gold":
+        distil(unit.recipe, data)
     output, root = unit.output, unit.output.root
     if output.complete():
-        return output
+        return
     distributed.barrier()  # before rank 0 writes the first file, every rank has seen the same directory
     if distributed.rank() == 0:
-        output.begin()
+        output.begin(alone=True)
     distributed.barrier()
     tokenizer = load_tokenizer(unit.directory)
+    train_on = training_examples(unit, data)
     if not (root / "hf" / "config.json").is_file():
-        fit(unit, data, tokenizer)
+        fit(unit, data, train_on, lesson_of(unit), tokenizer)
         _release()
-    scores = score(unit, data, tokenizer)
+    files, shown = score(unit, data, train_on, tokenizer)
     _release()
     if distributed.rank() == 0:
-        files = sorted(f"hf/{path.relative_to(root / 'hf')}" for path in (root / "hf").rglob("*") if path.is_file())
-        output.finish(
-            files=[*files, "predictions.jsonl", "metrics.json"], provenance={"world_size": distributed.world_size()}
-        )
-        # Several times the model's size, and of no use any more.
-        shutil.rmtree(root / "checkpoints", ignore_errors=True)
-        say(f"{unit}: {scores}")
+        _finish(output, files)
+        say(f"{unit}: {shown}")
     distributed.barrier()
-    return output
 
 
-def _preflight(pending: list[Unit], data: Mapping[str, TaskData]) -> None:
+def _finish(output: Output, files: list[str]) -> None:
+    from pipeline.training import distributed
+
+    hf = output.root / "hf"
+    weights = [f"hf/{path.relative_to(hf)}" for path in hf.rglob("*") if path.is_file()]
+    output.finish(files=[*weights, *files], provenance={"world_size": distributed.world_size()})
+    # Several times the model's size, and of no use any more.
+    shutil.rmtree(output.root / "checkpoints", ignore_errors=True)
+
+
+def _preflight(recipe: Recipe, pending: list[Unit], data: Mapping[str, TaskData]) -> None:
     """Find what is wrong before the first file is written, then join the process group."""
     for unit in pending:
         tokenizer = load_tokenizer(unit.directory)
         if data[unit.task.name].labels is not None:
             encode_labels(tokenizer, data[unit.task.name])
-    from pipeline.training import distributed
-    from pipeline.training.engine import deepspeed_config
+    for unit in (unit for unit in pending if unit.is_taught):
+        teacher = units_of(recipe, unit.task, recipe.finetune.teacher or "")
+        if any(not one.complete() and one not in pending for one in teacher):
+            raise ConfigError(
+                f"{unit} learns from {unit.settings.teacher}, which is not fine-tuned: name it in --models, too"
+            )
+    if pending:
+        from pipeline.training import distributed
+        from pipeline.training.compilation import check_compile
+        from pipeline.training.engine import deepspeed_config
 
-    distributed.setup()
-    for unit in pending:
-        deepspeed_config(unit.settings)
-    for task in data.values():
-        skipped = [
-            f"{p.origin}: {p.empty} empty, {p.dropped} dropped" for p in (task.train, task.test) if p.empty + p.dropped
-        ]
-        if skipped:
-            say_once(f"task {task.task.name}: rows left out of {'; '.join(skipped)}")
+        distributed.setup()
+        for unit in pending:
+            deepspeed_config(unit.settings)
+            check_compile(unit.settings)
+    for found in data.values():
+        _tell(found)
 
 
-def _chosen(what: str, known: Mapping[str, Any], names: Collection[str] | None) -> dict[str, Any]:
+def _tell(data: TaskData) -> None:
+    """Say what is odd about a task's rows, once."""
+    name = data.task.name
+    for part in (data.train, data.validation, data.test, *data.more_tests.values()):
+        if part.empty + part.dropped:
+            say_once(f"task {name}: rows left out of {part.origin}: {part.empty} empty, {part.dropped} dropped")
+    for what, part in (("training", data.train), ("test", data.test)):
+        if part.duplicated:
+            say_once(f"task {name}: {part.duplicated} {what} rows of {part.origin} occur more than once; they are kept")
+    for pair, count in overlap(data).items():
+        if count:
+            other = {"train_test": "training", "validation_test": "validation"}[pair]
+            say_once(f"task {name}: {count} of {len(data.test)} test rows are also among the {other} rows")
+
+
+def _chosen_tasks(recipe: Recipe, names: Collection[str] | None) -> list[Task]:
+    _check_names("task", [task.name for task in recipe.finetune.tasks], names)
+    return [task for task in recipe.finetune.tasks if names is None or task.name in names]
+
+
+def _check_names(what: str, known: Collection[str], names: Collection[str] | None) -> None:
     unknown = [name for name in names or () if name not in known]
     if unknown:
         raise ConfigError(
             f"the recipe's finetune section has no {what} {unknown[0]!r}; it has {', '.join(known) or 'none'}"
         )
-    return {name: value for name, value in known.items() if names is None or name in names}
 
 
 def _release() -> None:

@@ -4,84 +4,116 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.downstream.encode import EncodedSource
-from pipeline.downstream.tasks import TaskData
+from pipeline.artifacts import atomic
+from pipeline.downstream.answers import answer
+from pipeline.downstream.buckets import BucketedOrder
+from pipeline.downstream.encode import Encoded, EncodedSource, encode
+from pipeline.downstream.judge import score
+from pipeline.downstream.lessons import Lesson
+from pipeline.downstream.record import positive_label
+from pipeline.downstream.tasks import Examples, TaskData
 from pipeline.downstream.unit import Unit
 
 if TYPE_CHECKING:
     from pipeline.training.loop import LossFn, ValidateFn
 
 
-def fit(unit: Unit, data: TaskData, tokenizer: Any) -> None:
-    """Train the unit's model, going on from its newest checkpoint, and write its hf/. Every rank calls it."""
+def fit(unit: Unit, data: TaskData, train_on: Examples, lesson: Lesson | None, tokenizer: Any) -> None:
+    """Train the unit's model, going on from its newest checkpoint; write trained.json and then hf/. Every rank calls it.
+
+    train_on: the examples that are learnt; lesson: the fine-tuned teacher's logits, where the model learns from them, too.
+    """
+    from pipeline.training import distributed
+    from pipeline.training.compilation import compile_blocks
     from pipeline.training.engine import load_model
     from pipeline.training.export import export_model
     from pipeline.training.loop import train
+    from pipeline.training.window import model_cost
 
     settings, root = unit.settings, unit.output.root
-    source = EncodedSource(unit.encode(data.train, data, tokenizer), tokenizer.pad_token_id)
-    validation = None
-    if data.validation is not None:
-        part = data.validation.spread(settings.validation_rows)
-        validation = EncodedSource(unit.encode(part, data, tokenizer), tokenizer.pad_token_id)
-    engine, _ = train(
-        model=load_model(unit.directory, settings),
+    source = EncodedSource(encode(tokenizer, train_on, unit.task), tokenizer.pad_token_id)
+    encoded = encode(tokenizer, data.validation, unit.task)
+    model = load_model(unit.directory, settings)
+    if settings.compile:
+        compile_blocks(model)
+    trained = train(
+        model=model,
         settings=settings,
         source=source,
-        loss=_loss(source.mean_target_tokens),
+        loss=_loss(source.mean_target_tokens, lesson),
         out=root,
         identity=unit.output.fingerprint,
-        seed=unit.recipe.seed,
+        seed=unit.seed,
         label=f"finetune {unit}",
-        validate=None if validation is None else _validate(validation),
+        validate=_validate(unit, data, encoded, tokenizer),
+        order=BucketedOrder(source.lengths, settings.batch_size, unit.seed, settings.bucket_batches),
+        cost=model_cost(model.config),
     )
-    export_model(engine.module, root / "hf", unit.directory, _card(unit, len(data.train)))
-    engine.destroy()
+    if distributed.rank() == 0:
+        steps = {"best": trained.exported, "trained": trained.steps}
+        kept = {name: trained.validation[name] for name in unit.task.measured_by}
+        atomic.write_json(root / "trained.json", {"steps": steps, "validation": kept})
+    export_model(trained.engine.module, root / "hf", unit.directory, _card(unit, len(train_on)))
+    trained.engine.destroy()
 
 
-def _loss(mean_target_tokens: float) -> LossFn:
+def _loss(mean_target_tokens: float, lesson: Lesson | None) -> LossFn:
     """Cross-entropy of the target tokens, summed and divided by rows × the training set's mean target length.
 
     A token weighs the same in whatever micro batch it falls, so the gradient does not depend on how a batch is divided;
-    a mean over each micro batch's own tokens would.
+    a mean over each micro batch's own tokens would. With a lesson, (1 - weight) of it and weight of the divergence from the
+    teacher, divided alike.
     """
 
     def loss(engine: Any, batch: dict[str, Any], step: int) -> dict[str, Any]:
-        return {"loss": _cross_entropy(engine, batch) / (len(batch["labels"]) * mean_target_tokens)}
+        logits, labels = _logits(engine, batch), batch["labels"]
+        rows = len(labels) * mean_target_tokens
+        gold = _cross_entropy(logits, labels) / rows
+        if lesson is None:
+            return {"loss": gold}
+        taught = lesson.divergence(logits, batch) * (int((labels >= 0).sum()) / rows)
+        weight = lesson.settings.weight
+        return {"loss": (1 - weight) * gold + weight * taught, "lm": gold, "logits": taught}
 
     return loss
 
 
-def _validate(source: EncodedSource) -> ValidateFn:
-    """Mean cross-entropy a target token over all rows, which the ranks share."""
-    from pipeline.training.validation import first_rows, mean_over_rows
+def _validate(unit: Unit, data: TaskData, encoded: Encoded, tokenizer: Any) -> ValidateFn:
+    """What lacks of the best possible score first, which is what training looks at, then every metric."""
+    from pipeline.training.engine import is_partitioned
 
-    rows = first_rows(source, source.shard_rows[0])
+    task, positive = unit.task, positive_label(data)
+    top = 100.0 if task.kind == "generation" else 1.0
 
-    def score(engine: Any, batch: dict[str, Any]) -> tuple[float, int]:
-        return float(_cross_entropy(engine, batch)), int((batch["labels"] >= 0).sum())
+    def validate(engine: Any, step: int) -> dict[str, float]:
+        partitioned = is_partitioned(unit.settings)
+        found = answer(engine.module, tokenizer, data, data.validation, encoded, partitioned=partitioned)
+        scores = score(task, found, positive)
+        return {"error": top - scores[task.judged_by], **scores}
 
-    return lambda engine, step: {"loss": mean_over_rows(engine, source, rows, score)}
+    return validate
 
 
-def _cross_entropy(engine: Any, batch: dict[str, Any]) -> Any:
+def _logits(engine: Any, batch: dict[str, Any]) -> Any:
+    return engine(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        decoder_input_ids=engine.module.prepare_decoder_input_ids_from_labels(labels=batch["labels"]),
+        use_cache=False,
+    ).logits
+
+
+def _cross_entropy(logits: Any, labels: Any) -> Any:
     """Sum over target tokens of -log p, float32."""
     from torch.nn.functional import cross_entropy
 
-    labels = batch["labels"]
-    output = engine(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        decoder_input_ids=engine.module.prepare_decoder_input_ids_from_labels(labels=labels),
-        use_cache=False,
-    )
-    return cross_entropy(output.logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
+    return cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
 
 
 def _card(unit: Unit, rows: int) -> str:
     task = unit.task
     return (
         f"# {unit.model}, fine-tuned on {task.name}\n\n"
-        f"A {task.kind} model: `{task.source}` → `{task.target}`, {unit.settings.max_steps} steps of "
+        f"A {task.kind} model: `{task.source}` → `{task.target}`, at most {unit.settings.max_steps} steps of "
         f"{unit.settings.batch_size} examples out of {rows}. Scores and predictions stand beside this directory.\n"
     )

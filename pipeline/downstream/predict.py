@@ -77,17 +77,17 @@ def classify(
     pad_token_id: int,
     batch_size: int = 64,
     part: tuple[int, int] = (0, 1),
-) -> dict[int, int]:
-    """Return source index → index of the likeliest label, for the batches of `part` (rank, world); all by default.
+) -> dict[int, list[float]]:
+    """Return source index → log-likelihood of each label, for the batches of `part` (rank, world); all by default.
 
-    A tie goes to the earlier label. model: in evaluation mode; batches are moved to its device.
+    model: in evaluation mode; batches are moved to its device.
     """
     logits = len(labels) * max(map(len, labels)) * model.config.vocab_size
     size = max(1, min(batch_size, LABEL_SEQUENCES // len(labels), LABEL_LOGITS // logits))
-    found: dict[int, int] = {}
-    for batch in length_sorted_batches(sources, size)[part[0] :: part[1]]:
+    found: dict[int, list[float]] = {}
+    for batch in in_step(length_sorted_batches(sources, size), part):
         inputs, mask = _batch(model, sources, batch, pad_token_id)
-        found |= zip(batch, score_labels(model, inputs, mask, labels).argmax(-1).tolist(), strict=True)
+        found |= zip(batch, score_labels(model, inputs, mask, labels).tolist(), strict=True)
     return found
 
 
@@ -97,25 +97,41 @@ def generate(
     sources: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
-    num_beams: int = 1,
+    beams: int = 1,
+    length_penalty: float = 1.0,
     batch_size: int = 64,
     part: tuple[int, int] = (0, 1),
+    partitioned: bool = False,
 ) -> dict[int, str]:
-    """Return source index → generated text (greedy, or beam search without length penalty beyond the default).
+    """Return source index → generated text: greedy, or by beam search.
 
-    Nothing is inherited from the model's own generation_config but its special tokens, so that all models compared decode
-    alike; no sampling.
+    length_penalty: a hypothesis' log-likelihood is divided by its length to this power. partitioned: the weights are spread over
+    the ranks (ZeRO-3), so that all must take as many steps. Nothing is inherited from the model's own generation_config but its
+    special tokens, so that all models compared decode alike; no sampling.
     """
     import torch
 
-    settings = generation_settings(model, max_new_tokens=max_new_tokens, num_beams=num_beams)
+    beam_search = {"num_beams": beams, "length_penalty": length_penalty, "early_stopping": True} if beams > 1 else {}
+    settings = generation_settings(model, max_new_tokens=max_new_tokens, **beam_search)
     found: dict[int, str] = {}
-    for batch in length_sorted_batches(sources, max(1, batch_size // num_beams))[part[0] :: part[1]]:
+    for batch in in_step(length_sorted_batches(sources, max(1, batch_size // beams)), part):
         inputs, mask = _batch(model, sources, batch, tokenizer.pad_token_id)
         with torch.inference_mode():
-            output = model.generate(input_ids=inputs, attention_mask=mask, generation_config=settings)
+            output = model.generate(
+                input_ids=inputs, attention_mask=mask, generation_config=settings, synced_gpus=partitioned
+            )
         found |= zip(batch, (t.strip() for t in tokenizer.batch_decode(output, skip_special_tokens=True)), strict=True)
     return found
+
+
+def in_step(batches: list[list[int]], part: tuple[int, int]) -> list[list[int]]:
+    """The batches of one rank, as many as any rank has: one with too few repeats the first.
+
+    Where weights are partitioned, ranks that stop early would leave the others waiting for ever.
+    """
+    rank, world = part
+    mine = batches[rank::world]
+    return mine + batches[:1] * (-(-len(batches) // world) - len(mine))
 
 
 def generation_settings(model: Any, **settings: Any) -> Any:

@@ -8,13 +8,14 @@ from typing import Any, TypedDict
 
 from pipeline.artifacts import atomic
 from pipeline.artifacts.content import resolve_model
+from pipeline.downstream.results import chosen
 from pipeline.downstream.shape import model_shape
 from pipeline.errors import PipelineError
-from pipeline.lineage import finetune_output
 from pipeline.recipe import Recipe
 
 #: The scores a table shows, with their headings and decimals; report.json holds all of them.
 SHOWN = {
+    "regression": {"pearson": ("Pearson", 3), "spearman": ("Spearman", 3)},
     "classification": {"accuracy": ("accuracy", 3), "matthews": ("MCC", 3)},
     "generation": {"rouge1": ("ROUGE-1", 2), "rouge2": ("ROUGE-2", 2), "rougeL": ("ROUGE-L", 2)},
 }
@@ -45,19 +46,17 @@ class Comparison(TypedDict):
 def compare(recipe: Recipe) -> Comparison:
     """Collect what the finished units of `recipe` hold, and the validation LM loss of models that this pipeline trained."""
     rows = {}
-    for name, model in recipe.finetune.models.items():
+    results = chosen(recipe)
+    for name, candidate in recipe.finetune.models.items():
+        model = candidate.model
         try:
             directory = resolve_model(model)
         except PipelineError:
             continue  # not made yet: a run restricted to other models
-        scores, speeds = {}, []
-        for task in recipe.finetune.tasks:
-            root = recipe.root / "finetune" / recipe.finetune.name / task.name / name
-            if not _finished(recipe, name, task, root):
-                continue
-            scores[task.name] = _read(root / "metrics.json")["scores"]
-            if (root / "speed.json").is_file():
-                speeds.append(_read(root / "speed.json"))
+        found = {task: models[name] for task, models in results.items() if name in models}
+        scores = {task: scored.mean for task, scored in found.items()}
+        files = [unit.root / "speed.json" for scored in found.values() for unit in scored.units]
+        speeds = [_read(file) for file in files if file.is_file()]
         shape = model_shape(directory)
         rows[name] = ModelRow(
             directory=model,
@@ -102,13 +101,6 @@ def write(recipe: Recipe, comparison: Comparison) -> tuple[Path, Path]:
     atomic.write_json(root / "report.json", comparison)
     atomic.write_text(root / "report.md", f"# {comparison['name']}\n\n{markdown(comparison)}")
     return root / "report.json", root / "report.md"
-
-
-def _finished(recipe: Recipe, model: str, task: Any, root: Path) -> bool:
-    try:
-        return finetune_output(recipe, model, task, root).complete()
-    except PipelineError:
-        return False  # made from something else than this recipe: not a result of it
 
 
 def _lm_loss(directory: Path) -> float | None:

@@ -20,7 +20,7 @@ SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
 def read_rows(source: str, part: str) -> list[Row]:
     """Return every row of `source` as a dict from column to value.
 
-    source: a local file, or `hub:NAME[:CONFIG[:SPLIT]]` (an empty CONFIG is the default one).
+    source: a local file, or `hub:NAME[@REVISION][:CONFIG[:SPLIT]]` (an empty CONFIG is the default one).
     part: `train`, `validation` or `test`; the split of a `hub:` name that gives none.
     Raises DataError (one line with file and row) when it is missing, malformed or empty.
     """
@@ -91,12 +91,18 @@ def _parquet_rows(path: Path) -> list[Row]:
 def _hub_rows(source: str, part: str) -> list[Row]:
     fields = source.removeprefix("hub:").split(":")
     if not fields[0] or len(fields) > 3:
-        raise DataError(f"{source!r}: write hub:NAME[:CONFIG[:SPLIT]]")
+        raise DataError(f"{source!r}: write hub:NAME[@REVISION][:CONFIG[:SPLIT]]")
     name, config, split = [*fields, "", ""][:3]
+    name, _, revision = name.partition("@")
     import datasets
 
     try:
-        found: Sequence[Row] = datasets.load_dataset(name, config or None, split=split or part)
+        found: Sequence[Row] = datasets.load_dataset(
+            name, config or None, split=split or part, revision=revision or None
+        )
     except Exception as error:  # whatever the network, the hub or the builder raises is the user's to mend
-        raise DataError(f"{source}: datasets cannot load it ({type(error).__name__}: {error})") from None
+        raise DataError(
+            f"{source}: datasets cannot load it ({type(error).__name__}: {error}): correct the name, go online without "
+            "HF_HUB_OFFLINE, or give the task local files"
+        ) from None
     return list(found)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import string
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.downstream.rows import Row, read_rows
 from pipeline.errors import DataError
+from pipeline.lineage import source_hash
 from pipeline.recipe import Task
 
 
@@ -17,6 +20,8 @@ class Examples:
     origin: str
     sources: list[str] = field(default_factory=list)
     targets: list[str] = field(default_factory=list)
+    #: What predictions are compared with: the target, or the number that a regression's target was rounded from.
+    references: list[str | float] = field(default_factory=list)
     #: Position of each example among the rows of `origin`, from 0.
     rows: list[int] = field(default_factory=list)
     #: Rows left out: an empty source or target, or a label of `drop_labels`.
@@ -26,65 +31,139 @@ class Examples:
     def __len__(self) -> int:
         return len(self.sources)
 
+    @property
+    def duplicated(self) -> int:
+        """Examples whose source and target an earlier one has, too."""
+        return len(self) - len(set(zip(self.sources, self.targets, strict=True)))
+
+    def only(self, kept: Sequence[int]) -> Examples:
+        return replace(
+            self,
+            sources=[self.sources[i] for i in kept],
+            targets=[self.targets[i] for i in kept],
+            references=[self.references[i] for i in kept],
+            rows=[self.rows[i] for i in kept],
+        )
+
     def spread(self, count: int | None) -> Examples:
         """At most `count` examples, evenly spaced, so that a file sorted by label is still represented."""
         if count is None or count >= len(self):
             return self
-        kept = [i * len(self) // count for i in range(count)]
-        return Examples(
-            self.origin,
-            [self.sources[i] for i in kept],
-            [self.targets[i] for i in kept],
-            [self.rows[i] for i in kept],
-            self.empty,
-            self.dropped,
-        )
+        return self.only([i * len(self) // count for i in range(count)])
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """Everything of a task but the tokenizer. `labels` is None for a generation task."""
+    """Everything of a task but the tokenizer."""
 
     task: Task
     train: Examples
-    validation: Examples | None
+    validation: Examples
     test: Examples
+    more_tests: dict[str, Examples]
+    #: The texts a prediction is one of; None for a generation task.
     labels: list[str] | None
 
+    def tests(self) -> dict[str, Examples]:
+        """Every test set by the prefix of its scores' names: "" for the task's own."""
+        return {"": self.test, **{f"{name}/": part for name, part in self.more_tests.items()}}
 
-def load_task(task: Task) -> TaskData:
+
+def load_task(task: Task, validation_rows: int) -> TaskData:
     """Read and render a task, and check every label.
 
-    Raises DataError with one line: a missing file or column, a label outside the set (with file and row), nothing left.
+    validation_rows: at most so many, and at most a tenth, of the training rows are held out where the task names no validation
+    rows. Raises DataError with one line: a missing file or column, a label outside the set (with file and row), nothing left.
     """
     train = _examples(task, task.train, "train")
-    validation = _examples(task, task.validation, "validation") if task.validation else None
     test = _examples(task, task.test, "test").spread(task.test_rows)
-    labels = _labels(task, train) if task.kind == "classification" else None
-    if labels is not None:
-        for part in (train, validation, test):
-            if part is not None:
-                _check_labels(task, part, labels)
-    return TaskData(task, train, validation, test, labels)
+    more = {name: _examples(task, origin, "test").spread(task.test_rows) for name, origin in task.more_tests.items()}
+    validation = _examples(task, task.validation, "validation") if task.validation else None
+    if validation is None:
+        train, validation = hold_out(train, min(len(train) // 10, validation_rows))
+    labels = None
+    if task.kind == "classification":
+        labels = _labels(task, train)
+        for part in (train, validation, test, *more.values()):
+            _check_labels(task, part, labels)
+    elif task.values is not None:
+        labels = task.values.texts()
+    return TaskData(task, train, validation.spread(validation_rows), test, more, labels)
+
+
+def hold_out(train: Examples, count: int) -> tuple[Examples, Examples]:
+    """Divide training examples into those kept and at least `count` (1) held out.
+
+    Which ones depends on their sources alone; examples with the same source stay together.
+    """
+    digests = [hashlib.sha256(source.encode()).digest() for source in train.sources]
+    chosen = set()
+    held = 0
+    for index in sorted(range(len(train)), key=lambda i: digests[i]):
+        if held >= max(count, 1) and digests[index] not in chosen:
+            break
+        chosen.add(digests[index])
+        held += 1
+    if held == len(train):
+        raise DataError(f"{train.origin} has too few different rows to hold some out: name `validation` rows")
+    kept = [i for i, digest in enumerate(digests) if digest not in chosen]
+    return train.only(kept), train.only([i for i, digest in enumerate(digests) if digest in chosen])
+
+
+def unlabelled(task: Task, train: Examples) -> Examples:
+    """Sources for a teacher to label: the rows of `task.unlabelled`, or the training examples'."""
+    if task.unlabelled is None:
+        return train
+    sources, kept, empty = [], [], 0
+    for number, row in enumerate(read_rows(task.unlabelled, "train")):
+        source = _render(task, "source", row, task.unlabelled, number)
+        if _has_content(task.source, row):
+            sources.append(source)
+            kept.append(number)
+        else:
+            empty += 1
+    if not sources:
+        raise DataError(f"task {task.name}: {task.unlabelled} has no row left ({empty} empty)")
+    return Examples(task.unlabelled, sources, [""] * len(sources), [""] * len(sources), kept, empty)
 
 
 def _examples(task: Task, origin: str, part: str) -> Examples:
-    sources, targets, kept = [], [], []
+    found = Examples(origin)
     empty = dropped = 0
+    named = task.labels if isinstance(task.labels, dict) else {}
     for number, row in enumerate(read_rows(origin, part)):
         source = _render(task, "source", row, origin, number)
         target = _render(task, "target", row, origin, number)
-        if target in task.drop_labels:
+        if target in task.drop_labels or named.get(target) in task.drop_labels:
             dropped += 1
         elif not target or not _has_content(task.source, row):
             empty += 1
         else:
-            sources.append(source)
-            targets.append(target)
-            kept.append(number)
-    if not sources:
+            value = _number(task, target, origin, number) if task.values is not None else None
+            text = named.get(target, target) if value is None or task.values is None else task.values.text(value)
+            found.sources.append(source)
+            found.targets.append(text)
+            found.references.append(text if value is None else value)
+            found.rows.append(number)
+    if not found.sources:
         raise DataError(f"task {task.name}: {origin} has no row left ({empty} empty, {dropped} dropped)")
-    return Examples(origin, sources, targets, kept, empty, dropped)
+    if source_hash(origin, again=True) != source_hash(origin):
+        raise DataError(f"task {task.name}: {origin} changed while this run was reading it: start again")
+    return replace(found, empty=empty, dropped=dropped)
+
+
+def _number(task: Task, text: str, origin: str, row: int) -> float:
+    assert task.values is not None
+    low, high = task.values.low, task.values.high
+    try:
+        value = float(text)
+    except ValueError:
+        raise DataError(f"task {task.name}: row {row + 1} of {origin} has {text!r}, which is no number") from None
+    if not low <= value <= high:
+        raise DataError(
+            f"task {task.name}: row {row + 1} of {origin} has {value:g}, which is outside {low:g} to {high:g}: widen `values`"
+        )
+    return value
 
 
 def _render(task: Task, which: str, row: Row, origin: str, number: int) -> str:
@@ -103,18 +182,18 @@ def _render(task: Task, which: str, row: Row, origin: str, number: int) -> str:
 
 def _has_content(template: str, row: Row) -> bool:
     """Whether any column the template names holds text; "summarize: " alone is no example."""
-    import string
-
     names = [name.split(".")[0].split("[")[0] for _, name, _, _ in string.Formatter().parse(template) if name]
     return any(str(row[name]).strip() for name in names if row[name] is not None)
 
 
 def _labels(task: Task, train: Examples) -> list[str]:
-    labels = task.labels if task.labels is not None else sorted(set(train.targets))
+    labels = task.label_texts() if task.labels is not None else sorted(set(train.targets))
     repeated = sorted({label for label in labels if labels.count(label) > 1})
     if repeated or len(labels) < 2:
         fault = f"{', '.join(repeated)} occurs twice" if repeated else f"{len(labels)} is too few"
         raise DataError(f"task {task.name}: classification needs two or more different labels, but {fault}")
+    if task.positive is not None and task.positive not in labels:
+        raise DataError(f"task {task.name}: positive {task.positive!r} is none of {_shown(labels)}")
     return labels
 
 
@@ -122,7 +201,11 @@ def _check_labels(task: Task, part: Examples, labels: Sequence[str]) -> None:
     known = set(labels)
     for target, row in zip(part.targets, part.rows, strict=True):
         if target not in known:
-            shown = ", ".join(labels[:12]) + (", …" if len(labels) > 12 else "")
             raise DataError(
-                f"task {task.name}: row {row + 1} of {part.origin} has label {target!r}, which is none of {shown}"
+                f"task {task.name}: row {row + 1} of {part.origin} has label {target!r}, which is none of "
+                f"{_shown(labels)} (`drop_labels: [{target!r}]` leaves such rows out)"
             )
+
+
+def _shown(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:12]) + (", …" if len(labels) > 12 else "")

@@ -88,6 +88,14 @@ class Family(ABC):
         """Return the longest sequence the model has positions for; None when any length will do."""
         return None
 
+    def gated(self, config: Any) -> bool:
+        """Return whether the feed-forward layers have three matrices, one of them a gate, rather than two."""
+        return bool(getattr(config, "is_gated_act", False))
+
+    def head_size(self, config: Any) -> int:
+        """Return the number of rows of the LM head's weight."""
+        return int(getattr(config, "decoder_vocab_size", None) or config.vocab_size)
+
     @abstractmethod
     def blocks(self, model: PreTrainedModel, stack: Stack) -> nn.ModuleList: ...
 

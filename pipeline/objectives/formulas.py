@@ -85,6 +85,21 @@ def gradient(kind: str, log_p: Tensor, log_q: Tensor, c: Tensor, alpha: float) -
     return ratio.add_(share).sub_(c).mul_(exp_(log_q))
 
 
+def value_and_gradient(
+    kind: str, log_p: Tensor, log_q: Tensor, alpha: float, spare: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """`value`'s divergence of each row and `gradient` over the whole vocabulary; overwrites both inputs and `spare`, which has
+    their shapes. The gradient is in one of the four."""
+    p, q = spare
+    p.copy_(log_p)
+    if kind == "forward_kl":
+        # The one both need, made once.
+        exp_(p)
+        return log_p.sub_(log_q).mul_(p).sum(-1), exp_(log_q).sub_(p)
+    row_value, c = value(kind, p, q.copy_(log_q), alpha)
+    return row_value, gradient(kind, log_p, log_q, c, alpha)
+
+
 def _log_mixture(kind: str, log_p: Tensor, log_q: Tensor, alpha: float) -> Tensor:
     """log of a p + (1 - a) q, or of (1 - a) p + a q for skew_reverse_kl."""
     share = 1 - alpha if kind == "skew_reverse_kl" else alpha

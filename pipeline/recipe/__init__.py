@@ -19,18 +19,21 @@ from pipeline.recipe.distill import (
     ShareSchedule,
     Taid,
 )
-from pipeline.recipe.finetune import FineTune, Task
+from pipeline.recipe.finetune import Candidate, FineTune, LogitsDistillation
 from pipeline.recipe.load import load_recipe
 from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.student import BlockList, Init, ModelShape, Student
+from pipeline.recipe.task import METRICS, Task, Values
 from pipeline.recipe.teacher import Cache, Sampled, States, TargetKind, Teacher, Topk
 from pipeline.recipe.training import Optimisation
 
 __all__ = [
+    "METRICS",
     "Assistant",
     "BlockList",
     "Blocks",
     "Cache",
+    "Candidate",
     "Corpus",
     "Distill",
     "FineTune",
@@ -38,6 +41,7 @@ __all__ = [
     "HiddenPair",
     "Init",
     "Interpolated",
+    "LogitsDistillation",
     "ModelShape",
     "Objective",
     "Optimisation",
@@ -56,5 +60,6 @@ __all__ = [
     "Tokenizer",
     "Tokens",
     "Topk",
+    "Values",
     "load_recipe",
 ]

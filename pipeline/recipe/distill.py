@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from pipeline.recipe.base import Fraction, PositiveInt, Section
+from pipeline.recipe.base import Fraction, NonNegativeInt, PositiveInt, Section
 from pipeline.recipe.student import InitChoice, ModelShape
 from pipeline.recipe.teacher import Teacher
 from pipeline.recipe.training import Optimisation
@@ -99,6 +99,8 @@ class Distill(Optimisation):
     objective: Objective = Objective()
     #: Where the teacher's side of the objective comes from: a kind of target in its cache, or the teacher itself at every step.
     targets: Literal["states", "sampled", "topk", "online"] = "states"
+    #: Of how many validation rows TensorBoard shows what the student writes.
+    samples: NonNegativeInt = 2
     #: What `interpolated.original_weight` sets for the links after the first.
     original: Original | None = None
 

@@ -19,6 +19,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     raw = _read(Path(path), ())
     for override in overrides:
         _apply_override(raw, override)
+    _read_task_files(raw)
     run = raw.get("run")
     if isinstance(run, str):
         raw = _substitute(raw, run.rstrip("/"))
@@ -28,23 +29,39 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"recipe {path}: {_explain(error)}") from None
 
 
-def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, seen: tuple[Path, ...], what: str = "recipe") -> dict[str, Any]:
     if path.resolve() in seen:
-        raise ConfigError(f"recipe {path}: `extends` goes round in a circle")
+        raise ConfigError(f"{what} {path}: `extends` goes round in a circle")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"recipe {path} does not exist: give a file such as recipes/demo.yaml") from None
+        example = "recipes/demo.yaml" if what == "recipe" else "tasks/sst2.yaml"
+        raise ConfigError(f"{what} {path} does not exist: give a file such as {example}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {path} cannot be read: {error}") from None
+        raise ConfigError(f"{what} {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"recipe {path} is not valid YAML: {error}") from None
+        raise ConfigError(f"{what} {path} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"recipe {path} must be a mapping with at least `run:`")
+        raise ConfigError(f"{what} {path} must be a mapping with at least `{'run' if what == 'recipe' else 'name'}:`")
     base = raw.pop("extends", None)
     if base is None:
         return raw
-    return _merge(_read(path.parent / str(base), (*seen, path.resolve())), raw)
+    return _merge(_read(path.parent / str(base), (*seen, path.resolve()), what), raw)
+
+
+def _read_task_files(raw: dict[str, Any]) -> None:
+    """Put the content of a file in the place of its name: `tasks: [tasks/sst2.yaml, {file: tasks/rte.yaml, test: …}]`."""
+    section = raw.get("finetune")
+    tasks = section.get("tasks") if isinstance(section, dict) else None
+    if not isinstance(tasks, list):
+        return
+    for index, task in enumerate(tasks):
+        named = {"file": task} if isinstance(task, str) else task
+        if not isinstance(named, dict) or "file" not in named:
+            continue
+        change = {key: value for key, value in named.items() if key != "file"}
+        # Not merged deeply: other labels replace those of the file.
+        tasks[index] = _read(Path(str(named["file"])), (), "task") | change
 
 
 def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

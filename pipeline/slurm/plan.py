@@ -21,7 +21,7 @@ from pipeline import lineage
 from pipeline.artifacts import Output
 from pipeline.corpus import build
 from pipeline.errors import ConfigError
-from pipeline.recipe import Recipe, Task
+from pipeline.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def plan_jobs(recipe: Recipe, stages: Sequence[str], queued: dict[str, str], cac
     if "distill_interpolated" in stages and "interpolated" in recipe.model_fields_set and recipe.teacher is not None:
         _add_chain(plan, recipe, needs, cache_tasks, cached)
     if "finetune" in stages and recipe.finetune.models and recipe.finetune.tasks:
-        _add_finetuning(plan, recipe)
+        _add_finetuning(plan, recipe, cache_tasks)
     return plan
 
 
@@ -210,22 +210,46 @@ def _add_chain(plan: Plan, recipe: Recipe, needs: Sequence[str], tasks: int, cac
                 needs.append(first)
 
 
-def _add_finetuning(plan: Plan, recipe: Recipe) -> None:
+def _add_finetuning(plan: Plan, recipe: Recipe, distil_tasks: int) -> None:
+    from pipeline.downstream.finetune import chosen_units
+    from pipeline.downstream.unit import distilled
+
     settings = recipe.finetune
-    root = recipe.root / "finetune" / settings.name
-    pending: list[str] = []
-    needs: list[str] = []
+    units, baselines = chosen_units(recipe, settings.tasks, None, None)
+    key = f"finetune/{settings.name}"
+    pending: dict[bool, list[str]] = {False: [], True: []}
+    needs: dict[bool, set[str]] = {False: set(), True: set()}
+    for unit in units:
+        makers = _maker(plan, recipe, unit.candidate.model)
+        if makers or not unit.complete():
+            pending[unit.is_taught].append(str(unit))
+            needs[unit.is_taught].update(makers)
+    own = [*pending[False], *(f"{task.name}/{name}/baseline" for task, name in baselines)]
+    own = [word for word in own if word in pending[False] or not _baseline_complete(recipe, word)]
+    plan.add(key, "finetune", sorted(needs[False]), lambda: not own, lambda ready: own)
+    taught = []
     for task in settings.tasks:
-        for model, directory in settings.models.items():
-            makers = _maker(plan, recipe, directory)
-            if makers or not _unit_complete(recipe, model, task, root):
-                pending.append(f"{task.name}/{model}")
-                needs += makers
-    units = f"finetune/{settings.name}"
-    plan.add(units, "finetune", sorted(set(needs)), lambda: not pending, lambda ready: pending)
-    plan.add(f"{units}/report", "finetune", [units], (root / "report.md").is_file)
+        # The key is the directory above the units, as that of the array before is the one above the tasks.
+        items = [word.partition("/")[2] for word in pending[True] if word.startswith(f"{task.name}/")]
+        before = [key, *sorted(needs[True])]
+        if any(settings.data_of(unit.model) != "gold" for unit in units if unit.task == task):
+            rows = f"distilled/{settings.name}/{task.name}"
+            plan.add(
+                rows,
+                "finetune",
+                [key],
+                lambda task=task: distilled(recipe, task).complete(),  # type: ignore[misc]
+                lambda ready: [f"{index}::{distil_tasks}" for index in range(distil_tasks)],
+            )
+            before.append(rows)
+        if any(unit.is_taught for unit in units if unit.task == task):
+            taught.append(f"{key}/{task.name}")
+            plan.add(taught[-1], "finetune", before, lambda items=items: not items, lambda ready, items=items: items)  # type: ignore[misc]
+    report = recipe.root / key / "report.md"
+    plan.add(f"{key}/report", "finetune", [key, *taught], report.is_file)
 
 
-def _unit_complete(recipe: Recipe, model: str, task: Task, root: Path) -> bool:
-    output = lineage.finetune_output(recipe, model, task, root / task.name / model)
-    return output.complete()
+def _baseline_complete(recipe: Recipe, unit: str) -> bool:
+    name, baseline, _ = unit.split("/")
+    task = next(task for task in recipe.finetune.tasks if task.name == name)
+    return lineage.baseline_output(recipe, task, baseline).complete()

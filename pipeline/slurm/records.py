@@ -56,7 +56,7 @@ def submissions(logs: Path) -> dict[str, Submission]:
         items, _, needed = details.partition("\t")
         words = [] if items in ("", "-") else items.split()
         needs = tuple(needed.split(",")) if needed not in ("", "-") else ()
-        if words and "/" in words[0]:  # an array over artifacts: TASK/MODEL
+        if words and "/" in words[0]:  # an array over artifacts: TASK/MODEL/TRIAL or MODEL/TRIAL
             for index, word in enumerate(words):
                 found[f"{key}/{word}"] = Submission(array, (f"{array}_{index}",), needs, path.parent / word)
             continue

@@ -15,8 +15,9 @@ from pipeline.status.progress import Progress, artifact_progress, is_fresh, read
 State = Literal["waiting", "running", "stopped", "failed", "cancelled", "stale", "complete"]
 
 #: Directories of artifacts below a run, in the order in which data flows.
-_PLACES = ("tokens/*", "teacher_cache/*", "distill/*", "distill_interpolated/*", "finetune/*/*/*")
-_ORDER = ("tokens", "teacher_cache", "distill", "distill_interpolated", "finetune")
+_PLACES = ("tokens/*", "teacher_cache/*", "distill/*", "distill_interpolated/*", "distilled/*/*",
+           "finetune/*/*/*/*")  # fmt: skip
+_ORDER = ("tokens", "teacher_cache", "distill", "distill_interpolated", "distilled", "finetune")
 
 
 @dataclass

@@ -35,7 +35,7 @@ def artifact_progress(run: Path, key: str) -> Progress:
     root = run / key
     if key == "tokens/tokenizer":
         return Progress(changed=_newest(root))
-    if key.startswith(("tokens/", "teacher_cache/")):
+    if key.startswith(("tokens/", "teacher_cache/", "distilled/")):
         return _sharded(run, root)
     return _trained(root)
 
@@ -81,8 +81,10 @@ def _steps(root: Path) -> int | None:
         return None
     if not isinstance(recipe, dict):
         return None
-    if root.parts[-4] == "finetune":
-        own = [task["max_steps"] for task in recipe["finetune"]["tasks"] if task["name"] == root.parts[-2]]
+    if "finetune" in root.parts[-5:-4]:
+        if root.name == "baseline":
+            return None
+        own = [task["max_steps"] for task in recipe["finetune"]["tasks"] if task["name"] == root.parts[-3]]
         return int(next(filter(None, own), recipe["finetune"]["max_steps"]))
     return int(recipe["distill"]["max_steps"])
 

@@ -12,6 +12,8 @@ from pipeline.recipe import Cache, States
 
 #: Bytes a target position of `sampled` takes: benchmarks/cache_size.py measures 17 to 27 at 50 draws; more draws, more ids.
 SAMPLED_BYTES_PER_DRAW = 0.6
+#: Of a shard's file, what is not rows: the header and its length (`artifacts.shard`).
+SHARD_BYTES = 8 + 4096
 
 
 def state_bytes(settings: States, width: int, computed: str) -> float:
@@ -22,20 +24,25 @@ def state_bytes(settings: States, width: int, computed: str) -> float:
     return width * (4 if dtype == "float32" else 2)
 
 
+def row_bytes(cache: Cache, length_in: int, length_out: int, width: int, vocab_size: int, computed: str) -> float:
+    """Bytes of one row of the kinds that `cache` holds: exact but for `sampled` (see SAMPLED_BYTES_PER_DRAW)."""
+    row = 0.0
+    if "states" in cache.kinds:
+        positions = length_in * (2 if cache.states.encoder_output else 1) + length_out
+        row += positions * state_bytes(cache.states, width, computed)
+    if "topk" in cache.kinds:
+        row += length_out * (cache.topk.k * (4 if vocab_size <= 1 << 16 else 6) + 4)
+    if "sampled" in cache.kinds:
+        row += length_out * cache.sampled.draws * SAMPLED_BYTES_PER_DRAW
+    return row
+
+
 def cache_bytes(cache: Cache, tokens: Sequence[ShardRecord], width: int, vocab_size: int, computed: str) -> float:
-    """Bytes that caching these token shards takes: exact but for `sampled` (see SAMPLED_BYTES_PER_DRAW) and headers."""
+    """Bytes that caching these token shards takes: exact but for `sampled`, and for the sidecars."""
     total = 0.0
     for shard in tokens:
         length_in, length_out = (shard.columns[name].row_shape[0] for name in ("input_ids", "labels"))
-        row = 0.0
-        if "states" in cache.kinds:
-            positions = length_in * (2 if cache.states.encoder_output else 1) + length_out
-            row += positions * state_bytes(cache.states, width, computed)
-        if "topk" in cache.kinds:
-            row += length_out * (cache.topk.k * (4 if vocab_size <= 1 << 16 else 6) + 4)
-        if "sampled" in cache.kinds:
-            row += length_out * cache.sampled.draws * SAMPLED_BYTES_PER_DRAW
-        total += shard.rows * row
+        total += SHARD_BYTES + shard.rows * row_bytes(cache, length_in, length_out, width, vocab_size, computed)
     return total
 
 

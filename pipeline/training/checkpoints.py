@@ -6,6 +6,8 @@ counts when `complete.json` stands in it: the last file written, naming every ot
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -13,10 +15,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from pipeline.artifacts.atomic import fsync_directory, sha256_file, write_json
+from pipeline.artifacts.sealed import unseal, write_sealed
 from pipeline.console import say
+from pipeline.errors import CorruptArtifact, PipelineError
 from pipeline.training import distributed
+from pipeline.training.finite import is_finite
 from pipeline.training.resharding import universal_copy
+
+
+class NotFinite(PipelineError):
+    """Weights or moments that must not be saved."""
 
 
 class Checkpoint(NamedTuple):
@@ -33,17 +44,31 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    def __init__(self, root: Path, identity: str, keep: int) -> None:
-        """root: the directory of all checkpoints of a run; identity: fingerprint of what is being trained."""
-        self.root, self.identity, self.keep = root, identity, keep
+    def __init__(self, root: Path, identity: str, keep: int, keep_every: int | None = None) -> None:
+        """root: the directory of all checkpoints of a run; identity: fingerprint of what is being trained.
 
-    def save(self, engine: Any, step: int, state: Mapping[str, Any]) -> None:
-        """Save the engine after `step` optimiser steps, and `state` (JSON values) beside it; every rank must call it."""
-        tag = f"step-{step:08d}"
-        directory = self.root / tag
+        keep: how many of the newest are kept; keep_every: keep also those after a multiple of so many steps.
+        """
+        self.root, self.identity, self.keep, self.keep_every = root, identity, keep, keep_every
+        self._unsound: set[Path] = set()
+
+    def save(self, engine: Any, step: int, state: Mapping[str, Any], best: int | None = None) -> None:
+        """Save the engine after `step` optimiser steps, and `state` (JSON values) beside it; every rank must call it.
+
+        Once it is complete those that are kept no longer are removed; best: a step whose checkpoint is kept.
+        Raises NotFinite, and writes nothing, when a weight or a moment of the optimizer is not finite.
+        """
+        if not is_finite(engine):
+            raise NotFinite(
+                f"weights or moments are not finite after step {step}, so nothing was saved: lower learning_rate or use dtype "
+                f"float32; {self.root} ends before that step (remove it to begin anew)"
+            )
+        directory = self._directory(step)
+        tag = directory.name
         if distributed.rank() == 0:
-            # Left by a run that was killed while saving this very step.
-            shutil.rmtree(directory, ignore_errors=True)
+            # Left by a run that was killed while saving this very step, or found damaged at start.
+            _remove(directory)
+            write_json(directory / "begun.json", {"identity": self.identity})
         distributed.barrier()
         engine.save_checkpoint(str(self.root), tag=tag, save_latest=False)
         distributed.barrier()
@@ -61,9 +86,9 @@ class Checkpoints:
                 "state": dict(state),
                 "files": files,
             }
-            write_json(directory / "complete.json", record)
+            write_sealed(directory / "complete.json", record)
             fsync_directory(self.root)
-            self._prune()
+            self._prune(step, best)
         distributed.barrier()
 
     def newest(self) -> Checkpoint | None:
@@ -78,8 +103,8 @@ class Checkpoints:
         step = distributed.largest(self._newest_sound() if distributed.rank() == 0 else -1)
         if step < 0:
             return None
-        directory = self.root / f"step-{step:08d}"
-        record = json.loads((directory / "complete.json").read_text())
+        directory = self._directory(step)
+        record = unseal((directory / "complete.json").read_bytes())
         return Checkpoint(directory, step, record["world_size"], record["state"])
 
     def load(self, engine: Any, checkpoint: Checkpoint) -> None:
@@ -90,17 +115,33 @@ class Checkpoints:
         with universal_copy(checkpoint.directory) as tag:
             engine.load_checkpoint(str(self.root), tag=tag)
 
+    def weights(self, step: int) -> dict[str, torch.Tensor]:
+        """Every weight after `step` as float32 on the CPU, whatever the number of ranks that saved it. For one rank.
+
+        Raises CorruptArtifact when that checkpoint is absent or damaged.
+        """
+        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+        directory = self._directory(step)
+        if problem := self._problem(directory):
+            raise CorruptArtifact(
+                f"the best checkpoint {directory} cannot be exported, {problem}: train with export=last, or anew"
+            )
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+            return get_fp32_state_dict_from_zero_checkpoint(str(self.root), tag=directory.name)
+
     def _newest_sound(self) -> int:
-        for directory in sorted(self.root.glob("step-*"), reverse=True):
+        for directory in reversed(self._begun()):
             problem = self._problem(directory)
             if problem is None:
-                return int(directory.name.removeprefix("step-"))
+                return _step(directory)
+            self._unsound.add(directory)
             say(f"passing over checkpoint {directory}: {problem}")
         return -1
 
     def _problem(self, directory: Path) -> str | None:
         try:
-            record = json.loads((directory / "complete.json").read_text())
+            record = unseal((directory / "complete.json").read_bytes())
             if record["identity"] != self.identity or not isinstance(record["state"], dict):
                 return "it belongs to another run"
             for name, entry in record["files"].items():
@@ -120,11 +161,44 @@ class Checkpoints:
                 f"{directory}: {len(optimizer_files)} optimiser files from {distributed.world_size()} ranks; is the directory shared?"
             )
 
-    def _prune(self) -> None:
-        complete = sorted(path.parent for path in self.root.glob("step-*/complete.json"))
-        for directory in complete[: -self.keep]:
-            (directory / "complete.json").unlink()
-            shutil.rmtree(directory, ignore_errors=True)
+    def _prune(self, newest: int, best: int | None) -> None:
+        """Remove checkpoints of this run before step `newest` that are kept no longer, and what it never completed.
+
+        Later ones, which were passed over at start, and whatever belongs to another run stay.
+        """
+        self._unsound.discard(self._directory(newest))
+        mine = [path for path in self._begun() if _step(path) <= newest and _identity(path) == self.identity]
+        sound = [path for path in mine if (path / "complete.json").exists() and path not in self._unsound]
+        kept = {path for path in sound if self.keep_every and _step(path) % self.keep_every == 0}
+        kept |= {path for path in sound if _step(path) == best} | set(sound[-self.keep :])
+        for path in mine:
+            if path not in kept:
+                _remove(path)
+
+    def _begun(self) -> list[Path]:
+        """The directories of all checkpoints, complete or not, by step."""
+        return sorted(path for path in self.root.glob("step-*") if path.name.removeprefix("step-").isdecimal())
+
+    def _directory(self, step: int) -> Path:
+        return self.root / f"step-{step:08d}"
+
+
+def _step(directory: Path) -> int:
+    return int(directory.name.removeprefix("step-"))
+
+
+def _identity(directory: Path) -> str | None:
+    """The run that began a checkpoint, complete or not; None when it does not say."""
+    for name in ("begun.json", "complete.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return str(json.loads((directory / name).read_text())["identity"])
+    return None
+
+
+def _remove(directory: Path) -> None:
+    # In this order, so that what a kill leaves midway does not count as complete.
+    (directory / "complete.json").unlink(missing_ok=True)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _synced_hash(path: Path) -> str:

@@ -16,20 +16,29 @@ from pipeline.families import check_dtype, check_length, family_of
 from pipeline.hardware import resolve_dtype
 from pipeline.objectives import presets
 from pipeline.objectives.schedules import Scheduled
-from pipeline.recipe import Init, Recipe
+from pipeline.recipe import Distill, Init, Recipe
 from pipeline.student.initial import check_init, describe_init, narrower, write_initial_student
 from pipeline.student.shapes import describe, student_config
 from pipeline.teacher.reader import CachedTargets, check_labels, open_tail
 from pipeline.teacher.vocabulary import check_vocabulary
 from pipeline.training import distributed
-from pipeline.training.distiller import Distiller, Original, check_objective, looks_at_encoder_blocks, teacher_places
+from pipeline.training.compilation import check_compile, compile_blocks
+from pipeline.training.distiller import (
+    Distiller,
+    Original,
+    check_objective,
+    looks_at_encoder_blocks,
+    teacher_places,
+    watched_blocks,
+)
 from pipeline.training.engine import deepspeed_config, load_model, weight_names
 from pipeline.training.export import export_model
 from pipeline.training.loader import Batch
-from pipeline.training.loop import train
-from pipeline.training.order import SampleOrder
+from pipeline.training.loop import SampleFn, Trained, train
+from pipeline.training.order import Row, SampleOrder
 from pipeline.training.partitioned import teacher_loader
 from pipeline.training.rows import TokenSource
+from pipeline.training.samples import samples
 from pipeline.training.targets import as_scheduled, check_targets, part_weights
 from pipeline.training.teachers import CachedTeacher, OnlineTeacher, Teacher
 from pipeline.training.validation import first_rows, lm_score, mean_over_rows
@@ -57,7 +66,7 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
         _check(second, config, originals)
     initial = output.root / "initial"
     if rank == 0:
-        output.begin()
+        output.begin(alone=True)
         if not (initial / "config.json").exists():
             say(f"{label}: {describe(family_of(config).shape(config))}")
             teacher = resolve_model(recipe.teacher.model) if recipe.teacher is not None else None
@@ -79,9 +88,11 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
         other = _teacher(second, originals, train_tokens, student.config.pad_token_id)
         original = Original(other, as_scheduled(settings.original.weight))
     model = Distiller(student, settings.objective, reference, settings.max_steps, original)
+    if settings.compile:
+        compile_blocks(student, watched_blocks(settings.objective))
     held_out = TokenSource(validation_tokens, None, student.config)
     rows = first_rows(held_out, settings.validation_rows)
-    engine, quality = train(
+    trained = train(
         model=model,
         settings=settings,
         source=TokenSource(train_tokens, targets, student.config, originals),
@@ -91,18 +102,28 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
         seed=recipe.seed,
         label=label,
         validate=lambda engine, step: {"lm_loss": mean_over_rows(engine, held_out, rows, lm_score)},
+        sample=_sampler(held_out, rows[: settings.samples], tokenizer, student.config.pad_token_id),
         carried=model,
+        cost=model.cost,
     )
-    files = export_model(student, output.root / "hf", tokenizer, _card(recipe, output, config, quality))
+    engine, quality = trained.engine, trained.validation
+    files = export_model(student, output.root / "hf", tokenizer, _card(recipe, output, config, trained))
     engine.destroy()
     if reference is not None:
         reference.close()
     if rank == 0:
-        write_json(output.root / "summary.json", {"validation": quality, "steps": settings.max_steps})
+        write_json(output.root / "summary.json", _summary(trained, settings))
         output.finish(files=[*files, "summary.json"], provenance={"world_size": distributed.world_size()})
         say(f"{label}: validation LM loss {quality['lm_loss']:.4f}; model in {output.root / 'hf'}")
     distributed.barrier()
     return output
+
+
+def _sampler(source: TokenSource, rows: list[Row], tokenizer: Path, pad: int) -> SampleFn | None:
+    if not rows:
+        return None
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    return lambda engine: samples(engine, source, rows, words, pad)
 
 
 def _targets(recipe: Recipe) -> CachedTargets | None:
@@ -128,7 +149,8 @@ def _teacher(recipe: Recipe, targets: CachedTargets | None, tokens: Artifact, pa
         # Block 0 of the tail is the block at the cut.
         tail = open_tail(targets.cache, device, *teacher_places(settings.objective, 0))
         check_labels(tokens, targets, 0, pad_token_id, tail)
-        return CachedTeacher(tail, targets.settings.states)
+        replays = looks_at_encoder_blocks(settings.objective) or not targets.settings.states.encoder_output
+        return CachedTeacher(tail, targets.settings.states, replays_encoder=replays)
     if targets is not None:
         check_labels(tokens, targets, 0, pad_token_id, None)
     return None
@@ -151,6 +173,7 @@ def _check(recipe: Recipe, config: Any, targets: CachedTargets | None) -> None:
     check_dtype(config, resolve_dtype(settings.dtype), "distill.dtype")
     check_length(config, recipe.tokens.input_length, "tokens.input_length")
     deepspeed_config(settings)
+    check_compile(settings)
     if targets is not None:
         check_targets(settings, targets.settings)
     elif presets.needs_teacher(part_weights(settings.objective)):
@@ -166,6 +189,15 @@ def _check(recipe: Recipe, config: Any, targets: CachedTargets | None) -> None:
         check_init(recipe.student.from_teacher, family.shape(config), family.shape(teacher))
 
 
+def _summary(trained: Trained, settings: Distill) -> dict[str, Any]:
+    summary: dict[str, Any] = {"validation": trained.validation, "steps": trained.steps}
+    if settings.patience is not None:
+        summary |= {"max_steps": settings.max_steps, "stopped_early": trained.steps < settings.max_steps}
+    if settings.export == "best":
+        summary |= {"exported_step": trained.exported}
+    return summary
+
+
 def _importance_batches(recipe: Recipe, init: Init | None, source: TokenSource) -> list[Batch]:
     """The rows on which the importance of the teacher's units is estimated: the first a training run of this seed would see."""
     assert init is not None
@@ -174,7 +206,7 @@ def _importance_batches(recipe: Recipe, init: Init | None, source: TokenSource) 
     return [source.read(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
-def _card(recipe: Recipe, output: Output, config: Any, quality: dict[str, float]) -> str:
+def _card(recipe: Recipe, output: Output, config: Any, trained: Trained) -> str:
     objective = recipe.distill.objective
     cut = False
     if recipe.student.from_teacher is not None:
@@ -199,8 +231,8 @@ Pretrained by MiniEnD on unlabelled text; fine-tune it like any encoder-decoder 
 | teacher | {teacher} |
 | initial weights | {describe_init(recipe.student.from_teacher, cut)} |
 | objective | {objective.preset}: {", ".join(f"{part} × {_shown(weight)}" for part, weight in weights.items())} |
-| steps × batch | {recipe.distill.max_steps} × {recipe.distill.batch_size} |
-| validation LM loss | {quality["lm_loss"]:.4f} |
+| steps × batch | {trained.exported} × {recipe.distill.batch_size} |
+| validation LM loss | {trained.validation["lm_loss"]:.4f} |
 | fingerprint | `{output.fingerprint}` |
 """
 

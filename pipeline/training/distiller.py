@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from pipeline.errors import ConfigError
 from pipeline.families import Attention, Shape, family_of
+from pipeline.families.base import Stack
 from pipeline.families.recorder import QKV, BlockInput, Recorder
 from pipeline.families.stacks import decode, encode
 from pipeline.objectives import presets
@@ -26,6 +27,7 @@ from pipeline.training.loader import Batch
 from pipeline.training.rows import originals
 from pipeline.training.targets import part_weights
 from pipeline.training.teachers import Reference, Teacher
+from pipeline.training.window import model_cost
 
 
 def check_objective(objective: Objective, student: Shape, teacher: Shape) -> None:
@@ -115,10 +117,13 @@ class Distiller(nn.Module):
         blocks, places = student_places(objective)
         self._recorder = Recorder(student, self._family, blocks, places)
 
-    def forward(self, batch: Batch, step: int = 0, lm_only: bool = False) -> dict[str, torch.Tensor]:
+    def forward(
+        self, batch: Batch, step: int = 0, lm_only: bool = False, predict: bool = False
+    ) -> dict[str, torch.Tensor]:
         """Return "loss", the weighted sum, and every part under its name and, weighted, under "weighted_<name>": scalars.
 
         batch: input_ids, attention_mask, labels and what the teacher reads. lm_only: return "lm" alone, for validation.
+        predict: return "ids" alone, (rows, L_out): after each position of the labels before it the most probable token.
         """
         labels, mask = batch["labels"], batch["attention_mask"]
         student: Any = self.student
@@ -126,18 +131,21 @@ class Distiller(nn.Module):
         with self._recorder as recorder:
             encoder_output = encode(self.student, mask, input_ids=batch["input_ids"])
             decoder_output = decode(self.student, encoder_output, mask, decoder_input_ids=decoder_input_ids)
+        if predict:
+            return self.head(decoder_output, None, None)
         if lm_only:
             return self.head(decoder_output, labels, None)
         outputs = {"encoder": encoder_output, "decoder": decoder_output}
-        parts = self._parts(self._side, outputs, recorder, batch, with_lm="lm" in self._weights)
-        weighted = {part: scheduled(weight, step) * parts[part].float() for part, weight in self._weights.items()}
-        if self._original is not None and self._original_weight is not None:
-            share = scheduled(self._original_weight, step)
-            others = self._parts(self._original, outputs, recorder, originals(batch), with_lm=False)
-            for part, value in others.items():
-                parts[f"original_{part}"] = value
-                weighted[f"original_{part}"] = share * scheduled(self._weights[part], step) * value.float()
-                weighted[part] = (1.0 - share) * weighted[part]
+        weights = {part: scheduled(weight, step) for part, weight in self._weights.items()}
+        share = 0.0 if self._original_weight is None else scheduled(self._original_weight, step)
+        own = {part: weight if part == "lm" else (1.0 - share) * weight for part, weight in weights.items()}
+        parts = self._parts(self._side, outputs, recorder, batch, own)
+        weighted = {part: weight * parts[part].float() for part, weight in own.items()}
+        if self._original is not None:
+            theirs = {part: share * weight for part, weight in weights.items() if part != "lm"}
+            others = self._parts(self._original, outputs, recorder, originals(batch), theirs)
+            parts |= {f"original_{part}": value for part, value in others.items()}
+            weighted |= {f"original_{part}": theirs[part] * value.float() for part, value in others.items()}
         total = torch.stack(list(weighted.values())).sum()
         return {"loss": total, **parts, **{f"weighted_{part}": value.detach() for part, value in weighted.items()}}
 
@@ -153,12 +161,17 @@ class Distiller(nn.Module):
         return _Side(teacher, heads, hidden)
 
     def _parts(
-        self, side: _Side, outputs: dict[str, torch.Tensor], recorder: Recorder, batch: Batch, with_lm: bool
+        self,
+        side: _Side,
+        outputs: dict[str, torch.Tensor],
+        recorder: Recorder,
+        batch: Batch,
+        weights: Mapping[str, float],
     ) -> dict[str, torch.Tensor]:
-        """Every part of the objective against one teacher, and, with_lm, the LM loss."""
+        """Every part of the objective against one teacher; weights: what each part counts in the total, the LM loss among them or not."""
         labels = batch["labels"]
         reference = side.teacher.reference(batch) if side.teacher is not None else None
-        parts = self._head_parts(outputs["decoder"], labels, batch, reference, with_lm)
+        parts = self._head_parts(outputs["decoder"], labels, batch, reference, weights)
         valid = {"encoder": batch["attention_mask"], "decoder": labels != -100}
         if reference is not None:
             for part in self._weights.keys() & presets.ATTENTION_OF.keys():
@@ -170,6 +183,14 @@ class Distiller(nn.Module):
             if "hidden" in self._weights:
                 parts["hidden"] = self._hidden(side, outputs, recorder.inputs, reference, valid)
         return parts
+
+    def cost(self, input_length: int, target_length: int) -> float:
+        """Operations of training on one example: the student's forward and backward pass and the teacher's forward or replay."""
+        total = model_cost(self.student.config)(input_length, target_length)
+        for side in (self._side, self._original):
+            if side is not None and side.teacher is not None:
+                total += side.teacher.cost(input_length, target_length, "logits" in self._weights)
+        return total
 
     def after_step(self, step: int, means: Mapping[str, float]) -> None:
         """Move TAID's share; means: the parts' means over the step's micro batches and ranks."""
@@ -198,7 +219,12 @@ class Distiller(nn.Module):
             self._taid = Taid(*state["taid"])
 
     def _head_parts(
-        self, hidden: torch.Tensor, labels: torch.Tensor, batch: Batch, reference: Reference | None, with_lm: bool
+        self,
+        hidden: torch.Tensor,
+        labels: torch.Tensor,
+        batch: Batch,
+        reference: Reference | None,
+        weights: Mapping[str, float],
     ) -> dict[str, torch.Tensor]:
         target: Target | None = None
         if "logits" in self._weights:
@@ -208,18 +234,19 @@ class Distiller(nn.Module):
                 target = SampledTarget(batch["sampled_ids"], batch["sampled_counts"])
             else:
                 target = TopkTarget(batch["topk_ids"], batch["topk_log_probabilities"], batch["topk_log_tail"])
-        if target is None and not with_lm:
+        if target is None and "lm" not in weights:
             return {}
         objective = self._objective
         return self.head(
             hidden,
             labels,
             target,
-            with_lm=with_lm,
+            with_lm="lm" in weights,
             kind=objective.divergence,
             alpha=objective.alpha,
             temperature=objective.temperature,
             target_share=self._taid.share if self._taid is not None else 1.0,
+            weights=(weights.get("logits", 0.0), weights.get("lm", 0.0)),
         )
 
     def _relations(
@@ -309,6 +336,12 @@ def student_places(objective: Objective) -> tuple[dict[Attention, int], list[Blo
     """Return what must be recorded of the student: the block of each attention, and block inputs."""
     blocks = objective.blocks
     return _places(objective, blocks.student_encoder, blocks.student_decoder, "student")
+
+
+def watched_blocks(objective: Objective) -> set[tuple[Stack, int]]:
+    """The student's blocks (stack, index from the end) whose q, k and v are recorded."""
+    blocks, _ = student_places(objective)
+    return {("encoder" if attention == "encoder_self" else "decoder", block) for attention, block in blocks.items()}
 
 
 def teacher_places(objective: Objective, default: int) -> tuple[dict[Attention, int], list[BlockInput]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,21 @@ def deepspeed_config(settings: Optimisation) -> dict[str, Any]:
     return config | {"steps_per_print": 10**12}
 
 
+def is_partitioned(settings: Optimisation) -> bool:
+    """Whether each rank holds a part of the weights (ZeRO-3)."""
+    return bool(read_deepspeed_json(settings.deepspeed).get("zero_optimization", {}).get("stage", 0) == 3)
+
+
+def prepare_config(config: Any, settings: Optimisation) -> None:
+    """Change a model's configuration to what it is trained with: the recipe's dropout, and no block left out."""
+    for name in ("dropout_rate", "dropout", "attention_dropout", "activation_dropout"):
+        if hasattr(config, name):
+            setattr(config, name, settings.dropout)
+    for name in ("encoder_layerdrop", "decoder_layerdrop"):
+        if hasattr(config, name):  # a block left out has no q, k, v to compare, and ZeRO-3 would wait for it
+            setattr(config, name, 0.0)
+
+
 def load_model(directory: Path, settings: Optimisation) -> PreTrainedModel:
     """Build the model in `directory` for training: partitioned from the start under ZeRO-3, else whole.
 
@@ -65,13 +81,8 @@ def load_model(directory: Path, settings: Optimisation) -> PreTrainedModel:
 
     config = deepspeed_config(settings)
     model_config = AutoConfig.from_pretrained(directory)
-    for name in ("dropout_rate", "dropout", "attention_dropout", "activation_dropout"):
-        if hasattr(model_config, name):
-            setattr(model_config, name, settings.dropout)
-    for name in ("encoder_layerdrop", "decoder_layerdrop"):
-        if hasattr(model_config, name):  # a block left out has no q, k, v to compare, and ZeRO-3 would wait for it
-            setattr(model_config, name, 0.0)
-    partitioned = config.get("zero_optimization", {}).get("stage", 0) == 3
+    prepare_config(model_config, settings)
+    partitioned = is_partitioned(settings)
     context = deepspeed.zero.Init(config_dict_or_path=config) if partitioned else contextlib.nullcontext()
     dtype = getattr(torch, resolve_dtype(settings.dtype))
     with no_init_weights(), context:
@@ -81,6 +92,10 @@ def load_model(directory: Path, settings: Optimisation) -> PreTrainedModel:
         if family.head_is_separate(weight_names(directory)):
             family.separate_head(model)
     load_weights(model, directory)
+    if settings.activation_checkpointing:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # release 6 of Transformers gives it another name
+            model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
 
 
@@ -128,6 +143,19 @@ def load_weights(model: PreTrainedModel, directory: Path) -> None:
                 with _writable(parameter) as target:
                     if target is not None:
                         model._init_weights(module)
+
+
+def replace_weights(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Put `weights`, by the names of `module`'s parameters, into a module that is trained no further.
+
+    Every rank calls it, rank 0 with the weights. The optimizer's own copies stay as they are.
+    """
+    for name, parameter in module.named_parameters():
+        with _writable(parameter) as target:
+            if distributed.rank() == 0 and target is not None:
+                target.copy_(weights[name])
+            if not hasattr(parameter, "ds_id") and distributed.world_size() > 1:
+                torch.distributed.broadcast(parameter.data, 0)
 
 
 def weight_names(directory: Path) -> set[str]:

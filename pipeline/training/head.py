@@ -63,7 +63,7 @@ class LossHead(nn.Module):
     def forward(
         self,
         hidden: torch.Tensor,
-        labels: torch.Tensor,
+        labels: torch.Tensor | None,
         target: Target | None,
         *,
         with_lm: bool = True,
@@ -71,12 +71,16 @@ class LossHead(nn.Module):
         alpha: float | None = None,
         temperature: float = 1.0,
         target_share: float = 1.0,
+        weights: tuple[float, float] | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Return the scalars "lm" (unless with_lm is false) and, with a target, "logits".
+        """Return the scalars "lm" (unless with_lm is false) and, with a target, "logits"; without labels "ids" alone.
 
         hidden: (batch, L_out, d_model), the decoder's output; labels: (batch, L_out), -100 = not valid for either loss. The
-        settings are those of `objectives.logits.divergence`.
+        settings are those of `objectives.logits.divergence`; weights: those of "logits" and "lm" in the total, where nothing else
+        of it comes from these two (`head_divergence`). ids: (batch, L_out), the most probable token at each position.
         """
+        if labels is None:
+            return {"ids": Head(self.weight, self._scale, self._bias()).logits(hidden).argmax(-1)}
         valid = labels != -100
         if isinstance(target, DenseTarget):
             divergence_value, lm = head_divergence(
@@ -94,6 +98,7 @@ class LossHead(nn.Module):
                 student_bias=_flat(self._bias()),
                 teacher_bias=_flat(target.head.bias),
                 labels=labels if with_lm else None,
+                weights=weights,
             )
             return {"lm": lm, "logits": divergence_value} if with_lm else {"logits": divergence_value}
         logits = Head(self.weight, self._scale, self._bias()).logits(hidden)

@@ -29,7 +29,7 @@ def plan_links(recipe: Recipe) -> list[Recipe]:
     names = _names(recipe, len(shapes))
     students = _students(recipe, shapes)
     _check(recipe, [family_of(config).shape(config), *shapes], students)
-    steps, weight = _steps(recipe, len(shapes)), recipe.interpolated.original_weight
+    steps, weight = link_steps(recipe, len(shapes)), recipe.interpolated.original_weight
     links = []
     for index, student in enumerate(students):
         name = names[index]
@@ -191,7 +191,8 @@ def _link_root(recipe: Recipe, name: str) -> Path:
     return recipe.root / "distill_interpolated" / name
 
 
-def _steps(recipe: Recipe, links: int) -> list[int]:
+def link_steps(recipe: Recipe, links: int) -> list[int]:
+    """How many of `distill.max_steps` each of so many links takes, teacher side first."""
     shares = recipe.interpolated.step_shares or [1.0] * links
     if len(shares) != links:
         raise ConfigError(

@@ -5,31 +5,42 @@ What is trained on which rows with which loss is the caller's; what is here is e
 
 from __future__ import annotations
 
+import contextlib
 import math
-import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
+from torch.profiler import record_function
 
 from pipeline.console import Progress, say
-from pipeline.errors import PipelineError, Preempted
+from pipeline.errors import ConfigError, PipelineError, Preempted
+from pipeline.hardware import resolve_dtype
 from pipeline.recipe import Optimisation
 from pipeline.training import distributed
 from pipeline.training.checkpoints import Checkpoints
-from pipeline.training.engine import deepspeed_config, initialize
+from pipeline.training.convergence import Convergence
+from pipeline.training.engine import deepspeed_config, initialize, replace_weights
+from pipeline.training.finite import is_finite, offending_rows
+from pipeline.training.gradients import GradientNorms
 from pipeline.training.loader import Batch, BatchSource, Loader
 from pipeline.training.metrics import MetricsLog
-from pipeline.training.order import SampleOrder
+from pipeline.training.order import Row, SampleOrder
+from pipeline.training.peak import peak_flops
 from pipeline.training.preemption import StopRequest
+from pipeline.training.schedule import learning_rate
+from pipeline.training.trace import Trace
+from pipeline.training.window import Cost, Means, Window
 
 #: (engine, batch, step) → named scalar tensors; "loss" is trained on, the others are logged as loss/<name>.
 LossFn = Callable[[Any, Batch, int], dict[str, torch.Tensor]]
 #: (engine, step) → named numbers, logged as validation/<name>. Every rank calls it.
 ValidateFn = Callable[[Any, int], dict[str, float]]
+#: engine → Markdown by name, shown in TensorBoard at each validation. Every rank calls it.
+SampleFn = Callable[[Any], dict[str, str]]
 
 
 class Carried(Protocol):
@@ -48,22 +59,13 @@ class Carried(Protocol):
 
 
 class Trained(NamedTuple):
-    #: The DeepSpeed engine after the last step, in evaluation mode.
+    #: The DeepSpeed engine in evaluation mode, with the weights that settings.export chooses. Not to be trained any further.
     engine: Any
-    #: What the last validation found; empty when nothing validates.
+    #: What validation finds with these weights; empty when nothing validates.
     validation: dict[str, float]
-
-
-def learning_rate(settings: Optimisation, step: int) -> float:
-    """Learning rate of optimiser step `step`, counted from 0: linear warm-up, then the schedule down to final_fraction."""
-    warmup = min(settings.warmup_steps, settings.max_steps)
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / warmup
-    if settings.schedule == "constant":
-        return settings.learning_rate
-    progress = (step - warmup) / max(1, settings.max_steps - warmup)
-    remaining = 0.5 * (1 + math.cos(math.pi * progress)) if settings.schedule == "cosine" else 1 - progress
-    return settings.learning_rate * (settings.final_fraction + (1 - settings.final_fraction) * remaining)
+    #: After how many steps training ended, before max_steps when settings.patience ran out, and which step's weights these are.
+    steps: int
+    exported: int
 
 
 def train(
@@ -77,48 +79,68 @@ def train(
     seed: int,
     label: str,
     validate: ValidateFn | None = None,
+    sample: SampleFn | None = None,
     carried: Carried | None = None,
+    order: SampleOrder | None = None,
+    cost: Cost | None = None,
 ) -> Trained:
-    """Train `model` for settings.max_steps optimiser steps.
+    """Train `model` for settings.max_steps optimiser steps, or until settings.patience runs out.
 
-    model: its weights from `engine.load_model`. source: the rows; which of them make a batch is `SampleOrder`'s. out: takes
-    checkpoints/, tensorboard/ and metrics.jsonl. identity: fingerprint that a checkpoint must bear to be resumed from. carried:
-    state of the loss that checkpoints keep. Call `distributed.setup()` first. Raises Preempted after saving when a signal asked
-    to stop, and PipelineError when settings.max_skipped_steps steps in a row had gradients that are not finite.
+    model: its weights from `engine.load_model`. source: the rows; which of them make a batch is `order`'s (`SampleOrder`'s when absent).
+    out: takes checkpoints/, tensorboard/, metrics.jsonl and profile/. identity: fingerprint that a checkpoint must bear to be resumed from.
+    validate: its first number is the loss that patience and the best checkpoint go by. carried: state of the loss that checkpoints
+    keep. cost: what TFLOP/s and MFU are computed from. Call `distributed.setup()` first. Raises Preempted after saving when a
+    signal asked to stop, ConfigError when settings ask for a validation that is not there, and PipelineError when
+    settings.max_skipped_steps steps in a row had gradients that are not finite.
     """
+    keeps_best = settings.keep_best or settings.export == "best"
+    if validate is None and (keeps_best or settings.patience is not None):
+        raise ConfigError(f"{label}: patience, keep_best and export=best need validation rows, and there are none")
     rank, world = distributed.rank(), distributed.world_size()
-    checkpoints = Checkpoints(out / "checkpoints", identity, settings.keep_checkpoints)
+    checkpoints = Checkpoints(out / "checkpoints", identity, settings.keep_checkpoints, settings.keep_every)
     newest = checkpoints.newest()
     engine = initialize(model, settings, universal=newest is not None and newest.resharded)
-    start = 0
+    convergence = Convergence(settings.patience, settings.min_delta)
+    norms = GradientNorms(settings.spike_factor, _spike_line(label) if rank == 0 else lambda *_: None)
+    start = in_a_row = 0
     if newest is not None:
         checkpoints.load(engine, newest)
-        start = newest.step
+        start, own = newest.step, newest.state.get("loop", {})
+        convergence.restore(own.get("convergence", {}))
+        norms.restore(own.get("norms", {}))
+        in_a_row = own.get("skipped_in_a_row", 0)
         if carried is not None:
             carried.restore(newest.state)
         if rank == 0:
             say(f"{label}: resuming after step {start}")
-    order = SampleOrder(source.shard_rows, settings.batch_size, seed)
+
+    def save(step: int) -> None:
+        own = {"convergence": convergence.state(), "norms": norms.state(), "skipped_in_a_row": in_a_row}
+        state = carried.state() if carried is not None else {}
+        checkpoints.save(engine, step, state | {"loop": own}, convergence.best_step if keeps_best else None)
+
+    order = order or SampleOrder(source.shard_rows, settings.batch_size, seed)
     micro = deepspeed_config(settings)["train_micro_batch_size_per_gpu"]
     loader = Loader(
         source,
         order,
         start=start,
-        stop=settings.max_steps,
+        stop=start if convergence.exhausted else settings.max_steps,
         rank=rank,
         world=world,
         micro=micro,
         device=distributed.device(),
     )
-    window = _Window(loader)
+    window = Window(loader, cost, _peak(settings) if cost is not None else 1.0)
     validation: dict[str, float] | None = None
     saved_at = time.monotonic()
-    skipped, in_a_row = engine.skipped_steps, 0
+    skipped, done = engine.skipped_steps, start
     engine.train()
     with (
         StopRequest() as stop,
         MetricsLog(out, start, active=rank == 0) as log,
         Progress(label, settings.max_steps, "step", start=start, quiet=rank != 0) as progress,
+        Trace(out / "profile" if settings.profile else None, settings.max_steps - start) as trace,
     ):
         for step, batches in loader:
             rate = learning_rate(settings, step)
@@ -126,11 +148,14 @@ def train(
                 group["lr"] = rate
             # Dropout depends on (seed, step, rank) alone: nothing to save, nothing to restore.
             torch.manual_seed(_mix(seed, step, rank))
-            of_step = _Means()
+            of_step = Means()
             for batch in batches:
-                parts = loss(engine, batch, step)
-                engine.backward(parts["loss"])
-                engine.step()
+                with record_function("forward"):
+                    parts = loss(engine, batch, step)
+                with record_function("backward"):
+                    engine.backward(parts["loss"])
+                with record_function("optimizer"):
+                    engine.step()
                 of_step.add(parts)
             done = step + 1
             if engine.skipped_steps > skipped:
@@ -139,120 +164,88 @@ def train(
                 if rank == 0:
                     say(f"{label}: step {done} skipped, its gradient is not finite ({in_a_row} in a row)")
                 if in_a_row >= settings.max_skipped_steps:
-                    checkpoints.save(engine, done, carried.state() if carried is not None else {})
-                    raise _not_finite(label, done, in_a_row, order, step, checkpoints)
+                    engine.eval()
+                    rows = order.batch(step)
+                    bad = offending_rows(engine, loss, step, batches, rows)
+                    saved = is_finite(engine)
+                    if saved:
+                        save(done)
+                    raise _not_finite(label, done, in_a_row, bad, rows, checkpoints.root if saved else None)
             else:
                 in_a_row = 0
                 window.add(of_step, batches)
+                norms.add(done, engine.get_global_grad_norm())
                 if carried is not None and carried.follows_means:
                     carried.after_step(step, of_step.over_ranks(world))
             last = done == settings.max_steps
             if done % settings.log_every == 0 or last:
+                norms.settle()
                 values = window.close(world)
                 values |= {
                     "train/learning_rate": rate,
                     "train/gradient_norm": _finite(float(engine.get_global_grad_norm() or 0.0)),
+                    "train/gradient_norm_spikes": float(norms.spikes),
                     "train/skipped_steps": float(skipped),
                 }
                 log.write(done, values)
                 loss_now = f"loss {values['loss/loss']:.3f}" if "loss/loss" in values else "no finite loss"
                 detail = f"{loss_now}, {values['speed/tokens_per_second']:.0f} tokens/s"
                 progress.advance(0, detail)
+            improved = False
             if validate is not None and (done % settings.validate_every == 0 or last):
-                validation = _validated(validate, engine, done)
+                with _evaluating(engine):
+                    validation = validate(engine, done)
+                    texts = sample(engine) if sample is not None else {}
+                improved = convergence.see(done, validation)
                 log.write(done, {f"validation/{name}": value for name, value in validation.items()})
+                log.write_texts(done, texts)
                 window.restart()
+            last = last or convergence.exhausted
+            trace.step()
             progress.advance()
             overdue = time.monotonic() - saved_at > settings.save_minutes * 60
             asked, due = distributed.sum_over_ranks([float(stop.received is not None), float(overdue)])
             stopping = asked > 0
-            if done % settings.save_every == 0 or stopping or due > 0 or last:
+            regular = any(every and done % every == 0 for every in (settings.save_every, settings.keep_every))
+            if regular or (improved and keeps_best) or stopping or due > 0 or last:
                 began = time.perf_counter()
-                checkpoints.save(engine, done, carried.state() if carried is not None else {})
+                save(done)
                 log.write(done, {"speed/checkpoint_seconds": time.perf_counter() - began})
                 saved_at = time.monotonic()
                 window.restart()
-            if stopping and not last:
+            if last:
+                break
+            if stopping:
                 raise Preempted(f"{label}: saved after step {done} on {stop.received or 'another rank’s signal'}")
-    if validate is not None and validation is None:
-        validation = _validated(validate, engine, settings.max_steps)
+    if convergence.exhausted and rank == 0:
+        say(f"{label}: stopped after step {done}, {settings.patience} validations without improvement")
     engine.eval()
-    return Trained(engine, validation or {})
+    exported = done
+    if settings.export == "best" and convergence.best_step not in (None, done):
+        exported = convergence.best_step
+        replace_weights(engine.module, checkpoints.weights(exported) if rank == 0 else {})
+    if validate is not None and (validation is None or exported != done):
+        validation = validate(engine, exported)
+    return Trained(engine, validation or {}, done, exported)
 
 
-def _validated(validate: ValidateFn, engine: Any, step: int) -> dict[str, float]:
+@contextlib.contextmanager
+def _evaluating(engine: Any) -> Iterator[None]:
     engine.eval()
-    values = validate(engine, step)
+    yield
     engine.train()
-    return values
 
 
-class _Means:
-    """Means of loss parts over micro batches. They stay on the device until they are asked for."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, torch.Tensor] = {}
-        self._count = 0
-
-    def add(self, parts: dict[str, torch.Tensor]) -> None:
-        for name, value in parts.items():
-            value = value.detach().float()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._count += 1
-
-    def merge(self, other: _Means) -> None:
-        for name, value in other._sums.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._count += other._count
-
-    def over_ranks(self, world: int) -> dict[str, float]:
-        """The mean of each part over the micro batches added and the ranks; empty when there were none."""
-        names = sorted(self._sums)
-        if not names:
-            return {}
-        means = torch.stack([self._sums[name] for name in names]).double() / self._count
-        totals = distributed.sum_over_ranks(means.tolist())
-        return {name: value / world for name, value in zip(names, totals, strict=True)}
+def _peak(settings: Optimisation) -> float:
+    if settings.peak_tflops is not None:
+        return settings.peak_tflops * 1e12
+    return peak_flops(distributed.device(), getattr(torch, resolve_dtype(settings.dtype)))
 
 
-class _Window:
-    """Means and rates over the steps since the last log line."""
-
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
-        self._means, self._tokens = _Means(), 0
-        self.restart()
-
-    def restart(self) -> None:
-        """Do not count the time since the last log line (validation, saving) as training time."""
-        self._began, self._waited_before, self._tokens = time.perf_counter(), self._loader.waited, 0
-
-    def add(self, step: _Means, batches: list[Batch]) -> None:
-        """Count a step's means and tokens."""
-        self._means.merge(step)
-        self._tokens += sum(batch[name].numel() for batch in batches for name in ("input_ids", "labels"))
-
-    def close(self, world: int) -> dict[str, float]:
-        """Means over the window's micro batches and the ranks, rates and memory, by their names in the log."""
-        values = {_logged_name(name): value for name, value in self._means.over_ranks(world).items()}
-        elapsed = max(time.perf_counter() - self._began, 1e-9)
-        values["speed/tokens_per_second"] = self._tokens * world / elapsed
-        values["speed/loader_wait_share"] = min(1.0, (self._loader.waited - self._waited_before) / elapsed)
-        values["memory/peak_gib"] = peak_memory_gib()
-        self._means = _Means()
-        self.restart()
-        return values
-
-
-def _logged_name(part: str) -> str:
-    return f"weighted/{part.removeprefix('weighted_')}" if part.startswith("weighted_") else f"loss/{part}"
-
-
-def peak_memory_gib() -> float:
-    """Peak memory of this rank: the device's allocator on CUDA, resident memory of the process on CPU."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+def _spike_line(label: str) -> Callable[[int, float, float], None]:
+    return lambda step, norm, usual: say(
+        f"{label}: the gradient norm of step {step} is {norm:.3g}, {norm / usual:.1f} × the median of the steps before"
+    )
 
 
 def _finite(value: float) -> float:
@@ -260,13 +253,17 @@ def _finite(value: float) -> float:
 
 
 def _not_finite(
-    label: str, done: int, in_a_row: int, order: SampleOrder, step: int, checkpoints: Checkpoints
+    label: str, done: int, in_a_row: int, bad: list[Row], rows: list[Row], saved: Path | None
 ) -> PipelineError:
-    rows = ", ".join(f"{shard}:{row}" for shard, row in order.batch(step)[:8])
+    whose = (
+        "the loss of each of these rows alone is not finite" if bad else "the loss of each of its rows alone is finite"
+    )
+    named = ", ".join(f"{shard}:{row}" for shard, row in (bad or rows)[:8])
+    kept = f"finite weights are saved in {saved}" if saved else "nor are its weights, which were not saved"
     return PipelineError(
-        f"{label}: the gradients of {in_a_row} steps in a row were not finite, the last at step {done} (its rows, shard:row, "
-        f"begin with {rows}); finite weights are saved in {checkpoints.root}: lower learning_rate, use dtype float32, or look at "
-        "these rows; remove the checkpoints to begin anew"
+        f"{label}: the gradients of {in_a_row} steps in a row were not finite, the last at step {done}; {whose} (shard:row {named}"
+        f"{', …' * (len(bad or rows) > 8)}); {kept}: lower learning_rate, use dtype float32, or look at these rows; remove the "
+        "checkpoints to begin anew"
     )
 
 

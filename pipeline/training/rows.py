@@ -17,7 +17,8 @@ ORIGINAL = "original."
 class TokenSource:
     """Rows of a token artifact, with cached targets where they are given; a second teacher's under names of their own.
 
-    Raises StaleArtifact unless cache shard i was made from the very bytes of token shard i.
+    Raises StaleArtifact unless cache shard i was made from the very bytes of token shard i, and CorruptArtifact at once, and
+    not after days, when a shard is missing or cut short.
     """
 
     def __init__(
@@ -30,8 +31,10 @@ class TokenSource:
         ]
         self._pad, self._vocab_size = config.pad_token_id, config.vocab_size
         self.shard_rows = [shard.rows for shard in tokens.shards]
+        tokens.require_sizes()
         for _, found in self._targets:
             require_aligned(tokens, found.cache)
+            found.cache.require_sizes()
 
     def read(self, rows: list[Row]) -> Batch:
         batch = model_inputs(gather(self._tokens, rows, ("input_ids", "labels")), self._pad)

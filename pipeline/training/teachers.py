@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
+from transformers import PreTrainedModel
 
-from pipeline.families import Attention, Shape
+from pipeline.families import Attention, Shape, family_of
 from pipeline.families.base import Head
 from pipeline.families.recorder import QKV, BlockInput, Recorder
+from pipeline.planning.flops import forward_flops
 from pipeline.recipe import States
 from pipeline.teacher.loaded import LoadedTeacher
 from pipeline.teacher.states import restore
@@ -42,6 +44,10 @@ class Teacher(Protocol):
 
     def reference(self, batch: Batch) -> Reference: ...
 
+    def cost(self, input_length: int, target_length: int, logits: bool) -> float:
+        """Operations of `reference` on one example, with its logits where the objective takes them."""
+        ...
+
     def close(self) -> None:
         """Free what it holds beyond its tensors."""
         ...
@@ -50,9 +56,9 @@ class Teacher(Protocol):
 class CachedTeacher:
     """Replays the tail of a cache; reads attention_mask and the cached states from the batch."""
 
-    def __init__(self, tail: Tail, settings: States) -> None:
-        """settings: how the cache stores states."""
-        self._tail, self._settings = tail, settings
+    def __init__(self, tail: Tail, settings: States, *, replays_encoder: bool = True) -> None:
+        """settings: how the cache stores states; replays_encoder: whether the batch holds no encoder output."""
+        self._tail, self._settings, self._replays_encoder = tail, settings, replays_encoder
 
     @property
     def shape(self) -> Shape:
@@ -79,6 +85,9 @@ class CachedTeacher:
         return Reference(
             replayed.encoder_output, replayed.decoder_output, self._tail.head, replayed.projections, replayed.inputs
         )
+
+    def cost(self, input_length: int, target_length: int, logits: bool) -> float:
+        return _forward_cost(self._tail.model, self._replays_encoder, input_length, target_length, logits)
 
     def close(self) -> None:
         pass
@@ -120,5 +129,19 @@ class OnlineTeacher:
             recorder.inputs,
         )
 
+    def cost(self, input_length: int, target_length: int, logits: bool) -> float:
+        return _forward_cost(self._teacher.model, True, input_length, target_length, logits)
+
     def close(self) -> None:
         self._teacher.close()
+
+
+def _forward_cost(
+    model: PreTrainedModel, runs_encoder: bool, input_length: int, target_length: int, logits: bool
+) -> float:
+    family = family_of(model.config)
+    vocabulary, gated = family.head_size(model.config), family.gated(model.config)
+    shape = family.shape(model.config)
+    if not runs_encoder:
+        shape = replace(shape, encoder_layers=0)
+    return forward_flops(shape, input_length, target_length, vocab_size=vocabulary, gated=gated, logits=logits).total

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts import Artifact
-from tests.tiny_run import ENVIRONMENT, PYTHON, REPOSITORY, TinyRun
+from tests.tiny_run import REPOSITORY, TinyRun
 
 pytestmark = pytest.mark.slow
 
@@ -27,10 +25,9 @@ def copied_run(finished_run: TinyRun, few_documents: Path, tmp_path_factory: pyt
 
 
 def _two_ranks(run: TinyRun, stage: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-    torchrun = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    return subprocess.run(
-        [*torchrun, *run.command(stage, *overrides)[1:]], capture_output=True, text=True, timeout=300, env=ENVIRONMENT
-    )
+    ranks = run.ranks(2, stage, *overrides)
+    out, err = ranks.communicate()
+    return subprocess.CompletedProcess(run.command(stage, *overrides), ranks.poll(), out, err)
 
 
 def _losses(run: TinyRun) -> dict[int, float]:
@@ -123,18 +120,12 @@ def test_fine_tuning_under_zero_2_goes_on_with_another_number_of_ranks(
 ) -> None:
     run = TinyRun(tmp_path, few_documents)
     shutil.copytree(finished_run.run / "distill/student", run.run / "distill/student")
-    unit = run.run / "finetune/comparison/topic/student"
-    torchrun = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    process = subprocess.Popen(
-        [*torchrun, *run.command("finetune")[1:]], env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL
-    )
+    unit = run.run / "finetune/comparison/topic/student/seed-0"
+    ranks = run.ranks(2, "finetune")
     while not (unit / "checkpoints/step-00000006/complete.json").exists():
-        assert process.poll() is None
+        assert ranks.poll() is None, ranks.communicate()
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    # torchrun gives each rank a process group of its own.
-    subprocess.run(["pkill", "-9", "-f", str(run.recipe)], check=False)
-    process.wait()
+    ranks.kill()
     done = run.stage("finetune")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "converting it" in done.stdout

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.tiny_run import ARTIFACTS, ENVIRONMENT, TinyRun
+from tests.tiny_run import ARTIFACTS, TinyRun
 
 pytestmark = pytest.mark.slow
 
@@ -43,8 +42,8 @@ _MOMENTS = {
         _appears("distill_interpolated/chain/checkpoints/*3/complete.json"),
     ],
     "finetune": [
-        _appears("finetune/*/topic/student/checkpoints/*3/complete.json"),
-        _appears("finetune/*/topic/student/hf"),
+        _appears("finetune/*/topic/student/seed-0/checkpoints/*3/complete.json"),
+        _appears("finetune/*/topic/student/seed-0/hf"),
     ],
 }
 
@@ -71,9 +70,7 @@ def test_killed_anywhere_the_result_is_the_same(stage: str, finished_run: TinyRu
 
 
 def _start_and_kill(run: TinyRun, stage: str, moment: Callable[[Path], bool]) -> None:
-    process = subprocess.Popen(
-        run.command(stage), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT
-    )
+    process = run.start(stage)
     deadline = time.monotonic() + 180
     while not moment(run.run):
         if process.poll() is not None or time.monotonic() > deadline:

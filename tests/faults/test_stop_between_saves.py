@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import EXIT_REQUEUE
-from tests.tiny_run import ENVIRONMENT, TinyRun
+from tests.tiny_run import TinyRun
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +22,7 @@ def test_a_signal_while_caching(
     run = TinyRun(tmp_path, few_documents)
     for name in ("tokens", "distill/teacher"):
         shutil.copytree(finished_run.run / name, run.run / name)
-    process = subprocess.Popen(run.command("cache_teacher"), stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    process = run.start("cache_teacher")
     cache = run.run / "teacher_cache/teacher"
     deadline = time.monotonic() + 120
     while not (cache / "shards/00000.json").exists():

@@ -63,8 +63,8 @@ def test_a_failure_cancels_what_needs_it_and_the_next_submission_makes_only_what
     status = run.status()
     assert status["distill/student"][0] == "failed"
     assert "00005.safetensors" in status["distill/student"][1]
-    assert status["finetune/comparison/topic/student"][0] == "cancelled"
-    assert "needs distill/student, which failed" in status["finetune/comparison/topic/student"][1]
+    assert status["finetune/comparison/topic/student/seed-0"][0] == "cancelled"
+    assert "needs distill/student, which failed" in status["finetune/comparison/topic/student/seed-0"][1]
     output = run.log("distill/student/job-*.out")
     assert "| error: " in output  # the failing rank's last lines
     assert "00005.safetensors" in output

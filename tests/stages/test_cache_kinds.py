@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 
 from pipeline.artifacts import Artifact, Output
 from pipeline.artifacts.manifest import shard_path, sidecar_path
+from tests import forked
 from tests.tiny_run import ENVIRONMENT, REPOSITORY, TinyRun
 
 pytestmark = pytest.mark.slow
@@ -75,7 +75,7 @@ def test_two_processes_and_a_rebuilt_shard_give_the_same_bytes(run: TinyRun, tmp
     shard_path(root, 3).unlink()
     for rank in (0, 1):
         environment = ENVIRONMENT | {"RANK": str(rank), "WORLD_SIZE": "2"}
-        done = subprocess.run(run.command("cache_teacher", _ALL), env=environment, capture_output=True, text=True)
+        done = forked.run(run.command("cache_teacher", _ALL), environment)
         assert done.returncode == 0, done.stderr
     assert Artifact(root).manifest.content_hash() == before
 
@@ -135,20 +135,6 @@ def _shift(root: Path, column: str) -> None:
     assert output.finish(len(manifest.shards), manifest.files)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real filesystem of 16 MB."""
-    where = tmp_path / "disk"
-    where.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(where)], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a small filesystem here: {mounted.stderr.strip()}")
-    yield where
-    subprocess.run(["umount", "-l", str(where)], check=True)
-
-
 def test_a_disk_that_fills_up_loses_nothing(
     finished_run: TinyRun, few_documents: Path, tmp_path: Path, small_disk: Path
 ) -> None:
@@ -168,9 +154,7 @@ def test_a_disk_that_fills_up_loses_nothing(
     assert "GB are free there" in done.stderr
     # Filled up by somebody else midway: as the estimate passed, some shards are written, then one is not.
     ballast.write_bytes(b"x" * (size - need - 200_000))
-    process = subprocess.Popen(
-        run.command("cache_teacher"), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = run.start("cache_teacher")
     while not sidecar_path(root, 0).exists():
         assert process.poll() is None, process.communicate()[1]
     ballast.write_bytes(b"x" * (size - need // 2))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from pipeline.artifacts import Artifact
+from tests import forked
 from tests.tiny_run import ENVIRONMENT, TinyRun
 
 pytestmark = pytest.mark.slow
@@ -75,6 +75,6 @@ def test_processes_that_cache_one_after_the_other_leave_no_shard_out(
     for rank in (1, 0):
         assert not manifest.exists()
         environment = ENVIRONMENT | {"RANK": str(rank), "WORLD_SIZE": "2"}
-        done = subprocess.run(run.command("cache_teacher"), env=environment, capture_output=True, text=True)
+        done = forked.run(run.command("cache_teacher"), environment)
         assert done.returncode == 0, done.stderr
     assert run.hashes("cache_teacher") == finished_run.hashes("cache_teacher")

@@ -42,7 +42,7 @@ def test_a_finished_run_is_complete(finished_run: TinyRun) -> None:
     assert status["teacher_cache/teacher"][2] == "shards"
     assert status["distill/student"][1:3] == ["12/12", "steps"]
     assert status["distill_interpolated/chain"][1:3] == ["6/6", "steps"]
-    assert status["finetune/comparison/topic/student"][1:3] == ["9/9", "steps"]
+    assert status["finetune/comparison/topic/student/seed-0"][1:3] == ["9/9", "steps"]
 
 
 def test_interrupted_stages_tell_how_far_they_are(copied: TinyRun) -> None:
@@ -92,7 +92,7 @@ def test_tensorboard_shows_every_stage_by_its_name(copied: TinyRun) -> None:
     command = [PYTHON, "-m", "pipeline.cli", "tensorboard", str(copied.run), "--host=127.0.0.1", f"--port={port}"]
     server = subprocess.Popen([*command, "--reload_interval=1"], stderr=subprocess.DEVNULL, env=ENVIRONMENT)
     expected = {"distill/teacher", "distill_interpolated/chain", "distill_interpolated/chain.assistant-1"}
-    expected.add("finetune/comparison/topic/student")
+    expected.add("finetune/comparison/topic/student/seed-0")
     try:
         _wait_for_runs(port, expected)
         hidden.rename(copied.run / "distill/student/tensorboard")  # a stage that begins while TensorBoard runs

@@ -14,6 +14,7 @@ import pytest
 from pipeline.artifacts import Artifact
 from pipeline.corpus.readers import iter_split
 from pipeline.recipe import Corpus
+from tests import forked
 
 SCRIPT = str(Path(__file__).resolve().parents[2] / "stages" / "tokenize_corpus.py")
 PARTS = ("tokenizer", "train", "validation")
@@ -25,9 +26,7 @@ def command(recipe: Path, run: Path, *overrides: str) -> list[str]:
 
 def stage(recipe: Path, run: Path, *overrides: str, code: int = 0) -> str:
     """Run the stage from some other directory and return what it said."""
-    done = subprocess.run(
-        command(recipe, run, *overrides), capture_output=True, text=True, cwd=recipe.parent, check=False
-    )
+    done = forked.run(command(recipe, run, *overrides), directory=recipe.parent)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -85,7 +84,7 @@ def test_the_examples_hold_the_text(recipe: Path, undisturbed: Path, few_documen
 def test_killed_and_started_again_gives_the_same(recipe: Path, undisturbed: Path, tmp_path: Path, moment: str) -> None:
     tokens = tmp_path / "tokens"
     sign = tokens / "tokenizer" / "hf" if moment == "tokenizer" else tokens / "train" / "shards" / "00000.json"
-    process = subprocess.Popen(command(recipe, tmp_path), stdout=subprocess.DEVNULL)
+    process = forked.start(command(recipe, tmp_path))
     while not sign.exists():
         assert process.poll() is None, "the stage ended before it could be killed"
         time.sleep(0.0005)
@@ -103,8 +102,7 @@ def test_killed_and_started_again_gives_the_same(recipe: Path, undisturbed: Path
 
 def test_two_processes_make_the_same(recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
     launched = [
-        subprocess.Popen(command(recipe, tmp_path), env=os.environ | {"RANK": str(rank), "WORLD_SIZE": "2"})
-        for rank in (1, 0)
+        forked.start(command(recipe, tmp_path), os.environ | {"RANK": str(rank), "WORLD_SIZE": "2"}) for rank in (1, 0)
     ]
     assert [process.wait(timeout=120) for process in launched] == [0, 0]
     assert hashes(tmp_path) == hashes(undisturbed)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.objectives import head, logits
-from pipeline.objectives.head import head_divergence
+from pipeline.objectives import logits
+from pipeline.objectives.head import chunks as chunks_of_head
+from pipeline.objectives.head import head_divergence, recomputed
 from pipeline.objectives.joint import sampled_kl_and_lm
 from pipeline.objectives.logits import divergence, lm_loss, sampled_kl, taid_target, topk_kl
 
@@ -31,8 +32,8 @@ def randn(*shape: int, seed: int, scale: float = 1.0, grad: bool = False) -> Ten
 def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything in the smallest chunks, and everything at once."""
     monkeypatch.setattr(logits, "CHUNK_CPU", request.param)
-    monkeypatch.setattr(head, "CHUNK_CPU", request.param)
-    monkeypatch.setattr(head, "MIN_COLUMNS", 2)
+    monkeypatch.setattr(chunks_of_head, "CHUNK_CPU", request.param)
+    monkeypatch.setattr(recomputed, "MIN_COLUMNS", 2)
 
 
 def kl(p: Tensor, q: Tensor) -> Tensor:
@@ -281,7 +282,10 @@ def test_topk_stays_finite_when_student_and_teacher_leave_no_tail() -> None:
 @pytest.mark.parametrize("tau", [1.0, 1.5])
 @pytest.mark.parametrize("share", [1.0, 0.4])
 @pytest.mark.parametrize("chunk", [None, 4])
-def test_head_agrees_with_full_logits(kind: str, tau: float, share: float, chunk: int | None) -> None:
+@pytest.mark.parametrize("weights", [None, (0.15, 1.0)], ids=["recomputed", "at-once"])
+def test_head_agrees_with_full_logits(
+    kind: str, tau: float, share: float, chunk: int | None, weights: tuple[float, float] | None
+) -> None:
     h, w, b = randn(2, 3, 4, seed=1, grad=True), randn(9, 4, seed=2, grad=True), randn(9, seed=3, grad=True)
     th, tw, tb = randn(2, 3, 5, seed=4), randn(9, 5, seed=5), randn(9, seed=6)
     div, lm = head_divergence(
@@ -299,6 +303,7 @@ def test_head_agrees_with_full_logits(kind: str, tau: float, share: float, chunk
         student_bias=b,
         teacher_bias=tb,
         labels=LABELS,
+        weights=weights,
         chunk=chunk,
     )
     s = h @ w.T * 0.7 + b
@@ -321,22 +326,40 @@ def test_head_gradcheck(kind: str) -> None:
     assert torch.autograd.gradcheck(both, (h, w))
 
 
-def test_head_reads_no_masked_position_and_only_needed_gradients() -> None:
+def test_head_refuses_losses_weighted_otherwise_than_promised() -> None:
+    h, w = randn(2, 3, 4, seed=1, grad=True), randn(9, 4, seed=2, grad=True)
+    div, lm = head_divergence(h, w, randn(2, 3, 4, seed=3), w, labels=LABELS, weights=(1.0, 0.5))
+    with pytest.raises(RuntimeError, match="no multiple of the promised"):
+        (div + lm).backward()
+
+
+@pytest.mark.parametrize("weights", [None, (1.0, 1.0)], ids=["recomputed", "at-once"])
+def test_head_reads_no_masked_position_and_only_needed_gradients(weights: tuple[float, float] | None) -> None:
     h, w = randn(2, 3, 4, seed=1), randn(9, 4, seed=2)
     th, tw = randn(2, 3, 5, seed=3), randn(9, 5, seed=4)
-    clean = head_divergence(h, w, th, tw, MASK, labels=LABELS)
+    w.requires_grad_(weights is not None)
+    clean = head_divergence(h, w, th, tw, MASK, labels=LABELS, weights=weights)
     unread = (MASK == 0) & (LABELS == -100)
     h[unread], th[MASK == 0] = float("nan"), float("nan")
     # With both masks complementary at one place, the LM loss reads a position whose teacher state is garbage.
     assert ((MASK == 0) & (LABELS != -100)).any()
     h.requires_grad_()
-    dirty = head_divergence(h, w, th, tw, MASK, labels=LABELS)
+    dirty = head_divergence(h, w, th, tw, MASK, labels=LABELS, weights=weights)
     assert dirty[0] == clean[0]
     assert dirty[1] == clean[1]
     (dirty[0] + dirty[1]).backward()
     assert h.grad is not None
     assert h.grad.isfinite().all()
-    assert w.grad is None
+    assert (w.grad is None) == (weights is None)
+
+
+def test_head_with_nothing_valid_is_zero_with_zero_gradients() -> None:
+    h, w = randn(3, 4, seed=1, grad=True), randn(9, 4, seed=2, grad=True)
+    for weights in (None, (1.0, 1.0)):
+        div, lm = head_divergence(h, w, h.detach(), w, torch.zeros(3), labels=torch.full((3,), -100), weights=weights)
+        assert (div.item(), lm.item()) == (0.0, 0.0)
+        gradients = torch.autograd.grad(div + lm, (h, w))
+        assert all((gradient == 0).all() for gradient in gradients)
 
 
 def test_head_without_labels_has_no_lm_loss() -> None:

@@ -19,68 +19,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pipeline.objectives import formulas, kernels
-from pipeline.objectives.logits import CHUNK_CPU, CHUNK_CUDA, IGNORE, check_share, check_temperature, valid_rows
-from pipeline.objectives.scratch import Scratch, exp_, log_softmax_, wide_dtype
+from pipeline.objectives.head.chunks import budget, logits_of, normalise, scored_rows
+from pipeline.objectives.scratch import Scratch, exp_, wide_dtype
 
 #: The narrowest slice of the vocabulary the backward pass takes, however many positions there are.
 MIN_COLUMNS = 64
 
 
-def head_divergence(
-    student_hidden: Tensor,
-    student_weight: Tensor,
-    teacher_hidden: Tensor,
-    teacher_weight: Tensor,
-    mask: Tensor | None = None,
-    *,
-    kind: formulas.Kind = "forward_kl",
-    temperature: float = 1.0,
-    alpha: float | None = None,
-    target_share: float = 1.0,
-    student_scale: float = 1.0,
-    teacher_scale: float = 1.0,
-    student_bias: Tensor | None = None,
-    teacher_bias: Tensor | None = None,
-    labels: Tensor | None = None,
-    chunk: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """(divergence, lm): two scalars in fp32 (fp64 for fp64 inputs), as `logits.divergence` and `logits.lm_loss` give.
-
-    *_hidden: (positions..., width of the model), the decoder's output after its final norm. *_weight: (vocabulary,
-        width). Logits are *_scale x hidden weight^T + *_bias (vocabulary,); T5 with tied embeddings has the scale
-        d_model^-0.5. Products are in the hidden states' dtype, softmax and sums in fp32.
-    mask: (positions...), 1 = valid for the divergence; labels: (positions...), -100 = not valid for the LM loss, which
-        is 0 without labels. kind, temperature, alpha, target_share: as for `logits.divergence`.
-    chunk: positions in one chunk of the forward pass; by the vocabulary when absent.
-
-    Gradients flow to student_hidden, student_weight and student_bias. Raises ValueError where shapes do not fit.
-    """
-    check_temperature(temperature)
-    check_share(target_share)
-    alpha = formulas.check_alpha(kind, alpha)
-    _check(student_hidden, student_weight, teacher_hidden, teacher_weight, labels)
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk must be at least 1, not {chunk}")
-    divergence_rows = valid_rows(mask, student_hidden)
-    label_rows = divergence_rows[:0] if labels is None else valid_rows(labels != IGNORE, student_hidden)
-    flat_labels = None if labels is None else labels.reshape(-1)
-    settings = (kind, float(temperature), alpha, float(target_share), float(student_scale), float(teacher_scale), chunk)
-    result: tuple[Tensor, Tensor] = _Head.apply(
-        student_hidden,
-        student_weight,
-        student_bias,
-        teacher_hidden.detach(),
-        teacher_weight.detach(),
-        None if teacher_bias is None else teacher_bias.detach(),
-        divergence_rows,
-        label_rows,
-        flat_labels,
-        settings,
-    )
-    return result
-
-
-class _Head(torch.autograd.Function):
+class Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -97,12 +43,14 @@ class _Head(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         kind, temperature, alpha, share, scale, teacher_scale, chunk = settings
         wide = wide_dtype(hidden)
-        rows, div_weight, lm_weight, targets = _rows(hidden, divergence_rows, label_rows, labels, temperature, wide)
+        rows, div_weight, lm_weight, targets = scored_rows(
+            hidden, divergence_rows, label_rows, labels, temperature, wide
+        )
         h = hidden.reshape(-1, hidden.shape[-1])[rows]
         # Rows that only the LM loss reads may hold anything on the teacher's side.
         th = teacher_hidden.reshape(-1, teacher_hidden.shape[-1])[rows].masked_fill((div_weight == 0).unsqueeze(1), 0)
         w, tw = weight.to(h.dtype), teacher_weight.to(th.dtype)
-        size = chunk or max(1, _budget(hidden) // weight.shape[0])
+        size = chunk or max(1, budget(hidden) // weight.shape[0])
 
         divergence = torch.zeros((), dtype=wide, device=hidden.device)
         lm = torch.zeros_like(divergence)
@@ -111,8 +59,8 @@ class _Head(torch.autograd.Function):
         ctx.fused = kernels.usable(hidden, weight, teacher_hidden, teacher_weight)
         for start in range(0, len(rows), size):
             r = slice(start, min(start + size, len(rows)))
-            s = _logits(scratch, "s", h[r], w, bias, scale, wide)
-            t = _logits(scratch, "t", th[r], tw, teacher_bias, teacher_scale, wide)
+            s = logits_of(scratch, "s", h[r], w, bias, scale, wide)
+            t = logits_of(scratch, "t", th[r], tw, teacher_bias, teacher_scale, wide)
             if share != 1.0:
                 t.lerp_(s, 1 - share)
             if ctx.fused:
@@ -125,13 +73,13 @@ class _Head(torch.autograd.Function):
             if targets is not None and temperature != 1.0:
                 # The LM loss is at temperature 1: a normalisation of its own.
                 copy = scratch.get("copy", tuple(s.shape), wide).copy_(s)
-                log_q, stats[2, r] = _normalise(copy, 1.0)
+                log_q, stats[2, r] = normalise(copy, 1.0)
                 lm -= (log_q.gather(1, targets[r].unsqueeze(1)).squeeze(1) * lm_weight[r]).sum()
-            log_q, stats[0, r] = _normalise(s, temperature)
+            log_q, stats[0, r] = normalise(s, temperature)
             if targets is not None and temperature == 1.0:
                 stats[2, r] = stats[0, r]
                 lm -= (log_q.gather(1, targets[r].unsqueeze(1)).squeeze(1) * lm_weight[r]).sum()
-            log_p, stats[1, r] = _normalise(t, temperature)
+            log_p, stats[1, r] = normalise(t, temperature)
             row_value, stats[3, r] = formulas.value(kind, log_p, log_q, alpha)
             divergence += (row_value * div_weight[r]).sum()
         ctx.save_for_backward(
@@ -157,12 +105,12 @@ class _Head(torch.autograd.Function):
         grad_bias = torch.empty_like(bias) if for_bias else None
         scratch = Scratch(h.device)
         # Half the forward pass's: here the weight's gradient is alive beside the buffers.
-        size = max(MIN_COLUMNS, _budget(h) // 2 // max(len(rows), 1))
+        size = max(MIN_COLUMNS, budget(h) // 2 // max(len(rows), 1))
         for start in range(0, weight.shape[0], size):
             v = slice(start, min(start + size, weight.shape[0]))
             w, tw = weight[v].to(h.dtype), teacher_weight[v].to(th.dtype)
-            s = _logits(scratch, "s", h, w, None if bias is None else bias[v], scale, wide)
-            t = _logits(scratch, "t", th, tw, None if teacher_bias is None else teacher_bias[v], teacher_scale, wide)
+            s = logits_of(scratch, "s", h, w, None if bias is None else bias[v], scale, wide)
+            t = logits_of(scratch, "t", th, tw, None if teacher_bias is None else teacher_bias[v], teacher_scale, wide)
             if share != 1.0:
                 t.lerp_(s, 1 - share)
             lm_part = None
@@ -196,52 +144,6 @@ class _Head(torch.autograd.Function):
         return (grad_h, grad_w, grad_bias, None, None, None, None, None, None, None)
 
 
-def _rows(
-    hidden: Tensor,
-    divergence_rows: Tensor,
-    label_rows: Tensor,
-    labels: Tensor | None,
-    temperature: float,
-    wide: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The positions either loss reads, each position's weight in the two means, and its label (0 where it has none)."""
-    positions = hidden.shape[:-1].numel()
-    div_weight = torch.zeros(positions, dtype=wide, device=hidden.device)
-    div_weight[divergence_rows] = temperature**2 / max(len(divergence_rows), 1)
-    lm_weight = torch.zeros_like(div_weight)
-    lm_weight[label_rows] = 1 / max(len(label_rows), 1)
-    rows = ((div_weight > 0) | (lm_weight > 0)).nonzero().squeeze(1)
-    targets = None if labels is None else labels[rows].long().clamp(min=0)
-    return rows, div_weight[rows], lm_weight[rows], targets
-
-
-def _logits(
-    scratch: Scratch, name: str, hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, wide: torch.dtype
-) -> Tensor:
-    shape = (hidden.shape[0], weight.shape[0])
-    logits = scratch.get(name, shape, wide)
-    if hidden.dtype == wide:
-        torch.mm(hidden, weight.t(), out=logits)
-    else:
-        logits.copy_(torch.mm(hidden, weight.t(), out=scratch.get("raw", shape, hidden.dtype)))
-    if scale != 1.0:
-        logits.mul_(scale)
-    return logits if bias is None else logits.add_(bias)
-
-
-def _normalise(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """(log-probabilities, log-sum-exp of the tempered logits); the logits are lost.
-
-    The latter from the two maxima: where the log-probability is near 0 nothing cancels, and torch.logsumexp takes
-    ten times as long on a CPU.
-    """
-    if temperature != 1.0:
-        logits.div_(temperature)
-    top = logits.amax(-1)
-    log_q = log_softmax_(logits)
-    return log_q, top.sub_(log_q.amax(-1))
-
-
 def _fused_values(
     kind: str, s: Tensor, t: Tensor, temperature: float, alpha: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -262,21 +164,3 @@ def _fused_gradient(
     numbers = torch.stack([stats[0], none, stats[1], none, stats[3]])
     fused.gradient_(s, kind, s, t, numbers, factor.squeeze(1), temperature=temperature, alpha=alpha)
     return s
-
-
-def _budget(x: Tensor) -> int:
-    return CHUNK_CPU if x.device.type == "cpu" else CHUNK_CUDA
-
-
-def _check(
-    hidden: Tensor, weight: Tensor, teacher_hidden: Tensor, teacher_weight: Tensor, labels: Tensor | None
-) -> None:
-    for who, h, w in (("student", hidden, weight), ("teacher", teacher_hidden, teacher_weight)):
-        if w.dim() != 2 or h.shape[-1] != w.shape[1]:
-            raise ValueError(f"the {who}'s hidden states {tuple(h.shape)} do not fit its head {tuple(w.shape)}")
-    if hidden.shape[:-1] != teacher_hidden.shape[:-1]:
-        raise ValueError(f"student {tuple(hidden.shape)} and teacher {tuple(teacher_hidden.shape)} differ in positions")
-    if weight.shape[0] != teacher_weight.shape[0]:
-        raise ValueError(f"vocabularies differ: student {weight.shape[0]}, teacher {teacher_weight.shape[0]}")
-    if labels is not None and labels.shape != hidden.shape[:-1]:
-        raise ValueError(f"labels {tuple(labels.shape)} do not fit hidden states {tuple(hidden.shape)}")

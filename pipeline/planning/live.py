@@ -1,0 +1,59 @@
+"""Bytes of tensors alive while code runs, on the meta device as well, where nothing is computed or stored."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LiveBytes(TorchDispatchMode):
+    """`with LiveBytes() as live:` follows every tensor made inside, by its storage: `now` and `peak` in bytes.
+
+    What was there before does not count, nor do buffers that an operation uses inside. On the meta device, code that asks how many
+    entries of a tensor are true is told all of them, and any number it reads is 1: masks without padding, finite losses.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def ignore(self, tensors: Any) -> None:
+        """Do not count the storages of these tensors when views of them are made."""
+        for tensor in tensors:
+            self._watch(tensor.untyped_storage(), 0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = self._answer(func, args) if _is_meta(args) else None
+        if result is None:
+            result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._known:
+                    self._watch(storage, storage.nbytes())
+        return result
+
+    def _watch(self, storage: torch.UntypedStorage, size: int) -> None:
+        self._known.add(storage._cdata)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, storage._cdata, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+    @staticmethod
+    def _answer(func: Any, args: Any) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return True if args[0].dtype == torch.bool else 1.0 if args[0].is_floating_point() else 1
+        return None
+
+
+def _is_meta(args: Any) -> bool:
+    return any(isinstance(item, torch.Tensor) and item.device.type == "meta" for item in tree_leaves(args))

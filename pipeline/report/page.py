@@ -1,0 +1,227 @@
+"""The report as one HTML file that opens from disk: no script, nothing fetched, every text escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+
+from pipeline.report import charts, tables, words
+from pipeline.report.document import Report
+from pipeline.report.markup import Markup, el, join
+from pipeline.report.panel import COLOURS, marker
+from pipeline.report.tables import Table
+
+#: A file that was tampered with still runs no script and asks no host.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+
+
+def page(report: Report) -> str:
+    sections = [
+        ("models", "Models at a glance", _models(report)),
+        ("tasks", "Results by task", _tasks(report)),
+        ("size-and-speed", "Quality against size and speed", _size_and_speed(report)),
+        (
+            "cost",
+            "Training cost",
+            join(*(_titled(report, table) for table in (tables.totals(report), tables.cost(report)))),
+        ),
+        ("curves", "Loss curves", _curves(report)),
+        ("lineage", "Lineage", _table(report, tables.lineage(report))),
+    ]
+    shown = [(key, title, body) for key, title, body in sections if body]
+    links = [el("a", title, href=f"#{key}") for key, title, _ in shown]
+    head = el(
+        "head",
+        el("meta", charset="utf-8"),
+        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        el("title", f"{report['name']} · {report['run']}"),
+        el("style", Markup(_style())),
+    )
+    body = el(
+        "body",
+        el("header", *_header(report), el("nav", *links, aria_label="Sections"), *_notices(report)),
+        el("main", *(el("section", el("h2", title), body, id=key) for key, title, body in shown)),
+        el(
+            "footer", f"Written by miniend {report['version']}. The same numbers stand in report.json beside this file."
+        ),
+    )
+    return f"<!doctype html>\n{el('html', head, body, lang='en')}\n"
+
+
+def _style() -> str:
+    return resources.files("pipeline.report").joinpath("page.css").read_text(encoding="utf-8")
+
+
+def _header(report: Report) -> list[Markup]:
+    models = [name for name, row in report["models"].items() if not row["baseline"]]
+    baselines = len(report["models"]) - len(models)
+    seeds = {len(how["seeds"]) for row in report["models"].values() for how in row["training"].values()} - {0}
+    counts = [_count(len(models), "model"), _count(len(report["tasks"]), "task")]
+    if baselines:
+        counts.append(_count(baselines, "baseline"))
+    if seeds:
+        counts.append(_count(max(seeds), "seed"))
+    return [
+        el("p", "MiniEnD report", class_="kind"),
+        el("h1", report["run"], el("span", " / ", class_="slash"), report["name"]),
+        el("p", ", ".join(counts), class_="lede"),
+    ]
+
+
+def _notices(report: Report) -> list[Markup]:
+    parts = []
+    for title, lines in (("Not there yet", report["missing"]), ("Take care", report["warnings"])):
+        if lines:
+            entries = el("ul", *(el("li", line) for line in lines))
+            parts.append(el("div", el("strong", title), entries, class_="care", role="note"))
+    return parts
+
+
+def _models(report: Report) -> Markup:
+    bars = charts.retention(report)
+    return join(
+        _tiles(report),
+        _table(report, tables.overview(report)),
+        _panels(bars) if bars else None,
+        el("p", "Bars: score ÷ that of the reference on the task’s own metric; whiskers: 95 % by paired bootstrap of the difference, "
+           "the reference’s score held fixed.", class_="note") if bars else None,
+    )  # fmt: skip
+
+
+def _tiles(report: Report) -> Markup | None:
+    """What each smaller model keeps and gains, in one look."""
+    tiles, series = [], charts.series_of(report)
+    for name, row in report["models"].items():
+        shares = [found["share"] for found in row["retention"].values()]
+        if row["baseline"] or not shares:
+            continue
+        kept = ", ".join(f"{task} {words.percent(found['share'])}" for task, found in row["retention"].items())
+        gains = [f"{row['compression']:.2f}× smaller"] if row["compression"] else []
+        gains += [f"{factor:.2f}× faster on {task}" for task, factor in _faster(report, name).items()]
+        tiles.append(
+            el(
+                "div",
+                el("div", _sign(series[name]), name, class_="who"),
+                el("div", words.percent(sum(shares) / len(shares)), class_="big"),
+                el("p", f"of {report['reference']} retained: {kept}"),
+                el("p", "; ".join(gains)),
+                class_="tile",
+            )
+        )
+    return el("div", *tiles, class_="tiles") if tiles else None
+
+
+def _faster(report: Report, model: str) -> dict[str, float]:
+    """Task → latency of the reference ÷ that of `model`, one row alone."""
+    found = {}
+    reference = report["models"][report["reference"]] if report["reference"] else None
+    for task in report["tasks"]:
+        mine = tables.single_row(report["models"][model], task)
+        theirs = tables.single_row(reference, task) if reference is not None else None
+        if mine and theirs and tables.comparable(mine, theirs):
+            found[task] = theirs["milliseconds"] / mine["milliseconds"]
+    return found
+
+
+def _tasks(report: Report) -> Markup:
+    parts: list[Markup | None] = []
+    for task in report["tasks"]:
+        scores, pairs = tables.scores(report, task), tables.differences(report, task)
+        if scores.rows:
+            parts += [el("h3", scores.title), _table(report, scores)]
+        if pairs.rows:
+            parts.append(el("details", el("summary", f"Differences between models on {task}"), _table(report, pairs)))
+    return join(*parts)
+
+
+def _size_and_speed(report: Report) -> Markup:
+    parts = []
+    for task in report["tasks"]:
+        panels = charts.quality_against(report, task)
+        if panels:
+            parts.append(_panels(panels))
+    measured = tables.speed(report)
+    if not parts and not measured.rows:
+        return Markup("")
+    key = _key(report) if parts else None
+    note = el(
+        "p",
+        "Whiskers: 95 % by bootstrap over the test rows. Dashed lines: baselines, which have no weights.",
+        class_="note",
+    )
+    return join(key, *parts, note if parts else None, _titled(report, measured))
+
+
+def _titled(report: Report, table: Table) -> Markup | None:
+    return join(el("h3", table.title), _table(report, table)) if table.rows else None
+
+
+def _curves(report: Report) -> Markup:
+    groups = charts.curve_groups(report)
+    if not groups:
+        return Markup("")
+    key = el(
+        "ul",
+        el("li", _line_sign("train"), "training"),
+        el("li", _line_sign("validation"), "validation"),
+        el("li", _line_sign("ghost"), "training of the others in the group"),
+        class_="key",
+    )
+    return join(key, *(join(el("h3", title), _panels(panels)) for title, panels in groups))
+
+
+def _panels(panels: Sequence[Markup]) -> Markup:
+    return el("div", *panels, class_="panels")
+
+
+def _table(report: Report, table: Table) -> Markup | None:
+    if not table.rows:
+        return None
+    series = charts.series_of(report)
+    head = [
+        el("th", heading, scope="col", class_="words" if table.is_text(column) else None)
+        for column, heading in enumerate(table.headings())
+    ]
+    rows = []
+    for first, *others in table.rows:
+        sign = _sign(series[first]) if table.header[0] == "model" and first in series else None
+        cells = [
+            el("td", _cell(cell), class_="words" if table.is_text(column) else None)
+            for column, cell in enumerate(others, 1)
+        ]
+        rows.append(el("tr", el("th", sign, first, scope="row"), *cells))
+    body = el("table", el("thead", el("tr", *head)), el("tbody", *rows))
+    box = el("div", body, class_="scroll", role="region", tabindex=0, aria_label=table.title)
+    return join(box, el("p", table.note, class_="note") if table.note else None)
+
+
+def _cell(value: str) -> Markup:
+    """An interval stands back behind its number."""
+    number, bracket, ends = value.partition(" [")
+    return (
+        join(number, el("span", f"{bracket}{ends}", class_="ends")) if bracket and ends.endswith("]") else join(value)
+    )
+
+
+def _key(report: Report) -> Markup:
+    entries = [
+        el("li", _sign(index), name)
+        for name, index in charts.series_of(report).items()
+        if not report["models"][name]["baseline"]
+    ]
+    return el("ul", *entries, class_="key")
+
+
+def _sign(series: int) -> Markup:
+    return el("svg", marker(8, 8, series), viewBox="0 0 16 16", class_="sign", aria_hidden="true")
+
+
+def _line_sign(kind: str) -> Markup:
+    line = el("path", d="M1 8H29", class_=f"line {kind} s{1 % COLOURS}")
+    dot = marker(15, 8, 1, 4.5) if kind == "validation" else None
+    return el("svg", line, dot, viewBox="0 0 30 16", class_="sign wide", aria_hidden="true")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

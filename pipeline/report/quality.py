@@ -1,0 +1,178 @@
+"""Scores, retention, speed and pairwise differences of the finished units of a comparison."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import combinations
+from pathlib import Path
+
+from pipeline.artifacts.content import resolve_model
+from pipeline.downstream.results import Scored, compare
+from pipeline.downstream.shape import model_shape
+from pipeline.downstream.speed import Measurement
+from pipeline.errors import PipelineError
+from pipeline.recipe import Recipe
+from pipeline.report.document import Difference, Estimate, FineTuning, ModelRow, Retention, Size, TaskInfo
+from pipeline.status.progress import read_json
+
+#: Task → model or baseline → its units, one a seed.
+Scores = Mapping[str, Mapping[str, Scored]]
+
+
+def model_paths(recipe: Recipe) -> dict[str, str]:
+    return {n: e if isinstance(e, str) else e.model for n, e in recipe.finetune.models.items()}
+
+
+def task_infos(recipe: Recipe, scores: Scores) -> dict[str, TaskInfo]:
+    """The tasks in the recipe's order; one without a finished unit has no metrics yet."""
+    infos = {}
+    for task in recipe.finetune.tasks:
+        units = [unit for scored in scores.get(task.name, {}).values() for unit in scored.units]
+        infos[task.name] = TaskInfo(
+            kind=str(task.kind),
+            metric=units[0].metric if units else "",
+            metrics=list(dict.fromkeys(name for unit in units for name in unit.scores)),
+            rows=units[0].rows["test"] if units else 0,
+        )
+    return infos
+
+
+def model_rows(recipe: Recipe, scores: Scores) -> dict[str, ModelRow]:
+    """The recipe's models in its order, then the baselines that were scored."""
+    names = list(recipe.finetune.models)
+    names += dict.fromkeys(name for found in scores.values() for name in found if name not in names)
+    return {
+        name: _model_row(recipe, name, {t: found[name] for t, found in scores.items() if name in found})
+        for name in names
+    }
+
+
+def reference_of(models: Mapping[str, ModelRow]) -> str | None:
+    """The model that retention and compression refer to: the one called `teacher`, else the one of most parameters."""
+    sized = {name: row["size"]["parameters"] for name, row in models.items() if row["size"] is not None}
+    return "teacher" if "teacher" in sized else max(sized, key=lambda name: sized[name], default=None)
+
+
+def differences(scores: Scores) -> list[Difference]:
+    """Every pair of models on every task, by the task's own metric."""
+    found = []
+    for task, models in scores.items():
+        for (name, one), (other, two) in combinations(models.items(), 2):
+            pair = compare(one, two, one.units[0].metric)
+            found.append(
+                Difference(
+                    task=task,
+                    model=name,
+                    against=other,
+                    difference=pair.difference,
+                    interval=[pair.low, pair.high],
+                    p_value=pair.p_value,
+                )
+            )
+    return found
+
+
+def add_ratios(
+    models: Mapping[str, ModelRow], reference: str, tasks: Mapping[str, TaskInfo], pairs: list[Difference]
+) -> None:
+    """Fill in compression and retention against `reference`."""
+    whole = models[reference]
+    for name, row in models.items():
+        if row["size"] is not None and whole["size"] is not None:
+            row["compression"] = whole["size"]["parameters"] / row["size"]["parameters"]
+        for task, info in tasks.items():
+            mine, theirs = (side["scores"].get(task, {}).get(info["metric"]) for side in (row, whole))
+            if name == reference or mine is None or theirs is None or theirs["mean"] <= 0:
+                continue
+            interval = _difference_interval(pairs, task, name, reference)
+            row["retention"][task] = Retention(
+                share=mine["mean"] / theirs["mean"],
+                interval=interval and [1 + end / theirs["mean"] for end in interval],
+            )
+
+
+def _difference_interval(pairs: list[Difference], task: str, model: str, against: str) -> list[float] | None:
+    for pair in pairs:
+        if pair["task"] == task and (pair["model"], pair["against"]) == (model, against):
+            return pair["interval"]
+        if pair["task"] == task and (pair["against"], pair["model"]) == (model, against):
+            return [-pair["interval"][1], -pair["interval"][0]]
+    return None
+
+
+def _model_row(recipe: Recipe, name: str, scores: Mapping[str, Scored]) -> ModelRow:
+    path = model_paths(recipe).get(name)
+    directory = _directory(path)
+    return ModelRow(
+        directory=None if path is None else path.removeprefix(f"{recipe.run.rstrip('/')}/"),
+        baseline=path is None,
+        size=_size(directory, scores),
+        compression=None,
+        validation_lm_loss=_lm_loss(directory),
+        scores={task: _estimates(scored) for task, scored in scores.items()},
+        retention={},
+        training={task: _training(scored) for task, scored in scores.items()},
+        speed={task: speed for task, scored in scores.items() if (speed := measurements(scored))},
+    )
+
+
+def _estimates(scored: Scored) -> dict[str, Estimate]:
+    found = {}
+    for metric, mean in scored.mean.items():
+        interval = scored.interval.get(metric)
+        found[metric] = Estimate(
+            mean=mean, deviation=scored.deviation.get(metric), interval=None if interval is None else list(interval)
+        )
+    return found
+
+
+def _training(scored: Scored) -> FineTuning:
+    first = scored.units[0]
+    return FineTuning(
+        seeds=[unit.seed for unit in scored.units if unit.seed is not None],
+        learning_rate=scored.learning_rate,
+        data=first.data,
+        teacher=first.teacher,
+        rows=first.rows["train"],
+    )
+
+
+def measurements(scored: Scored) -> list[Measurement]:
+    """Of the first of its seeds that was timed."""
+    for unit in scored.units:
+        path = unit.root / "speed.json"
+        if path.is_file():
+            return list(json.loads(path.read_text(encoding="utf-8")))
+    return []
+
+
+def _directory(path: str | None) -> Path | None:
+    if path is None:
+        return None
+    try:
+        return resolve_model(path)
+    except PipelineError:
+        return None  # not made yet, or made elsewhere
+
+
+def _size(directory: Path | None, scores: Mapping[str, Scored]) -> Size | None:
+    """From the model's own files, else from those of a unit, which has the same shape."""
+    places = [directory, *(unit.root / "hf" for scored in scores.values() for unit in scored.units)]
+    for place in places:
+        if place is None or not (place / "config.json").is_file():
+            continue
+        shape = model_shape(place)
+        return Size(
+            encoder_layers=shape.encoder_layers,
+            decoder_layers=shape.decoder_layers,
+            parameters=shape.parameters,
+            embedding_parameters=shape.embedding_parameters,
+        )
+    return None
+
+
+def _lm_loss(directory: Path | None) -> float | None:
+    """Validation LM loss of a model that `distill` made, from the summary beside its hf/."""
+    summary = read_json(directory.parent / "summary.json") if directory is not None else None
+    return float(summary["validation"]["lm_loss"]) if summary else None

@@ -1,0 +1,49 @@
+"""The best validation so far, and when to stop for want of a better one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+class Convergence:
+    """Follows one validation loss. Its state goes into checkpoints, so that a resumed run decides what a whole one decides."""
+
+    def __init__(self, patience: int | None, min_delta: float) -> None:
+        """patience: validations in a row without an improvement of more than min_delta that end training; None: never."""
+        self._patience, self._min_delta = patience, min_delta
+        #: The step with the smallest loss, that loss, and all that was found by that validation.
+        self.best_step: int | None = None
+        self.best_loss = math.inf
+        self.best: dict[str, float] = {}
+        #: The loss that has to be improved upon, and for how many validations it was not.
+        self._reference, self._waited = math.inf, 0
+
+    def see(self, step: int, validation: Mapping[str, float]) -> bool:
+        """Take in a validation, whose first number is the loss; returns whether it is the best so far."""
+        loss = next(iter(validation.values()))
+        if loss < self._reference - self._min_delta:
+            self._reference, self._waited = loss, 0
+        else:
+            self._waited += 1
+        if not loss < self.best_loss:  # NaN is never the best
+            return False
+        self.best_step, self.best_loss, self.best = step, loss, dict(validation)
+        return True
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether training should end."""
+        return self._patience is not None and self._waited >= self._patience
+
+    def state(self) -> dict[str, Any]:
+        if self.best_step is None:
+            return {"waited": self._waited}
+        return {"waited": self._waited, "reference": self._reference, "step": self.best_step, "best": self.best}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._waited = state.get("waited", 0)
+        if "best" in state:
+            self.best_step, self.best, self._reference = state["step"], dict(state["best"]), state["reference"]
+            self.best_loss = next(iter(self.best.values()))

@@ -1,0 +1,51 @@
+"""Numbers that are not finite: keeping them off the disk, and naming the rows they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from pipeline.training import distributed
+from pipeline.training.loader import Batch
+from pipeline.training.order import Row
+
+
+def is_finite(engine: Any) -> bool:
+    """Whether the weights and the optimizer's moments of every rank are finite; every rank must call it."""
+    sound = all(bool(torch.isfinite(tensor).all()) for tensor in _trained(engine) if tensor.is_floating_point())
+    return distributed.largest(int(not sound)) == 0
+
+
+def _trained(engine: Any) -> Iterator[torch.Tensor]:
+    # ZeRO trains float32 copies of this rank's share: flat ones, which its inner optimizer takes for parameters.
+    outer = engine.optimizer
+    for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups"):
+        yield from (tensor for tensor in getattr(outer, name, ()) if tensor is not None)
+    for state in getattr(outer, "optimizer", outer).state.values():
+        yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+
+
+@torch.no_grad()
+def offending_rows(
+    engine: Any,
+    loss: Callable[[Any, Batch, int], dict[str, torch.Tensor]],
+    step: int,
+    batches: list[Batch],
+    rows: list[Row],
+) -> list[Row]:
+    """Return those of a step's `rows` that have, each alone, a loss which is not finite; every rank must call it.
+
+    engine: in evaluation mode; loss: the training loop's; batches: this rank's micro batches of the step, of which rank r has
+    every world-th, counted from r.
+    """
+    rank, world = distributed.rank(), distributed.world_size()
+    bad = [0.0] * len(rows)
+    for number, batch in enumerate(batches):
+        micro = len(batch["labels"])
+        for row in range(micro):
+            parts = loss(engine, {name: tensor[row : row + 1] for name, tensor in batch.items()}, step)
+            finite = all(bool(torch.isfinite(value).all()) for value in parts.values())
+            bad[(number * world + rank) * micro + row] = float(not finite)
+    return [row for row, count in zip(rows, distributed.sum_over_ranks(bad), strict=True) if count]

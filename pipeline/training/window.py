@@ -1,0 +1,108 @@
+"""What is logged of the steps since the last log line: means of the losses, rates, memory."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pipeline.families import family_of
+from pipeline.planning.flops import training_flops
+from pipeline.training import distributed
+from pipeline.training.loader import Batch, Loader
+
+#: (input length, target length) → operations of training on one example, the teacher's side included.
+Cost = Callable[[int, int], float]
+
+
+def model_cost(config: Any) -> Cost:
+    """The cost of training a model of this configuration."""
+    family = family_of(config)
+    shape, vocabulary, gated = family.shape(config), family.head_size(config), family.gated(config)
+
+    def cost(input_length: int, target_length: int) -> float:
+        return training_flops(shape, input_length, target_length, vocab_size=vocabulary, gated=gated).total
+
+    return cost
+
+
+class Means:
+    """Means of loss parts over micro batches. They stay on the device until they are asked for."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+        self._count = 0
+
+    def add(self, parts: dict[str, torch.Tensor]) -> None:
+        for name, value in parts.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._count += 1
+
+    def merge(self, other: Means) -> None:
+        for name, value in other._sums.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._count += other._count
+
+    def over_ranks(self, world: int) -> dict[str, float]:
+        """The mean of each part over the micro batches added and the ranks; empty when there were none."""
+        names = sorted(self._sums)
+        if not names:
+            return {}
+        means = torch.stack([self._sums[name] for name in names]).double() / self._count
+        totals = distributed.sum_over_ranks(means.tolist())
+        return {name: value / world for name, value in zip(names, totals, strict=True)}
+
+
+class Window:
+    """Means and rates over the steps since the last log line."""
+
+    def __init__(self, loader: Loader, cost: Cost | None, peak: float) -> None:
+        """cost: None leaves TFLOP/s and MFU out; peak: FLOP/s of one device."""
+        self._loader, self._cost, self._peak = loader, cost, peak
+        self._means = Means()
+        self.restart()
+
+    def restart(self) -> None:
+        """Do not count the time since the last log line (validation, saving) as training time."""
+        self._began, self._waited_before = time.perf_counter(), self._loader.waited
+        self._tokens = self._flops = 0.0
+
+    def add(self, step: Means, batches: list[Batch]) -> None:
+        """Count a step's means and work."""
+        self._means.merge(step)
+        for batch in batches:
+            (rows, source), target = batch["input_ids"].shape, batch["labels"].shape[1]
+            self._tokens += rows * (source + target)
+            if self._cost is not None:
+                self._flops += rows * self._cost(source, target)
+
+    def close(self, world: int) -> dict[str, float]:
+        """Means over the window's micro batches and the ranks, rates and memory, by their names in the log."""
+        values = {_logged_name(name): value for name, value in self._means.over_ranks(world).items()}
+        elapsed = max(time.perf_counter() - self._began, 1e-9)
+        tokens, flops = distributed.sum_over_ranks([self._tokens, self._flops])
+        values["speed/tokens_per_second"] = tokens / elapsed
+        if self._cost is not None:
+            achieved = flops / world / elapsed
+            values["speed/tflops_per_device"] = achieved / 1e12
+            values["speed/mfu"] = achieved / self._peak
+        values["speed/loader_wait_share"] = min(1.0, (self._loader.waited - self._waited_before) / elapsed)
+        values["memory/peak_gib"] = peak_memory_gib()
+        self._means = Means()
+        self.restart()
+        return values
+
+
+def _logged_name(part: str) -> str:
+    return f"weighted/{part.removeprefix('weighted_')}" if part.startswith("weighted_") else f"loss/{part}"
+
+
+def peak_memory_gib() -> float:
+    """Peak memory of this rank: the device's allocator on CUDA, resident memory of the process on CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,134 @@
+"""Plans: what they count is what is there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.errors import ConfigError
+from pipeline.families import family_of
+from pipeline.planning.advice import advise
+from pipeline.planning.chain import plan_chain
+from pipeline.planning.disk import rows_of
+from pipeline.planning.estimate import Assumed, LinkEstimate, estimates
+from pipeline.planning.gpus import device
+from pipeline.planning.live import LiveBytes
+from pipeline.planning.plan import make_plan
+from pipeline.planning.published import describe, published
+from pipeline.planning.show import lines
+from pipeline.recipe import load_recipe
+from pipeline.student.size import Sizes
+
+#: Parameters of the published weights, as the hub counts them.
+PUBLISHED = {
+    "google-t5/t5-small": 60_506_624,
+    "google-t5/t5-base": 222_903_552,
+    "google-t5/t5-large": 737_668_096,
+    "google-t5/t5-3b": 2_851_598_336,
+    "google/t5-v1_1-small": 76_961_152,
+    "google/t5-v1_1-base": 247_577_856,
+    "google/flan-t5-xl": 2_849_757_184,
+    "google/mt5-small": 300_176_768,
+    "google/mt5-base": 582_401_280,
+    "facebook/bart-base": 139_420_416,
+    "facebook/bart-large": 406_291_456,
+}
+#: Recipes that make a teacher of their own need it first.
+CLUSTER = [path for path in sorted(Path("recipes").glob("*.yaml")) if not path.stem.startswith(("demo", "base"))]
+
+
+@pytest.mark.parametrize(("name", "count"), PUBLISHED.items())
+def test_a_published_shape_has_the_published_parameters(name: str, count: int) -> None:
+    found = describe(name)
+    family = family_of(found.config)
+    assert found.separate_head is not None
+    model = family.empty_model(found.config, found.separate_head)
+    assert sum(weight.numel() for weight in model.parameters()) == count
+    assert Sizes(found.config, found.separate_head).of(family.shape(found.config)).total == count
+
+
+def test_every_published_shape_can_be_built() -> None:
+    for name in published():
+        found = describe(name)
+        assert Sizes(found.config, found.separate_head).of(family_of(found.config).shape(found.config)).blocks > 0, name
+
+
+def test_an_unknown_model_is_one_clear_line() -> None:
+    with pytest.raises(ConfigError, match=r"model runs/x/hf: no such directory"):
+        describe("runs/x/hf")
+
+
+def test_live_bytes_are_those_of_real_tensors() -> None:
+    def work(device: str) -> tuple[int, int]:
+        weight = torch.zeros(64, 64, device=device, requires_grad=True)
+        with LiveBytes() as live:
+            live.ignore([weight])
+            hidden = torch.nn.functional.gelu(torch.zeros(8, 64, device=device) @ weight.t())
+            kept = live.now
+            (hidden * hidden).sum().backward()
+        return kept, live.peak
+
+    # The input, the product and its GELU; 2 KiB each.
+    assert work("meta") == work("cpu")
+    assert work("cpu")[0] == 3 * 8 * 64 * 4
+
+
+def recipe_in(directory: Path, **more: Any) -> Path:
+    path = directory / "recipe.yaml"
+    recipe = {
+        "run": str(directory / "run"),
+        "teacher": {"model": "google/t5-v1_1-small"},
+        "tokens": {"input_length": 128},
+        "student": {"encoder_layers": 2, "decoder_layers": 2},
+        "distill": {"max_steps": 1000, "batch_size": 64, "micro_batch_size": 4},
+    }
+    path.write_text(json.dumps(recipe | more))
+    return path
+
+
+def test_the_recommendation_follows_the_disk_and_the_objective(tmp_path: Path) -> None:
+    path = recipe_in(tmp_path)
+
+    def link(room: float, *overrides: str) -> LinkEstimate:
+        recipe = load_recipe(path, overrides)
+        assumed = Assumed("h100", device("h100"), 2, 0.4, room)
+        return estimates(recipe, plan_chain(recipe), rows_of(recipe, 1e8), assumed)[0]
+
+    kinds = link(1e15).kinds
+    assert advise(link(kinds["states"].total)).kind == "states"
+    assert advise(link(kinds["states"].total - 1)).kind == "states int8"
+    # Relations can be had of states alone; sampled targets serve logits.
+    assert advise(link(kinds["states int8"].total - 1)).kind == "online"
+    assert advise(link(kinds["states int8"].total - 1, "distill.objective.preset=logits")).kind == "sampled"
+    assert advise(link(0.0, "distill.objective.preset=lm")).kind == "none"
+
+
+def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
+    path = str(recipe_in(tmp_path))
+    overrides = ["distill.micro_batch_size=2048", "distill.batch_size=2048"]
+    plan = make_plan(path, overrides, gpus=3, gpu="l4", tokens="1B", room="1G")
+    said = " ".join(plan["links"][0]["does_not_fit"])
+    assert "not a multiple of micro_batch_size 2048 × 3" in said
+    assert "is more than 90% of an l4's 24 GB" in said
+    assert "the cache as the recipe has it takes" in said
+    with pytest.raises(ConfigError, match="how large is the corpus"):
+        make_plan(path)
+    with pytest.raises(ConfigError, match="--tokens many"):
+        make_plan(path, tokens="many")
+    with pytest.raises(ConfigError, match="--gpu tpu: known are"):
+        make_plan(path, tokens="1B", gpu="tpu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", CLUSTER, ids=lambda path: path.stem)
+def test_every_cluster_recipe_is_planned_and_fits(path: Path) -> None:
+    plan = make_plan(str(path), gpus=32, gpu="a100-80", tokens="3B", room="100T")
+    for link in plan["links"]:
+        assert link["does_not_fit"] == [], link["key"]
+        assert link["memory"]["peak"] > link["memory_with_checkpointing"]["peak"] > 1e9
+        assert 0 < link["student"]["parameters"] < plan["teacher"]["parameters"]
+    assert all(len(line) <= 100 for line in lines(plan))
