@@ -37,7 +37,7 @@ def plan_links(recipe: Recipe) -> list[Recipe]:
             update={
                 "name": name,
                 "max_steps": steps[index],
-                "warmup_steps": min(recipe.distill.warmup_steps, steps[index] // 4),
+                "warmup_steps": round(recipe.distill.warmup_steps * steps[index] / recipe.distill.max_steps),
             }
         )
         if index and weight != 0.0:

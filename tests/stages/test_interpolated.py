@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 NARROW = ("student.d_model=16", "student.d_ff=24", "student.num_heads=1", "student.init={importance_rows: 8}")
 CHAIN = (
     *NARROW,
+    "interpolated.name=mixed",
     "interpolated.assistants=[{encoder_layers: 2, decoder_layers: 2, d_model: 24, d_ff: 40, num_heads: 1}]",
     "interpolated.original_weight={start: 1.0, end: 0.5, steps: 4}",
     "distill.save_every=2",
@@ -59,13 +60,13 @@ def test_a_link_compares_with_the_original_teacher_too_and_a_killed_one_ends_the
     root = cached_run.run / "distill_interpolated"
     done = cached_run.stage("distill_interpolated", *CHAIN)
     assert done.returncode == 0, done.stdout + done.stderr
-    assistant, student = (Artifact(root / name) for name in ("chain.assistant-1", "chain"))
+    assistant, student = (Artifact(root / name) for name in ("mixed.assistant-1", "mixed"))
     assert set(assistant.manifest.inputs) == {"train", "validation", "cache"}
     assert set(student.manifest.inputs) == {"train", "validation", "cache", "original"}
     assert student.manifest.inputs["original"] == assistant.manifest.inputs["cache"]
     lm_weight = 1.0
     parts = ("logits", "decoder_relations", "cross_relations")
-    lines = [json.loads(line) for line in (root / "chain/metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (root / "mixed/metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if "loss/loss" in line]
     assert len(lines) == 6
     for step, line in enumerate(lines):
@@ -80,7 +81,7 @@ def test_a_link_compares_with_the_original_teacher_too_and_a_killed_one_ends_the
 
     again = [*CHAIN, "interpolated.name=killed"]
     for place in (root, cached_run.run / "teacher_cache"):
-        (place / "killed.assistant-1").symlink_to(place / "chain.assistant-1")
+        (place / "killed.assistant-1").symlink_to(place / "mixed.assistant-1")
     process = subprocess.Popen(
         cached_run.command("distill_interpolated", *again), env=ENVIRONMENT, stdout=subprocess.DEVNULL
     )
@@ -97,5 +98,5 @@ def test_a_link_compares_with_the_original_teacher_too_and_a_killed_one_ends_the
     done = cached_run.stage("distill_interpolated", *again)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "resuming after step 2" in done.stdout
-    ours, theirs = (root / name / "hf/model.safetensors" for name in ("killed", "chain"))
+    ours, theirs = (root / name / "hf/model.safetensors" for name in ("killed", "mixed"))
     assert ours.read_bytes() == theirs.read_bytes()

@@ -48,7 +48,11 @@ def test_links_follow_from_the_recipe(recipe_file: Path) -> None:
     )
     first, second, last = plan_links(chain)
     assert [link.distill.name for link in (first, second, last)] == link_names(chain)
-    assert [link.distill.max_steps for link in (first, second, last)] == [10, 10, 80]
+    assert [(link.distill.max_steps, link.distill.warmup_steps) for link in plan_links(chain)] == [
+        (10, 2),
+        (10, 2),
+        (80, 16),
+    ]
     assert (first.student.encoder_layers, first.student.decoder_layers, first.student.d_model) == (3, 6, 64)
     assert (second.student.scale, second.student.d_model) == (None, 64), "a shape, resolved once"
     assert (first.student.init, second.student.init) == (Init(blocks="average"), Init(blocks="last"))
