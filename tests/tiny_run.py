@@ -127,8 +127,8 @@ class TinyRun:
             time.sleep(0.001)
         return process
 
-    def complete(self, stage: str) -> None:
-        done = self.stage(stage)
+    def complete(self, stage: str, *overrides: str) -> None:
+        done = self.stage(stage, *overrides)
         assert done.returncode == 0, f"{stage} failed:\n{done.stdout}\n{done.stderr}"
 
     def hashes(self, stage: str) -> dict[str, str]:

@@ -84,8 +84,8 @@ def _models(report: Report) -> Markup:
         _tiles(report),
         _table(report, tables.overview(report)),
         _panels(bars) if bars else None,
-        el("p", "Bars: score ÷ that of the reference on the task’s own metric; whiskers: 95 % by paired bootstrap of the difference, "
-           "the reference’s score held fixed.", class_="note") if bars else None,
+        el("p", "Bars: score ÷ that of the reference on the task’s own metric; whiskers: 95 % by bootstrap over the test rows, "
+           "the same resamples for both.", class_="note") if bars else None,
     )  # fmt: skip
 
 
@@ -98,7 +98,8 @@ def _tiles(report: Report) -> Markup | None:
             continue
         kept = ", ".join(f"{task} {words.percent(found['share'])}" for task, found in row["retention"].items())
         gains = [f"{row['compression']:.2f}× smaller"] if row["compression"] else []
-        gains += [f"{factor:.2f}× faster on {task}" for task, factor in _faster(report, name).items()]
+        for task, factor in _faster(report, name).items():
+            gains.append(f"{factor:.2f}× faster on {task}" if factor >= 1 else f"{1 / factor:.2f}× slower on {task}")
         tiles.append(
             el(
                 "div",
@@ -158,17 +159,20 @@ def _titled(report: Report, table: Table) -> Markup | None:
 
 
 def _curves(report: Report) -> Markup:
-    groups = charts.curve_groups(report)
-    if not groups:
-        return Markup("")
+    distilled, parts = charts.pretraining(report), charts.objective_parts(report)
+    tuned = [panel for task in report["tasks"] for panel in charts.fine_tuning(report, task)]
     key = el(
         "ul",
         el("li", _line_sign("train"), "training"),
         el("li", _line_sign("validation"), "validation"),
-        el("li", _line_sign("ghost"), "training of the others in the group"),
+        el("li", _line_sign("ghost"), "training of the others"),
         class_="key",
     )
-    return join(key, *(join(el("h3", title), _panels(panels)) for title, panels in groups))
+    return join(
+        join(el("h3", "Pretraining and distillation"), key, _panels(distilled)) if distilled else None,
+        join(el("h3", "Parts of the objective, unweighted"), _panels(parts)) if parts else None,
+        join(el("h3", "Fine-tuning"), _key(report), _panels(tuned)) if tuned else None,
+    )
 
 
 def _panels(panels: Sequence[Markup]) -> Markup:

@@ -63,7 +63,7 @@ class Panel:
         if not self.y.low <= y <= self.y.high:
             above = y > self.y.high
             label = f"{label} {compact(y)} {'↑' if above else '↓'}"
-            edge = TOP + 4 if above else self.height - BOTTOM - 8
+            edge = TOP + 14 if above else self.height - BOTTOM - 8
             spots = [(WIDTH - RIGHT - CHARACTER * len(label), edge + line) for line in (0, 14, 28)]
             self._write(
                 *next((spot for spot in spots if self._free(*spot, label)), spots[0]), label, "level-label", hover

@@ -13,7 +13,7 @@ from transformers import AutoModelForSeq2SeqLM, BartConfig, BartForConditionalGe
 from pipeline.downstream.encode import EncodedSource, encode, encode_labels, load_tokenizer
 from pipeline.downstream.predict import classify, generate, length_sorted_batches, score_labels
 from pipeline.downstream.shape import model_shape
-from pipeline.downstream.speed import measure_speed
+from pipeline.downstream.speed import BATCH, Work, measurement, time_model
 from pipeline.downstream.tasks import Examples, TaskData
 from pipeline.errors import DataError
 from pipeline.recipe import Task
@@ -159,12 +159,20 @@ def test_batches_hold_every_index_once_longest_first() -> None:
     assert batches == [[1, 2, 3], [0]]
 
 
-def test_speed_counts_the_tokens_it_says(model: Any) -> None:
-    found = measure_speed(model, [[5, 6, 7, 1], [8, 1]], pad_token_id=0, rows=4, batch_size=2, new_tokens=5, repeats=1)
-    assert found["source_tokens"] == 4
-    assert found["generated_tokens_per_second"] > 0
-    # One row takes no longer than two batches of two, give or take the machine's moods.
-    assert found["latency_milliseconds"] < 5 * 1000 * 20 / found["generated_tokens_per_second"]
+@pytest.mark.parametrize("labels", [None, [[5, 1], [6, 7, 1]]])
+def test_models_are_timed_alone_and_in_batches(model: Any, labels: list[list[int]] | None) -> None:
+    work = Work([[5, 6, 7, 1], [8, 1]], labels, pad_token_id=0, new_tokens=5)
+    found = [measurement(setting, times, work, "a") for setting, times in time_model(model, work, repeats=2).items()]
+    assert [(line["device"], line["batch_size"], line["repeats"]) for line in found] == [
+        ("cpu", 1, 2),
+        ("cpu", BATCH, 2),
+    ]
+    for line in found:
+        assert line["source_tokens"] == 4
+        assert line["rows_per_second"] == pytest.approx(1000 * line["batch_size"] / line["milliseconds"], rel=1e-2)
+        assert (line["tokens_per_second"] is None) == (labels is not None)
+    # A batch takes less time than its rows alone, give or take the machine's moods.
+    assert found[1]["quickest"] < 2 * BATCH * found[0]["slowest"]
 
 
 def test_shape_is_read_from_the_files_alone(tiny: Path, model: Any) -> None:
