@@ -97,9 +97,15 @@ def _scatter(report: Report, task: str, against: Against) -> Markup | None:
     return panel.svg()
 
 
+def parts_of(report: Report) -> dict[str, int]:
+    """Part of an objective → its colour and marker."""
+    names = sorted({name for curve in report["curves"] for name in curve["parts"]})
+    return {name: index for index, name in enumerate(names, 1)}
+
+
 def objective_parts(report: Report) -> list[Markup]:
-    """A panel for each distillation whose objective has parts: every part unweighted, on a logarithmic axis."""
-    panels = []
+    """A panel for each distillation whose objective has parts: every part, unweighted."""
+    panels, series = [], parts_of(report)
     for curve in report["curves"]:
         lines = {name: [(x, y) for x, y in points if y > 0] for name, points in curve["parts"].items()}
         lines = {name: points for name, points in lines.items() if points}
@@ -111,17 +117,15 @@ def objective_parts(report: Report) -> list[Markup]:
         panel = Panel(
             words.short(curve["artifact"], 40),
             f"After step {max(steps):g}: {said}",
-            linear_axis("optimiser steps", [0, *steps]),
+            linear_axis("optimiser steps", [0, *steps], whole=True),
             size_axis("part of the objective", values),
         )
-        for index, (name, points) in enumerate(lines.items(), 1):
+        for name, points in lines.items():
             hover = (
                 f"{name}: {points[0][1]:.3g} at step {points[0][0]:g}, {points[-1][1]:.3g} at step {points[-1][0]:g}"
             )
-            panel.line(points, index, "train", hover)
-            panel.marker(*points[-1], index, hover, 4.5)
-        for name, points in lines.items():
-            panel.label(*points[-1], words.short(name, 20))
+            panel.line(points, series[name], "train", hover)
+            panel.marker(*points[-1], series[name], hover, 4.5)
         panels.append(panel.svg())
     return panels
 
@@ -131,7 +135,7 @@ def pretraining(report: Report) -> list[Markup]:
     curves = [curve for curve in report["curves"] if not curve["artifact"].startswith("finetune/")]
     values = [y for curve in curves for _, y in (*curve["train"], *curve["validation"])]
     steps = [x for curve in curves for x, _ in (*curve["train"], *curve["validation"])]
-    x = linear_axis("optimiser steps", [0, *steps])
+    x = linear_axis("optimiser steps", [0, *steps], whole=True)
     return [_pretraining(report, curve, [c for c in curves if c is not curve], x, values) for curve in curves]
 
 
@@ -159,7 +163,7 @@ def _overlay(
     named = [(curve["artifact"].split("/")[3], _pairs(points)) for curve, points in lines]
     said = ", ".join(f"{name} {points[-1][1]:.4g} after step {points[-1][0]:g}" for name, points in named)
     steps, values = ([pair[which] for _, points in named for pair in points] for which in (0, 1))
-    panel = Panel(title, said, linear_axis("optimiser steps", [0, *steps]), linear_axis(label, values))
+    panel = Panel(title, said, linear_axis("optimiser steps", [0, *steps], whole=True), linear_axis(label, values))
     for name, points in named:
         series = series_of(report).get(name, 0)
         panel.line(points, series, "train", f"{name}: {points[-1][1]:.4g} after step {points[-1][0]:g}")

@@ -68,6 +68,8 @@ class FineTuning(TypedDict):
     teacher: str | None
     #: Rows trained on.
     rows: int
+    #: Of each seed: the step whose weights were kept, and the last one.
+    steps: list[dict[str, int]]
 
 
 class Difference(TypedDict):

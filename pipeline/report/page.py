@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 
 from pipeline.report import charts, tables, words
 from pipeline.report.document import Report
-from pipeline.report.markup import Markup, el, join
+from pipeline.report.markup import Markup, el, join, text
 from pipeline.report.panel import COLOURS, marker
 from pipeline.report.tables import Table
 
@@ -145,7 +145,7 @@ def _size_and_speed(report: Report) -> Markup:
     measured = tables.speed(report)
     if not parts and not measured.rows:
         return Markup("")
-    key = _key(report) if parts else None
+    key = _key(_models_of(report)) if parts else None
     note = el(
         "p",
         "Whiskers: 95 % by bootstrap over the test rows. Dashed lines: baselines, which have no weights.",
@@ -170,8 +170,10 @@ def _curves(report: Report) -> Markup:
     )
     return join(
         join(el("h3", "Pretraining and distillation"), key, _panels(distilled)) if distilled else None,
-        join(el("h3", "Parts of the objective, unweighted"), _panels(parts)) if parts else None,
-        join(el("h3", "Fine-tuning"), _key(report), _panels(tuned)) if tuned else None,
+        join(el("h3", "Parts of the objective, unweighted"), _key(charts.parts_of(report)), _panels(parts))
+        if parts
+        else None,
+        join(el("h3", "Fine-tuning"), _key(_models_of(report)), _panels(tuned)) if tuned else None,
     )
 
 
@@ -201,20 +203,19 @@ def _table(report: Report, table: Table) -> Markup | None:
 
 
 def _cell(value: str) -> Markup:
-    """An interval stands back behind its number."""
+    """An interval stands back below its number."""
     number, bracket, ends = value.partition(" [")
-    return (
-        join(number, el("span", f"{bracket}{ends}", class_="ends")) if bracket and ends.endswith("]") else join(value)
-    )
+    if bracket and ends.endswith("]"):
+        return join(number, el("span", f"{bracket}{ends}", class_="ends"))
+    return Markup(text(value).replace("/", "/<wbr>"))  # a path may break after a directory
 
 
-def _key(report: Report) -> Markup:
-    entries = [
-        el("li", _sign(index), name)
-        for name, index in charts.series_of(report).items()
-        if not report["models"][name]["baseline"]
-    ]
-    return el("ul", *entries, class_="key")
+def _models_of(report: Report) -> dict[str, int]:
+    return {name: index for name, index in charts.series_of(report).items() if not report["models"][name]["baseline"]}
+
+
+def _key(series: Mapping[str, int]) -> Markup:
+    return el("ul", *(el("li", _sign(index), name) for name, index in series.items()), class_="key")
 
 
 def _sign(series: int) -> Markup:

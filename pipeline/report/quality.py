@@ -142,6 +142,7 @@ def _training(scored: Scored) -> FineTuning:
         data=first.data,
         teacher=first.teacher,
         rows=first.rows["train"],
+        steps=[unit.steps for unit in scored.units if unit.steps is not None],
     )
 
 

@@ -59,7 +59,7 @@ def scores(report: Report, task: str) -> Table:
     """Every metric of one task."""
     info = report["tasks"][task]
     header = ["model", *(words.metric_name(metric) for metric in info["metrics"])]
-    header += ["retention", "<trained on", "seeds", "learning rate"]
+    header += ["retention", "<trained on", "seeds", "learning rate", "best step"]
     table = Table(f"{task}", header)
     for name, row in report["models"].items():
         if task not in row["scores"]:
@@ -73,6 +73,7 @@ def scores(report: Report, task: str) -> Table:
                 f"{how['rows']:,} {how['data']}" + (f" from {how['teacher']}" if how["teacher"] else ""),
                 words.NOTHING if row["baseline"] else str(len(how["seeds"])),
                 words.NOTHING if how["learning_rate"] is None else f"{how['learning_rate']:g}",
+                ", ".join(f"{steps['best']:,} of {steps['trained']:,}" for steps in how["steps"]) or words.NOTHING,
             ]
         )
     judged = f"Judged by {words.metric_name(info['metric'])}. " if info["metric"] else ""

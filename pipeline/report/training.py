@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ class Run:
         rate = provenance.get("tokens_per_second")
         stage["seconds"] = stage["tokens"] / rate if stage["tokens"] and rate else provenance.get("seconds")
         if stage["seconds"] is None and stage["stage"] == "teacher_cache":
-            stage["seconds"] = _seconds_between(sidecars)
+            stage["seconds"] = _seconds_between(sidecars, provenance.get("created"))
         lengths = self._lengths(payload.get("tokens"))
         teacher = self._by_model.get(payload.get("teacher"))
         if lengths and teacher and stage["rows"]:
@@ -149,9 +150,18 @@ def _objective(settings: dict[str, Any]) -> str:
     return ", ".join([str(objective.get("preset")), *changed, *taught])
 
 
-def _seconds_between(files: list[Path]) -> float | None:
-    """Time that writing the shards took, from when each was; a pause of more than five usual gaps counts as a usual one."""
+def _seconds_between(files: list[Path], finished: str | None) -> float | None:
+    """Time that writing the shards took, from when each was; a pause of more than five usual gaps counts as a usual one.
+
+    finished: when the artifact was, as its manifest says. None when the files are younger: a copy has times of its own.
+    """
     times = sorted(file.stat().st_mtime for file in files)
+    if (
+        finished is not None
+        and times
+        and times[-1] > datetime.fromisoformat(finished.replace("Z", "+00:00")).timestamp() + 60
+    ):
+        return None
     gaps = [after - before for before, after in itertools.pairwise(times)]
     if not gaps:
         return None

@@ -251,7 +251,7 @@ def chromium() -> list[str]:
     if program is None:
         pytest.skip("no chromium here to look at the page with")
     flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update"
-    yield [
+    return [
         program,
         *flags.split(),
         "--allow-file-access-from-files",
