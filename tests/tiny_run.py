@@ -131,9 +131,9 @@ class TinyRun:
             time.sleep(0.001)
         return process
 
-    def complete(self, stage: str, *, fresh: bool = False) -> None:
+    def complete(self, stage: str, *overrides: str, fresh: bool = False) -> None:
         """Run a stage, which must end well. fresh: as a process of its own, with another hash seed than the forks'."""
-        done = forked.run(self.command(stage), fresh=fresh)
+        done = forked.run(self.command(stage, *overrides), fresh=fresh)
         assert done.returncode == 0, f"{stage} failed:\n{done.stdout}\n{done.stderr}"
 
     def hashes(self, stage: str) -> dict[str, str]:
