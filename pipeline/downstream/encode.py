@@ -102,6 +102,9 @@ class EncodedSource:
         self._labels = pad(encoded.targets, IGNORED, round_up(max(map(len, encoded.targets))))
         self._mask = pad([[1] * len(s) for s in encoded.sources], 0, self._inputs.shape[1])
 
+    def read_ahead(self, shards: Sequence[int]) -> None:
+        """All is in memory."""
+
     def read(self, rows: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
         index = [row for _, row in rows]
         return {

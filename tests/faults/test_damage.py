@@ -24,6 +24,11 @@ Damage = Callable[[Path], None]
 def flip(path: Path) -> None:
     """Change one bit of some byte that is not white space, which would mean the same."""
     data = bytearray(path.read_bytes())
+    if path.parent.name == "shards":  # one in every row: a short training does not read all of them
+        for place in range(8192, len(data), 97):
+            data[place] ^= 1
+        path.write_bytes(data)
+        return
     place = random.Random(path.name).choice([i for i, byte in enumerate(data[:200_000]) if byte not in b" \n"])
     data[place] ^= 1
     path.write_bytes(data)
