@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts.sealed import unseal, write_sealed
+from tests import forked
 from tests.faults.kills import verified_hashes
 from tests.tiny_run import TinyRun
 
@@ -189,3 +190,12 @@ def test_nothing_depends_on_the_times_of_files(run_of: Callable[..., TinyRun], f
     metrics = [json.loads(line) for line in (run.run / "distill/student/metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in metrics if "loss/loss" in line]
     assert steps == sorted(set(steps))
+
+
+@pytest.mark.parametrize("stage", ["cache_teacher", "distill"])
+def test_a_clock_that_runs_backwards(run_of: Callable[..., TinyRun], finished_run: TinyRun, stage: str) -> None:
+    run = run_of(stage)
+    python, *script = run.command(stage)
+    done = forked.run([python, str(Path(__file__).with_name("backwards.py")), *script])
+    assert done.returncode == 0, done.stderr
+    assert verified_hashes(run, stage) == verified_hashes(finished_run, stage)
