@@ -121,6 +121,9 @@ class EncodedSource:
         self.lengths = [len(s) + len(t) for s, t in zip(encoded.sources, encoded.targets, strict=True)]
         self._encoded, self._pad = encoded, pad_token_id
 
+    def read_ahead(self, shards: Sequence[int]) -> None:
+        """All is in memory."""
+
     def read(self, rows: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
         sources = [self._encoded.sources[row] for _, row in rows]
         targets = [self._encoded.targets[row] for _, row in rows]
