@@ -109,9 +109,9 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
     engine, quality = trained.engine, trained.validation
     files = export_model(student, output.root / "hf", tokenizer, _card(recipe, output, config, trained))
     engine.destroy()
-    for teacher in (reference, original.teacher if original is not None else None):
-        if teacher is not None:
-            teacher.close()
+    for side in (reference, original.teacher if original is not None else None):
+        if side is not None:
+            side.close()
     if rank == 0:
         write_json(output.root / "summary.json", _summary(trained, settings))
         output.finish(files=[*files, "summary.json"], provenance={"world_size": distributed.world_size()})
