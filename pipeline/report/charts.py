@@ -133,10 +133,15 @@ def objective_parts(report: Report) -> list[Markup]:
 def pretraining(report: Report) -> list[Markup]:
     """A panel for each model that was pretrained or distilled: its loss by step, with the others behind it in grey."""
     curves = [curve for curve in report["curves"] if not curve["artifact"].startswith("finetune/")]
-    values = [y for curve in curves for _, y in (*curve["train"], *curve["validation"])]
+    values = [y for curve in curves for _, y in (*_settled(curve["train"]), *curve["validation"])]
     steps = [x for curve in curves for x, _ in (*curve["train"], *curve["validation"])]
     x = linear_axis("optimiser steps", [0, *steps], whole=True)
     return [_pretraining(report, curve, [c for c in curves if c is not curve], x, values) for curve in curves]
+
+
+def _settled(points: Sequence[list[float]]) -> Sequence[list[float]]:
+    """Without the first tenth, whose fall would leave the rest no room."""
+    return points[-(-len(points) // 10) :] or points
 
 
 def fine_tuning(report: Report, task: str) -> list[Markup]:

@@ -84,7 +84,7 @@ def _models(report: Report) -> Markup:
         _tiles(report),
         _table(report, tables.overview(report)),
         _panels(bars) if bars else None,
-        el("p", "Bars: score ÷ that of the reference on the task’s own metric; whiskers: 95 % by bootstrap over the test rows, "
+        el("p", "Bars: score ÷ that of the reference on the task’s own metric; whiskers: 95% by bootstrap over the test rows, "
            "the same resamples for both.", class_="note") if bars else None,
     )  # fmt: skip
 
@@ -148,7 +148,7 @@ def _size_and_speed(report: Report) -> Markup:
     key = _key(_models_of(report)) if parts else None
     note = el(
         "p",
-        "Whiskers: 95 % by bootstrap over the test rows. Dashed lines: baselines, which have no weights.",
+        "Whiskers: 95% by bootstrap over the test rows. Dashed lines: baselines, which have no weights.",
         class_="note",
     )
     return join(key, *parts, note if parts else None, _titled(report, measured))
@@ -160,6 +160,7 @@ def _titled(report: Report, table: Table) -> Markup | None:
 
 def _curves(report: Report) -> Markup:
     distilled, parts = charts.pretraining(report), charts.objective_parts(report)
+    early = el("p", "The first tenth of the logged steps may lie above the panels.", class_="note")
     tuned = [panel for task in report["tasks"] for panel in charts.fine_tuning(report, task)]
     key = el(
         "ul",
@@ -169,7 +170,7 @@ def _curves(report: Report) -> Markup:
         class_="key",
     )
     return join(
-        join(el("h3", "Pretraining and distillation"), key, _panels(distilled)) if distilled else None,
+        join(el("h3", "Pretraining and distillation"), key, _panels(distilled), early) if distilled else None,
         join(el("h3", "Parts of the objective, unweighted"), _key(charts.parts_of(report)), _panels(parts))
         if parts
         else None,

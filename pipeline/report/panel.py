@@ -39,10 +39,11 @@ class Panel:
         return LEFT + self.x.share(x) * (WIDTH - LEFT - RIGHT), TOP + (1 - self.y.share(y)) * inner
 
     def line(self, points: Sequence[Point], series: int, kind: str, hover: str | None = None) -> None:
-        """Join points of values. kind: a class of the style sheet (`train`, `validation`, `ghost`)."""
-        path = " ".join(f"{px:.1f},{py:.1f}" for px, py in (self.place(*point) for point in points))
+        """Join points of values; what lies above the y axis is cut off. kind: a class of the style sheet (`train`, `ghost` …)."""
         title = el("title", hover) if hover else None
-        self._marks.append(el("polyline", title, points=path, class_=f"line {kind} s{series % COLOURS}"))
+        for piece in _below(points, self.y.high):
+            path = " ".join(f"{px:.1f},{py:.1f}" for px, py in (self.place(*point) for point in piece))
+            self._marks.append(el("polyline", title, points=path, class_=f"line {kind} s{series % COLOURS}"))
 
     def marker(self, x: float, y: float, series: int, hover: str, size: float = 5.5) -> None:
         px, py = self.place(x, y)
@@ -145,6 +146,20 @@ def marker(x: float, y: float, series: int, size: float = 5.5, hover: str | None
         "plus": f"M{x - s * 1.2:.2f} {y:.2f}h{s * 2.4:.2f}M{x:.2f} {y - s * 1.2:.2f}v{s * 2.4:.2f}",
     }[shape]
     return el("path", title, d=path, class_=f"{style}{' stroke' if shape in ('cross', 'plus') else ''}")
+
+
+def _below(points: Sequence[Point], high: float) -> list[list[Point]]:
+    """The pieces of a polyline that lie at or below `high`, ending where it crosses."""
+    pieces: list[list[Point]] = [[]]
+    for before, (x, y) in zip([None, *points], points, strict=False):
+        if before is not None and (before[1] > high) != (y > high):
+            share = (high - before[1]) / (y - before[1])
+            pieces[-1].append((before[0] + share * (x - before[0]), high))
+            if y > high:
+                pieces.append([])
+        if y <= high:
+            pieces[-1].append((x, y))
+    return [piece for piece in pieces if piece]
 
 
 def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:

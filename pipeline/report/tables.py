@@ -29,9 +29,9 @@ class Table:
 def overview(report: Report) -> Table:
     """One row a model: size, quality on every task's own metric with its interval, retention, speed."""
     timed = [task for task in report["tasks"] if any(task in row["speed"] for row in report["models"].values())]
-    header = ["model", "layers", "parameters", "compression", "LM loss"]
+    header = ["model", "layers", "parameters [embeddings]", "compression", "LM loss"]
     for task, info in report["tasks"].items():
-        header += [f"{task} {words.metric_name(info['metric'])}".strip(), f"{task} retention"]
+        header += [f"{task} {words.metric_name(info['metric'])}", f"{task} retention"]
     header += [f"{task} ms/row" for task in timed]
     table = Table("Models at a glance", header)
     for name, row in report["models"].items():
@@ -76,8 +76,8 @@ def scores(report: Report, task: str) -> Table:
                 ", ".join(f"{steps['best']:,} of {steps['trained']:,}" for steps in how["steps"]) or words.NOTHING,
             ]
         )
-    judged = f"Judged by {words.metric_name(info['metric'])}. " if info["metric"] else ""
-    table.note = f"{judged}{info['rows']:,} test rows. In brackets: 95 % by bootstrap over them."
+    judged = f"Judged by {words.metric_name(info['metric'])}. "
+    table.note = f"{judged}{info['rows']:,} test rows. In brackets: 95% by bootstrap over them."
     if any(
         e["deviation"] is not None for row in report["models"].values() for e in row["scores"].get(task, {}).values()
     ):
@@ -89,7 +89,7 @@ def differences(report: Report, task: str) -> Table:
     metric = report["tasks"][task]["metric"]
     digits = words.digits_of(metric)
     table = Table(
-        f"{task}: pairs by {words.metric_name(metric)}", ["model", "<against", "difference", "95 % interval", "p"]
+        f"{task}: pairs by {words.metric_name(metric)}", ["model", "<against", "difference", "95% interval", "p"]
     )
     for pair in report["differences"]:
         if pair["task"] == task:
@@ -126,7 +126,7 @@ def speed(report: Report) -> Table:
                     [
                         name,
                         task,
-                        f"{found['work']}, source {found['source_tokens']}",
+                        f"{found['work']}, {found['source_tokens']} source tokens",
                         f"{found['device']}, {found['dtype']}",
                         str(found["batch_size"]),
                         words.number(found["milliseconds"], 1),
@@ -240,8 +240,8 @@ def lineage(report: Report) -> Table:
                 stage["objective"] or words.NOTHING,
                 stage["initial"] or words.NOTHING,
                 words.number(stage["validation_loss"], 3),
-                (stage["recipe"] or words.NOTHING)[:10],
-                (stage["fingerprint"] or words.NOTHING)[:10],
+                (stage["recipe"] or words.NOTHING)[:8],
+                (stage["fingerprint"] or words.NOTHING)[:8],
             ]
         )
     table.note = "Recipe: sha256 of the resolved recipe beside the artifact. Fingerprint: of what decides its content."
@@ -258,7 +258,7 @@ def all_tables(report: Report) -> list[Table]:
 
 def retention(report: Report, model: str, task: str) -> str:
     if model == report["reference"] and task in report["models"][model]["scores"]:
-        return "100 %"
+        return "100%"
     found = report["models"][model]["retention"].get(task)
     return words.percent(found["share"] if found else None)
 
@@ -291,6 +291,6 @@ def _estimate(row: ModelRow, task: str, metric: str) -> str:
 def _overview_note(report: Report) -> str:
     against = f"Retention and compression refer to {report['reference']}. " if report["reference"] else ""
     return (
-        f"{against}In brackets: of the parameters those in embeddings, of the scores 95 % by bootstrap over the test rows. "
+        f"{against}In brackets behind scores: 95% by bootstrap over the test rows. "
         "LM loss: nats a target token of held-out text. ms/row: one row alone."
     )

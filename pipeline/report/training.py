@@ -27,12 +27,10 @@ class Run:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.keys = [
-            path.relative_to(root).as_posix()
-            for place in PLACES
-            for path in sorted(root.glob(place))
-            if (path / "fingerprint.json").is_file()
+        places = [
+            path for place in PLACES for path in sorted(root.glob(place)) if (path / "fingerprint.json").is_file()
         ]
+        self.keys = [path.relative_to(root).as_posix() for path in sorted(places, key=_created)]
         units = [
             path.relative_to(root).as_posix() for path in root.glob(UNITS) if (path / "fingerprint.json").is_file()
         ]
@@ -178,6 +176,11 @@ def _in_order(stages: list[Stage]) -> list[Stage]:
         done += ready or left
         left = [stage for stage in left if stage not in done]
     return done
+
+
+def _created(root: Path) -> str:
+    """When it was finished; what is not comes last."""
+    return str(((manifest_of(root) or {}).get("provenance") or {}).get("created") or "unfinished")
 
 
 def _hash(directory: Path) -> str | None:
