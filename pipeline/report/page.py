@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
-from pipeline.report import charts, tables, words
+from pipeline.report import charts, links, tables, words
 from pipeline.report.document import Report
 from pipeline.report.markup import Markup, el, join, text
 from pipeline.report.panel import COLOURS, marker
-from pipeline.report.tables import Table
+from pipeline.report.table import Table
 
 #: A file that was tampered with still runs no script and asks no host.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -23,13 +23,13 @@ def page(report: Report) -> str:
         (
             "cost",
             "Training cost",
-            join(*(_titled(report, table) for table in (tables.totals(report), tables.cost(report)))),
+            join(*(_titled(report, table) for table in (links.totals(report), links.cost(report)))),
         ),
         ("curves", "Loss curves", _curves(report)),
-        ("lineage", "Lineage", _table(report, tables.lineage(report))),
+        ("lineage", "Lineage", _table(report, links.lineage(report))),
     ]
     shown = [(key, title, body) for key, title, body in sections if body]
-    links = [el("a", title, href=f"#{key}") for key, title, _ in shown]
+    anchors = [el("a", title, href=f"#{key}") for key, title, _ in shown]
     head = el(
         "head",
         el("meta", charset="utf-8"),
@@ -40,7 +40,7 @@ def page(report: Report) -> str:
     )
     body = el(
         "body",
-        el("header", *_header(report), el("nav", *links, aria_label="Sections"), *_notices(report)),
+        el("header", *_header(report), el("nav", *anchors, aria_label="Sections"), *_notices(report)),
         el("main", *(el("section", el("h2", title), body, id=key) for key, title, body in shown)),
         el(
             "footer", f"Written by miniend {report['version']}. The same numbers stand in report.json beside this file."

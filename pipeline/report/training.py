@@ -12,7 +12,7 @@ from pipeline.artifacts.atomic import sha256_file
 from pipeline.artifacts.content import model_hash
 from pipeline.report.cost import forward_cost
 from pipeline.report.curves import read_lines, work_of
-from pipeline.report.disk import identity_of, manifest_of
+from pipeline.report.disk import identity_of, manifest_of, teacher_name
 from pipeline.report.document import Stage
 from pipeline.status.progress import read_json
 
@@ -20,6 +20,10 @@ from pipeline.status.progress import read_json
 PLACES = ("tokens/*", "distill/*", "teacher_cache/*", "distill_interpolated/*", "distilled/*/*")
 #: Whose fingerprints may be named as an input, but which are told of elsewhere.
 UNITS = "finetune/*/*/*/*"
+
+
+#: What this run did not make.
+OUTSIDE = "outside"
 
 
 class Run:
@@ -43,7 +47,7 @@ class Run:
         """The artifact whose fingerprint or model has that hash; a short hash when none of this run has; None for None."""
         if content is None:
             return None
-        return self._by_fingerprint.get(content) or self._by_model.get(content) or f"outside ({content[:12]})"
+        return self._by_fingerprint.get(content) or self._by_model.get(content) or f"{OUTSIDE} ({content[:12]})"
 
     def stages(self) -> list[Stage]:
         return _in_order([self._stage(key) for key in self.keys])
@@ -57,7 +61,7 @@ class Run:
             artifact=key,
             stage=key.split("/")[0],
             state="complete" if manifest else "begun",
-            inputs=self._inputs(payload),
+            inputs=self._inputs(root, payload),
             objective=None,
             initial=None,
             steps=None,
@@ -79,11 +83,13 @@ class Run:
             self._sharded(stage, root, payload, manifest, provenance)
         return stage
 
-    def _inputs(self, payload: dict[str, Any]) -> dict[str, str]:
+    def _inputs(self, root: Path, payload: dict[str, Any]) -> dict[str, str]:
         found = {role: self.maker(payload.get(role)) for role in ("teacher", "cache", "tokens", "tokenizer")}
         preset = ((payload.get("settings") or {}).get("objective") or {}).get("preset")
         if preset == "lm" and payload["student"]["init"] == "random":
             found["teacher"] = None  # named by the recipe, asked for nothing
+        elif (found["teacher"] or "").startswith(OUTSIDE) and (name := teacher_name(root)):
+            found["teacher"] = f"{name}, {found['teacher']}"
         return {role: name for role, name in found.items() if name is not None}
 
     def _trained(self, stage: Stage, root: Path, payload: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from pipeline.report.bars import Bar, bars
 from pipeline.report.markdown import layout
 from pipeline.report.markup import el
 from pipeline.report.panel import BOTTOM, HEIGHT, LEFT, RIGHT, SHAPES, TOP, WIDTH, Panel
-from pipeline.report.tables import Table
+from pipeline.report.table import Table
 
 numbers = st.floats(-1e9, 1e9, allow_nan=False).map(lambda value: 0.0 if abs(value) < 1e-6 else value)
 
