@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,10 @@ class Encoded:
     targets: list[list[int]]
     cut_sources: int
     cut_targets: int
+
+    def part(self, span: slice) -> Encoded:
+        """Some of the examples; the counts stay those of all."""
+        return replace(self, sources=self.sources[span], targets=self.targets[span])
 
 
 def load_tokenizer(directory: Path) -> Any:

@@ -104,7 +104,8 @@ def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
-        return f"{where}: {first['msg']}" if where else str(first["msg"]).removeprefix("Value error, ")
+        message = str(first["msg"]).removeprefix("Value error, ")
+        return f"{where}: {message}" if where else message
     *section, key = first["loc"]
     known = _known_keys(section)
     near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
