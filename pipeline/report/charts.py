@@ -81,16 +81,17 @@ def _scatter(report: Report, task: str, against: Against) -> Markup | None:
         size_axis(against.label, places.values()),
         linear_axis(metric, ends),
     )
+    shifts = dict(zip(places, panel.side_by_side(list(places.values())), strict=True))
     for name, x in places.items():
         if (ends_of := scores[name]["interval"]) is not None:
-            panel.interval(x, ends_of[0], ends_of[1], series[name])
+            panel.interval(x, ends_of[0], ends_of[1], series[name], shifts[name])
     for name, x in places.items():
         score = scores[name]
         shown = f"{score['mean']:.{digits}f} {words.interval(score['interval'], digits)}"
         hover = f"{name}: {metric} {shown} at {words.scaled(x)} {against.label}"
-        panel.marker(x, score["mean"], series[name], hover)
+        panel.marker(x, score["mean"], series[name], hover, shift=shifts[name])
     for name, x in places.items():
-        panel.label(x, scores[name]["mean"], words.short(name, 16))
+        panel.label(x, scores[name]["mean"], words.short(name, 16), shifts[name])
     for name, score in scores.items():
         if report["models"][name]["baseline"]:
             panel.level(score["mean"], words.short(name, 16), f"{name}: {metric} {score['mean']:.{digits}f}")

@@ -148,7 +148,8 @@ def _size_and_speed(report: Report) -> Markup:
     key = _key(_models_of(report)) if parts else None
     note = el(
         "p",
-        "Whiskers: 95% by bootstrap over the test rows. Dashed lines: baselines, which have no weights.",
+        "Whiskers: 95% by bootstrap over the test rows. Models of about the same size or speed stand side by side. "
+        "Dashed lines and names at the edge: baselines, which have no weights.",
         class_="note",
     )
     return join(key, *parts, note if parts else None, _titled(report, measured))
