@@ -195,13 +195,17 @@ def _table(report: Report, table: Table) -> Markup | None:
     for first, *others in table.rows:
         sign = _sign(series[first]) if table.header[0] == "model" and first in series else None
         cells = [
-            el("td", _cell(cell), class_="words" if table.is_text(column) else None)
+            el("td", _cell(cell), class_=_kind(cell) if table.is_text(column) else None)
             for column, cell in enumerate(others, 1)
         ]
         rows.append(el("tr", el("th", sign, first, scope="row"), *cells))
     body = el("table", el("thead", el("tr", *head)), el("tbody", *rows))
     box = el("div", body, class_="scroll", role="region", tabindex=0, aria_label=table.title)
     return join(box, el("p", table.note, class_="note") if table.note else None)
+
+
+def _kind(cell: str) -> str:
+    return "words long" if len(cell) > 26 else "words"
 
 
 def _cell(value: str) -> Markup:

@@ -89,6 +89,7 @@ def speed(report: Report) -> Table:
         "model",
         "<task",
         "<work a row",
+        "source tokens",
         "<device",
         "batch",
         "ms a batch",
@@ -110,7 +111,8 @@ def speed(report: Report) -> Table:
                     [
                         name,
                         task,
-                        f"{found['work']}, {found['source_tokens']} source tokens",
+                        found["work"],
+                        str(found["source_tokens"]),
                         f"{found['device']}, {found['dtype']}",
                         str(found["batch_size"]),
                         words.number(found["milliseconds"], 1),
