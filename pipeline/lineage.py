@@ -1,7 +1,8 @@
 """Where each artifact of a run lives, and what decides its content. No heavy imports: a stage asks this before it starts.
 
-Left out of every identity on purpose: paths, names, how often to log, save or validate, the micro batch and the number of
-ranks (they change rounding at most), and everything of DeepSpeed's JSON but the optimizer.
+Left out of every identity on purpose: paths, names, how often to log, save or validate (but where the validation decides what is
+kept), the micro batch, the number of ranks, compilation and activation checkpointing (they change rounding at most), and
+everything of DeepSpeed's JSON but the optimizer.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ FINETUNE_FORMAT = 2
 DISTILLED_FORMAT = 1
 
 #: Settings of training that steer how a run is watched and kept, not what comes out of it.
-IDLE = {"name", "log_every", "profile", "peak_tflops", "spike_factor", "validate_every", "save_every", "save_minutes",
-        "keep_checkpoints", "keep_every", "keep_best", "max_skipped_steps", "micro_batch_size", "deepspeed"}  # fmt: skip
+IDLE = {"name", "log_every", "profile", "peak_tflops", "spike_factor", "samples", "validate_every", "save_every", "save_minutes",
+        "keep_checkpoints", "keep_every", "keep_best", "max_skipped_steps", "micro_batch_size",
+        "activation_checkpointing", "compile", "deepspeed"}  # fmt: skip
 
 #: Settings of fine-tuning that say which units there are, or that a unit's identity holds elsewhere.
 _COMPARED = {"models", "tasks", "seeds", "learning_rates", "baselines", "data", "teacher", "shard_rows"}

@@ -24,15 +24,20 @@ def fit(unit: Unit, data: TaskData, train_on: Examples, lesson: Lesson | None, t
     train_on: the examples that are learnt; lesson: the fine-tuned teacher's logits, where the model learns from them, too.
     """
     from pipeline.training import distributed
+    from pipeline.training.compilation import compile_blocks
     from pipeline.training.engine import load_model
     from pipeline.training.export import export_model
     from pipeline.training.loop import train
+    from pipeline.training.window import model_cost
 
     settings, root = unit.settings, unit.output.root
     source = EncodedSource(encode(tokenizer, train_on, unit.task), tokenizer.pad_token_id)
     encoded = encode(tokenizer, data.validation, unit.task)
+    model = load_model(unit.directory, settings)
+    if settings.compile:
+        compile_blocks(model)
     trained = train(
-        model=load_model(unit.directory, settings),
+        model=model,
         settings=settings,
         source=source,
         loss=_loss(source.mean_target_tokens, lesson),
@@ -42,6 +47,7 @@ def fit(unit: Unit, data: TaskData, train_on: Examples, lesson: Lesson | None, t
         label=f"finetune {unit}",
         validate=_validate(unit, data, encoded, tokenizer),
         order=BucketedOrder(source.lengths, settings.batch_size, unit.seed, settings.bucket_batches),
+        cost=model_cost(model.config),
     )
     if distributed.rank() == 0:
         steps = {"best": trained.exported, "trained": trained.steps}

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.recipe.base import PositiveInt, Section
+from pipeline.recipe.base import NonNegativeInt, PositiveInt, Section
 from pipeline.recipe.training import Optimisation
 
 
@@ -72,6 +72,8 @@ class Distill(Optimisation):
     objective: Objective = Objective()
     #: Where the teacher's side of the objective comes from: a kind of target in its cache, or the teacher itself at every step.
     targets: Literal["states", "sampled", "topk", "online"] = "states"
+    #: Of how many validation rows TensorBoard shows what the student writes.
+    samples: NonNegativeInt = 2
 
 
 class Interpolated(Section):

@@ -27,6 +27,10 @@ class Optimisation(Section):
     gradient_clipping: Annotated[float, Field(ge=0.0)] = 1.0
     dropout: Fraction = 0.0
     dtype: Dtype = "auto"
+    #: Keep only what enters each block, and compute the block again for its backward pass: less memory, a third more time.
+    activation_checkpointing: bool = False
+    #: Compile the student's blocks (torch.compile); not under ZeRO-3 (docs/adr/0007).
+    compile: bool = False
     deepspeed: str = "ds_configs/zero3.json"
     log_every: PositiveInt = 10
     #: Write a profile of a few steps to profile/ (`--profile`).

@@ -126,7 +126,7 @@ class Checkpoints:
             raise CorruptArtifact(
                 f"the best checkpoint {directory} cannot be exported, {problem}: train with export=last, or anew"
             )
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
             return get_fp32_state_dict_from_zero_checkpoint(str(self.root), tag=directory.name)
 
     def _newest_sound(self) -> int:

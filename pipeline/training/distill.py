@@ -22,12 +22,21 @@ from pipeline.student.shapes import student_config
 from pipeline.teacher.reader import CachedTargets, check_labels, open_tail
 from pipeline.teacher.vocabulary import check_vocabulary
 from pipeline.training import distributed
-from pipeline.training.distiller import Distiller, check_objective, looks_at_encoder_blocks, teacher_places
+from pipeline.training.compilation import check_compile, compile_blocks
+from pipeline.training.distiller import (
+    Distiller,
+    check_objective,
+    looks_at_encoder_blocks,
+    teacher_places,
+    watched_blocks,
+)
 from pipeline.training.engine import deepspeed_config, load_model
 from pipeline.training.export import export_model
-from pipeline.training.loop import Trained, train
+from pipeline.training.loop import SampleFn, Trained, train
+from pipeline.training.order import Row
 from pipeline.training.partitioned import teacher_loader
 from pipeline.training.rows import TokenSource
+from pipeline.training.samples import samples
 from pipeline.training.targets import check_targets, part_weights
 from pipeline.training.teachers import CachedTeacher, OnlineTeacher, Teacher
 from pipeline.training.validation import first_rows, lm_score, mean_over_rows
@@ -63,6 +72,8 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
     student = load_model(initial, settings)
     reference = _teacher(recipe, targets, train_tokens, student.config.pad_token_id)
     model = Distiller(student, settings.objective, reference, settings.max_steps)
+    if settings.compile:
+        compile_blocks(student, watched_blocks(settings.objective))
     held_out = TokenSource(validation_tokens, None, student.config)
     rows = first_rows(held_out, settings.validation_rows)
     trained = train(
@@ -75,6 +86,7 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
         seed=recipe.seed,
         label=label,
         validate=lambda engine, step: {"lm_loss": mean_over_rows(engine, held_out, rows, lm_score)},
+        sample=_sampler(held_out, rows[: settings.samples], tokenizer, student.config.pad_token_id),
         carried=model,
         cost=model.cost,
     )
@@ -89,6 +101,13 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
         say(f"{label}: validation LM loss {quality['lm_loss']:.4f}; model in {output.root / 'hf'}")
     distributed.barrier()
     return output
+
+
+def _sampler(source: TokenSource, rows: list[Row], tokenizer: Path, pad: int) -> SampleFn | None:
+    if not rows:
+        return None
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    return lambda engine: samples(engine, source, rows, words, pad)
 
 
 def _teacher(recipe: Recipe, targets: CachedTargets | None, tokens: Artifact, pad_token_id: int) -> Teacher | None:
@@ -128,6 +147,7 @@ def _check(recipe: Recipe, config: Any, targets: CachedTargets | None) -> None:
     check_dtype(config, resolve_dtype(settings.dtype), "distill.dtype")
     check_length(config, recipe.tokens.input_length, "tokens.input_length")
     deepspeed_config(settings)
+    check_compile(settings)
     if targets is not None:
         check_targets(settings, targets.settings)
     elif presets.needs_teacher(part_weights(settings.objective)):

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from pipeline.errors import ConfigError
 from pipeline.families import Attention, Shape, family_of
+from pipeline.families.base import Stack
 from pipeline.families.recorder import QKV, BlockInput, Recorder
 from pipeline.families.stacks import decode, encode
 from pipeline.objectives import presets
@@ -18,13 +19,13 @@ from pipeline.objectives.attention import attention_loss
 from pipeline.objectives.hidden import hidden_loss
 from pipeline.objectives.relations import relation_loss
 from pipeline.objectives.schedules import Taid, scheduled, taid_step
-from pipeline.planning.flops import training_flops
 from pipeline.recipe import HiddenPair, Objective
 from pipeline.student.shapes import check_relation_heads, default_relation_heads
 from pipeline.training.head import DenseTarget, LossHead, SampledTarget, Target, TopkTarget
 from pipeline.training.loader import Batch
 from pipeline.training.targets import part_weights
 from pipeline.training.teachers import Reference, Teacher
+from pipeline.training.window import model_cost
 
 
 def check_objective(objective: Objective, student: Shape, teacher: Shape) -> None:
@@ -86,10 +87,13 @@ class Distiller(nn.Module):
         blocks, places = student_places(objective)
         self._recorder = Recorder(student, self._family, blocks, places)
 
-    def forward(self, batch: Batch, step: int = 0, lm_only: bool = False) -> dict[str, torch.Tensor]:
+    def forward(
+        self, batch: Batch, step: int = 0, lm_only: bool = False, predict: bool = False
+    ) -> dict[str, torch.Tensor]:
         """Return "loss", the weighted sum, and every part under its name and, weighted, under "weighted_<name>": scalars.
 
         batch: input_ids, attention_mask, labels and what the teacher reads. lm_only: return "lm" alone, for validation.
+        predict: return "ids" alone, (rows, L_out): after each position of the labels before it the most probable token.
         """
         labels, mask = batch["labels"], batch["attention_mask"]
         student: Any = self.student
@@ -97,6 +101,8 @@ class Distiller(nn.Module):
         with self._recorder as recorder:
             encoder_output = encode(self.student, mask, input_ids=batch["input_ids"])
             decoder_output = decode(self.student, encoder_output, mask, decoder_input_ids=decoder_input_ids)
+        if predict:
+            return self.head(decoder_output, None, None)
         if lm_only:
             return self.head(decoder_output, labels, None)
         reference = self._teacher.reference(batch) if self._teacher is not None else None
@@ -118,14 +124,7 @@ class Distiller(nn.Module):
 
     def cost(self, input_length: int, target_length: int) -> float:
         """Operations of training on one example: the student's forward and backward pass and the teacher's forward or replay."""
-        config = self.student.config
-        total = training_flops(
-            self._shape,
-            input_length,
-            target_length,
-            vocab_size=self._family.head_size(config),
-            gated=self._family.gated(config),
-        ).total
+        total = model_cost(self.student.config)(input_length, target_length)
         if self._teacher is not None:
             total += self._teacher.cost(input_length, target_length, "logits" in self._weights)
         return total
@@ -267,6 +266,12 @@ def student_places(objective: Objective) -> tuple[dict[Attention, int], list[Blo
     """Return what must be recorded of the student: the block of each attention, and block inputs."""
     blocks = objective.blocks
     return _places(objective, blocks.student_encoder, blocks.student_decoder, "student")
+
+
+def watched_blocks(objective: Objective) -> set[tuple[Stack, int]]:
+    """The student's blocks (stack, index from the end) whose q, k and v are recorded."""
+    blocks, _ = student_places(objective)
+    return {("encoder" if attention == "encoder_self" else "decoder", block) for attention, block in blocks.items()}
 
 
 def teacher_places(objective: Objective, default: int) -> tuple[dict[Attention, int], list[BlockInput]]:

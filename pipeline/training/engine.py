@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,10 @@ def load_model(directory: Path, settings: Optimisation) -> PreTrainedModel:
         if family.head_is_separate(weight_names(directory)):
             family.separate_head(model)
     load_weights(model, directory)
+    if settings.activation_checkpointing:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # release 6 of Transformers gives it another name
+            model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
 
 

@@ -63,7 +63,7 @@ class LossHead(nn.Module):
     def forward(
         self,
         hidden: torch.Tensor,
-        labels: torch.Tensor,
+        labels: torch.Tensor | None,
         target: Target | None,
         *,
         with_lm: bool = True,
@@ -72,11 +72,13 @@ class LossHead(nn.Module):
         temperature: float = 1.0,
         target_share: float = 1.0,
     ) -> dict[str, torch.Tensor]:
-        """Return the scalars "lm" (unless with_lm is false) and, with a target, "logits".
+        """Return the scalars "lm" (unless with_lm is false) and, with a target, "logits"; without labels "ids" alone.
 
         hidden: (batch, L_out, d_model), the decoder's output; labels: (batch, L_out), -100 = not valid for either loss. The
-        settings are those of `objectives.logits.divergence`.
+        settings are those of `objectives.logits.divergence`. ids: (batch, L_out), the most probable token at each position.
         """
+        if labels is None:
+            return {"ids": Head(self.weight, self._scale, self._bias()).logits(hidden).argmax(-1)}
         valid = labels != -100
         if isinstance(target, DenseTarget):
             divergence_value, lm = head_divergence(

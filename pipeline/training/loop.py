@@ -5,9 +5,10 @@ What is trained on which rows with which loss is the caller's; what is here is e
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -38,6 +39,8 @@ from pipeline.training.window import Cost, Means, Window
 LossFn = Callable[[Any, Batch, int], dict[str, torch.Tensor]]
 #: (engine, step) → named numbers, logged as validation/<name>. Every rank calls it.
 ValidateFn = Callable[[Any, int], dict[str, float]]
+#: engine → Markdown by name, shown in TensorBoard at each validation. Every rank calls it.
+SampleFn = Callable[[Any], dict[str, str]]
 
 
 class Carried(Protocol):
@@ -76,6 +79,7 @@ def train(
     seed: int,
     label: str,
     validate: ValidateFn | None = None,
+    sample: SampleFn | None = None,
     carried: Carried | None = None,
     order: SampleOrder | None = None,
     cost: Cost | None = None,
@@ -161,11 +165,12 @@ def train(
                     say(f"{label}: step {done} skipped, its gradient is not finite ({in_a_row} in a row)")
                 if in_a_row >= settings.max_skipped_steps:
                     engine.eval()
-                    rows = offending_rows(engine, loss, step, batches, order.batch(step))
+                    rows = order.batch(step)
+                    bad = offending_rows(engine, loss, step, batches, rows)
                     saved = is_finite(engine)
                     if saved:
                         save(done)
-                    raise _not_finite(label, done, in_a_row, rows, checkpoints.root if saved else None)
+                    raise _not_finite(label, done, in_a_row, bad, rows, checkpoints.root if saved else None)
             else:
                 in_a_row = 0
                 window.add(of_step, batches)
@@ -188,9 +193,12 @@ def train(
                 progress.advance(0, detail)
             improved = False
             if validate is not None and (done % settings.validate_every == 0 or last):
-                validation = _validated(validate, engine, done)
+                with _evaluating(engine):
+                    validation = validate(engine, done)
+                    texts = sample(engine) if sample is not None else {}
                 improved = convergence.see(done, validation)
                 log.write(done, {f"validation/{name}": value for name, value in validation.items()})
+                log.write_texts(done, texts)
                 window.restart()
             last = last or convergence.exhausted
             trace.step()
@@ -211,21 +219,21 @@ def train(
                 raise Preempted(f"{label}: saved after step {done} on {stop.received or 'another rank’s signal'}")
     if convergence.exhausted and rank == 0:
         say(f"{label}: stopped after step {done}, {settings.patience} validations without improvement")
+    engine.eval()
     exported = done
     if settings.export == "best" and convergence.best_step not in (None, done):
         exported = convergence.best_step
         replace_weights(engine.module, checkpoints.weights(exported) if rank == 0 else {})
     if validate is not None and (validation is None or exported != done):
-        validation = _validated(validate, engine, exported)
-    engine.eval()
+        validation = validate(engine, exported)
     return Trained(engine, validation or {}, done, exported)
 
 
-def _validated(validate: ValidateFn, engine: Any, step: int) -> dict[str, float]:
+@contextlib.contextmanager
+def _evaluating(engine: Any) -> Iterator[None]:
     engine.eval()
-    values = validate(engine, step)
+    yield
     engine.train()
-    return values
 
 
 def _peak(settings: Optimisation) -> float:
@@ -244,13 +252,18 @@ def _finite(value: float) -> float:
     return value if math.isfinite(value) else 0.0
 
 
-def _not_finite(label: str, done: int, in_a_row: int, rows: list[Row], saved: Path | None) -> PipelineError:
-    more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
-    named = f"shard:row {', '.join(f'{shard}:{row}' for shard, row in rows[:8])}{more}" if rows else "no row by itself"
-    kept = f"finite weights are saved in {saved}" if saved else "nor are the weights, which were not saved"
+def _not_finite(
+    label: str, done: int, in_a_row: int, bad: list[Row], rows: list[Row], saved: Path | None
+) -> PipelineError:
+    whose = (
+        "the loss of each of these rows alone is not finite" if bad else "the loss of each of its rows alone is finite"
+    )
+    named = ", ".join(f"{shard}:{row}" for shard, row in (bad or rows)[:8])
+    kept = f"finite weights are saved in {saved}" if saved else "nor are its weights, which were not saved"
     return PipelineError(
-        f"{label}: the gradients of {in_a_row} steps in a row were not finite; at the last, step {done}, the loss is not finite for "
-        f"{named}; {kept}: lower learning_rate, use dtype float32, or look at these rows; remove the checkpoints to begin anew"
+        f"{label}: the gradients of {in_a_row} steps in a row were not finite, the last at step {done}; {whose} (shard:row {named}"
+        f"{', …' * (len(bad or rows) > 8)}); {kept}: lower learning_rate, use dtype float32, or look at these rows; remove the "
+        "checkpoints to begin anew"
     )
 
 

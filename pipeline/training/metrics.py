@@ -38,6 +38,12 @@ class MetricsLog:
         self._lines.write(json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n")
         self._lines.flush()
 
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        """Show Markdown in TensorBoard; metrics.jsonl holds numbers alone."""
+        if self._active:
+            for name, text in texts.items():
+                self._board.add_text(name, text, step)
+
     def __enter__(self) -> MetricsLog:
         return self
 

@@ -5,14 +5,28 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
+from pipeline.families import family_of
+from pipeline.planning.flops import training_flops
 from pipeline.training import distributed
 from pipeline.training.loader import Batch, Loader
 
 #: (input length, target length) → operations of training on one example, the teacher's side included.
 Cost = Callable[[int, int], float]
+
+
+def model_cost(config: Any) -> Cost:
+    """The cost of training a model of this configuration."""
+    family = family_of(config)
+    shape, vocabulary, gated = family.shape(config), family.head_size(config), family.gated(config)
+
+    def cost(input_length: int, target_length: int) -> float:
+        return training_flops(shape, input_length, target_length, vocab_size=vocabulary, gated=gated).total
+
+    return cost
 
 
 class Means:
