@@ -37,7 +37,7 @@ class TokenSource:
             found.cache.require_sizes()
 
     def read_ahead(self, shards: list[int]) -> None:
-        for artifact in (self._tokens, *([self._targets.cache] if self._targets is not None else [])):
+        for artifact in (self._tokens, *(found.cache for _, found in self._targets)):
             artifact.read_ahead(shards)
 
     def read(self, rows: list[Row]) -> Batch:
