@@ -9,7 +9,7 @@ from pipeline.downstream.tasks import TaskData
 from pipeline.downstream.unit import Unit
 
 if TYPE_CHECKING:
-    from pipeline.training.loop import LossFn, ValidateFn
+    from pipeline.training.loop import LossFn, Trained, ValidateFn
 
 
 def fit(unit: Unit, data: TaskData, tokenizer: Any) -> None:
@@ -29,7 +29,7 @@ def fit(unit: Unit, data: TaskData, tokenizer: Any) -> None:
     model = load_model(unit.directory, settings)
     if settings.compile:
         compile_blocks(model)
-    engine = train(
+    trained = train(
         model=model,
         settings=settings,
         source=source,
@@ -40,9 +40,9 @@ def fit(unit: Unit, data: TaskData, tokenizer: Any) -> None:
         label=f"finetune {unit}",
         validate=None if validation is None else _validate(validation),
         cost=model_cost(model.config),
-    ).engine
-    export_model(engine.module, root / "hf", unit.directory, _card(unit, len(data.train)))
-    engine.destroy()
+    )
+    export_model(trained.engine.module, root / "hf", unit.directory, _card(unit, len(data.train), trained))
+    trained.engine.destroy()
 
 
 def _loss(mean_target_tokens: float) -> LossFn:
@@ -84,10 +84,11 @@ def _cross_entropy(engine: Any, batch: dict[str, Any]) -> Any:
     return cross_entropy(output.logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
 
 
-def _card(unit: Unit, rows: int) -> str:
+def _card(unit: Unit, rows: int, trained: Trained) -> str:
     task = unit.task
+    early = f" (training was stopped early, after {trained.steps})" if trained.steps < unit.settings.max_steps else ""
     return (
         f"# {unit.model}, fine-tuned on {task.name}\n\n"
-        f"A {task.kind} model: `{task.source}` → `{task.target}`, {unit.settings.max_steps} steps of "
-        f"{unit.settings.batch_size} examples out of {rows}. Scores and predictions stand beside this directory.\n"
+        f"A {task.kind} model: `{task.source}` → `{task.target}`, {trained.exported} steps of "
+        f"{unit.settings.batch_size} examples out of {rows}{early}. Scores and predictions stand beside this directory.\n"
     )
