@@ -1,5 +1,6 @@
 # make demo   set everything up and run the whole pipeline on real text
 # make test   set everything up and run the tests
+# make chaos  kill every stage at random, 100 times, and write docs/reliability.md's table
 # make check  format, lint, types, import rules
 #
 # PYTHON=python3.12 chooses the interpreter. TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch without CUDA.
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST_ARGS ?=
 
-.PHONY: demo test test-fast slurm check format clean
+.PHONY: demo test test-fast chaos slurm check format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/miniend demo
@@ -20,6 +21,10 @@ test: $(VENV)/.dev slurm
 
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+# Kills every stage at random moments and compares what comes of it: CHAOS_KILLS=100, CHAOS_SEED=… to repeat one.
+chaos: $(VENV)/.dev
+	$(BIN)/python -m tests.faults.chaos docs/reliability.md
 
 # A real Slurm for tests/slurm, where it can be installed (root on Debian or Ubuntu); elsewhere these tests are skipped and say so.
 # Their cluster has its own configuration, key and ports; nothing under /etc is used.

@@ -115,11 +115,10 @@ def main(argv: list[str] | None = None) -> None:
 
         show.show_status(arguments.run, watch=arguments.watch)
     elif arguments.command == "report":
-        from pipeline.report import collect, write
+        from pipeline.report import write_report
 
-        out = arguments.out or arguments.run / "finetune" / arguments.name
-        for path in write.write(collect.collect(arguments.run, arguments.name), out):
-            say(f"written: {path}")
+        written = write_report(arguments.run, arguments.name, arguments.out)
+        say(f"{written.table}\nwritten: {', '.join(map(str, written.files))}")
     elif arguments.command == "tensorboard":
         from pipeline.status import boards
 

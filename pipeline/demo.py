@@ -14,9 +14,9 @@ from pipeline.artifacts import atomic
 from pipeline.console import say
 from pipeline.corpus.readers import split_of
 from pipeline.corpus.wiki import ATTRIBUTION, fetch_wiki
-from pipeline.downstream import report
 from pipeline.errors import DataError, PipelineError, Preempted
 from pipeline.recipe import Recipe, load_recipe
+from pipeline.report import write_report
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _SPLITS = ("train", "validation", "test")
@@ -92,10 +92,9 @@ def _run_stage(stage: str, arguments: list[str]) -> None:
 
 
 def _finish(recipe: Recipe, took: dict[str, float]) -> None:
-    comparison = report.compare(recipe)
-    written = report.write(recipe, comparison)
-    for path in written:
+    written = write_report(recipe.root, recipe.finetune.name, recipe=recipe)
+    for path in written.files:
         shutil.copyfile(path, recipe.root / path.name)
-    say(f"\n{report.markdown(comparison)}")
-    say(f"written to {recipe.root / 'report.md'} and report.json; every number was measured in this run")
+    say(f"\n{written.table}")
+    say(f"every number was measured in this run; with charts: {(recipe.root / 'report.html').resolve()}")
     say("seconds a stage: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in took.items()))

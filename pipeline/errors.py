@@ -6,7 +6,9 @@ never shows a traceback for one (`exit_on_error`). Anything else that escapes is
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -15,6 +17,15 @@ from typing import TypeVar
 EXIT_USER_ERROR = 2
 #: Interrupted by SIGTERM/SIGUSR1 after saving: start the same command again to go on (sysexits' EX_TEMPFAIL).
 EXIT_REQUEUE = 75
+
+#: What is to be done about an error of the operating system's.
+_DISK_ERRORS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space or ask for more",
+    errno.EROFS: "make that filesystem writable or choose another `run`",
+    errno.EACCES: "ask for the permission or choose another `run`",
+    errno.EIO: "look after the disk",
+}
 
 R = TypeVar("R")
 
@@ -51,6 +62,21 @@ class Preempted(Exception):
     """Raised after a checkpoint was saved because a signal asked the stage to stop."""
 
 
+def _disk_trouble(error: BaseException) -> str | None:
+    """What to say of an error that a disk caused: full, read-only, not permitted, or broken; None for any other."""
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        where = f"cannot write {error.filename}" if error.filename else "cannot write"
+        return f"{where}: {error.strerror}; {_DISK_ERRORS[error.errno]}, then run the same command again: what is finished is kept"
+    # torch.save and safetensors say in their own words that a write failed.
+    text = " ".join(str(error).split())
+    for number, mend in _DISK_ERRORS.items():
+        if f"os error {number})" in text or os.strerror(number) in text:
+            return f"cannot write: {os.strerror(number)}; {mend}, then run the same command again: what is finished is kept"
+    if "PytorchStreamWriter failed writing" in text:
+        return "cannot write a checkpoint, probably because the disk is full; free some space, then run the same command again"
+    return None
+
+
 def exit_on_error(main: Callable[..., R]) -> Callable[..., R]:
     """Wrap a stage's `main`: user errors become one line on stderr and exit code 2, preemption exit code 75."""
 
@@ -64,6 +90,12 @@ def exit_on_error(main: Callable[..., R]) -> Callable[..., R]:
         except Preempted as stop:
             print(f"stopped: {stop}; run the same command again to continue", file=sys.stderr, flush=True)
             sys.exit(EXIT_REQUEUE)
+        except Exception as error:
+            trouble = _disk_trouble(error)
+            if trouble is None:
+                raise
+            print(f"error: {trouble}", file=sys.stderr, flush=True)
+            sys.exit(EXIT_USER_ERROR)
         except KeyboardInterrupt:
             print("interrupted: run the same command again to continue", file=sys.stderr, flush=True)
             sys.exit(130)

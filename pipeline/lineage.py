@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pipeline.artifacts import Artifact, Output
 from pipeline.artifacts.atomic import sha256_bytes, sha256_file
 from pipeline.artifacts.content import model_hash, resolve_model, tokenizer_hash
+from pipeline.artifacts.manifest import InputRecord
 from pipeline.errors import ConfigError, DataError
 from pipeline.hardware import resolve_dtype
 from pipeline.recipe import Cache, FineTune, Optimisation, Recipe, Student, Task, Teacher
@@ -67,8 +68,13 @@ def tokens_artifact(recipe: Recipe, split: str) -> Artifact:
 
 
 def tokenizer_directory(recipe: Recipe) -> Path:
-    """The Transformers tokenizer of the run; raises IncompleteArtifact when it was not made yet."""
-    return Artifact(recipe.root / "tokens" / "tokenizer", "tokenizer").root / "hf"
+    """The Transformers tokenizer of the run; raises IncompleteArtifact when it was not made yet,
+    CorruptArtifact when its bytes are not those that were written.
+    """
+    artifact = Artifact(recipe.root / "tokens" / "tokenizer", "tokenizer")
+    for name in artifact.manifest.files:
+        artifact.verify_file(name)
+    return artifact.root / "hf"
 
 
 def required_teacher(recipe: Recipe) -> Teacher:
@@ -112,10 +118,11 @@ def distill_output(
     """RUN/<stage>/<distill.name>: a student trained from cached targets, or with the LM loss alone."""
     train, validation = tokens_artifact(recipe, "train"), tokens_artifact(recipe, "validation")
     inputs = {"train": train.as_input(), "validation": validation.as_input()}
+    original = original_recipe(recipe)
     if needs_cache:
-        cache = cache_output(recipe)
-        cache.complete()  # refuses one that was made from another teacher, or with other settings, than the recipe says
-        inputs["cache"] = Artifact(cache.root, "teacher_cache").as_input()
+        inputs["cache"] = _cache_input(recipe)
+        if original is not None:
+            inputs["original"] = _cache_input(original)
     payload: dict[str, Any] = {
         "stage": "distill",
         "format": DISTILL_FORMAT,
@@ -126,9 +133,24 @@ def distill_output(
         "student": _student_payload(recipe.student),
         "settings": optimisation_payload(recipe.distill),
     }
+    if recipe.distill.original is not None:
+        weight = recipe.distill.original.model_dump(mode="json")["weight"]
+        payload["original"] = {"cache": inputs["original"].fingerprint if needs_cache else None, "weight": weight}
     if recipe.distill.targets == "online" and recipe.teacher is not None:
         payload["teacher_dtype"] = resolve_dtype(recipe.teacher.dtype)
     return Output(recipe.root / stage / recipe.distill.name, stage, payload, recipe.to_yaml(), inputs)
+
+
+def original_recipe(recipe: Recipe) -> Recipe | None:
+    """The recipe with its second teacher in the place of its teacher; None when it has none."""
+    original = recipe.distill.original
+    return None if original is None else recipe.model_copy(update={"teacher": original.teacher})
+
+
+def _cache_input(recipe: Recipe) -> InputRecord:
+    cache = cache_output(recipe)
+    cache.complete()  # refuses one that was made from another teacher, or with other settings, than the recipe says
+    return Artifact(cache.root, "teacher_cache").as_input()
 
 
 def _student_payload(student: Student) -> dict[str, Any]:
@@ -209,7 +231,7 @@ def _task_payload(task: Task) -> dict[str, Any]:
 
 
 def optimisation_payload(settings: Optimisation) -> dict[str, Any]:
-    exclude = IDLE | (_COMPARED if isinstance(settings, FineTune) else set())
+    exclude = IDLE | (_COMPARED if isinstance(settings, FineTune) else {"original"})
     chooses = {"patience", "min_delta", "export"}
     if settings.patience is None:
         exclude |= {"patience", "min_delta"}

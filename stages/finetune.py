@@ -6,7 +6,8 @@
 
 Every model of `finetune.models` is fine-tuned on every task of `finetune.tasks`, with every seed and learning rate, and scored on
 its test rows: labels by the likelihood of their texts, summaries by greedy decoding or beam search. One artifact each in
-RUN/finetune/<name>/<task>/<model>/<trial>/ (docs/downstream.md); then report.json and report.md over all that are finished.
+RUN/finetune/<name>/<task>/<model>/<trial>/ (docs/downstream.md); then report.json, report.md and
+report.html over all that are finished (docs/report.md).
 `--distil` makes the rows that a fine-tuned teacher labels, RUN/distilled/<name>/<task>/, and nothing else.
 
 Start it again after any interruption: finished units are kept, an unfinished one goes on from its newest checkpoint.
@@ -17,8 +18,9 @@ from __future__ import annotations
 import argparse
 
 from pipeline.console import say
-from pipeline.downstream import finetune, report
+from pipeline.downstream import finetune
 from pipeline.errors import exit_on_error
+from pipeline.report import write_report
 from pipeline.stage_args import environment_rank, parse
 
 
@@ -28,9 +30,9 @@ def main() -> None:
     if chosen.distil is not None:
         finetune.distil_alone(recipe, chosen.distil, chosen.shards)
         return
-    comparison = finetune.run(recipe, models=chosen.models, tasks=chosen.tasks, trials=chosen.trials)
+    finetune.run(recipe, models=chosen.models, tasks=chosen.tasks, trials=chosen.trials)
     if environment_rank()[0] == 0:
-        say(report.markdown(comparison))
+        say(write_report(recipe.root, recipe.finetune.name, recipe=recipe).table)
 
 
 def _options(parser: argparse.ArgumentParser) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.tiny_run import ARTIFACTS, TinyRun
+from tests.tiny_run import ARTIFACTS, TinyRun, write_few_documents
 
 # Before anything imports huggingface_hub: no test may depend on, or wait for, the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -27,11 +29,7 @@ def wiki_jsonl() -> Path:
 @pytest.fixture(scope="session")
 def few_documents(wiki_jsonl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """300 of them, spread over all topics."""
-    with open(wiki_jsonl, encoding="utf-8") as handle:
-        lines = list(handle)[::33][:300]
-    path = tmp_path_factory.mktemp("text") / "few.jsonl"
-    path.write_text("".join(lines), encoding="utf-8")
-    return path
+    return write_few_documents(wiki_jsonl, tmp_path_factory.mktemp("text") / "few.jsonl")
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +48,17 @@ def cached_run(finished_run: TinyRun, few_documents: Path, tmp_path: Path) -> Ti
     for name in ("tokens", "distill/teacher", "teacher_cache"):
         shutil.copytree(finished_run.run / name, run.run / name)
     return run
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real filesystem of 16 MB."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(where)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small filesystem here: {mounted.stderr.strip()}")
+    yield where
+    subprocess.run(["umount", "-l", str(where)], check=True)

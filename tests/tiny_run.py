@@ -27,6 +27,13 @@ ARTIFACTS = {
 }
 
 
+def write_few_documents(wiki: Path, path: Path) -> Path:
+    """Copy 300 documents, spread over all topics, from the wiki's file to `path`; returns it."""
+    with open(wiki, encoding="utf-8") as handle:
+        path.write_text("".join(list(handle)[::33][:300]), encoding="utf-8")
+    return path
+
+
 class TinyRun:
     """Writes the recipes of a run below `root` and starts its stages as a user would."""
 
@@ -124,9 +131,9 @@ class TinyRun:
             time.sleep(0.001)
         return process
 
-    def complete(self, stage: str, *, fresh: bool = False) -> None:
+    def complete(self, stage: str, *overrides: str, fresh: bool = False) -> None:
         """Run a stage, which must end well. fresh: as a process of its own, with another hash seed than the forks'."""
-        done = forked.run(self.command(stage), fresh=fresh)
+        done = forked.run(self.command(stage, *overrides), fresh=fresh)
         assert done.returncode == 0, f"{stage} failed:\n{done.stdout}\n{done.stderr}"
 
     def hashes(self, stage: str) -> dict[str, str]:

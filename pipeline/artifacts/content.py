@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.artifacts.atomic import sha256_bytes, sha256_file
 from pipeline.artifacts.fingerprint import canonical_json
+from pipeline.artifacts.reader import Artifact
 from pipeline.errors import ConfigError
 
 #: config.json entries that do not change what a model computes.
@@ -19,7 +20,8 @@ _TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "sentencepiece.bpe.model",
 def resolve_model(name: str) -> Path:
     """Return the local directory of a model: `name` itself, or its snapshot from the Hugging Face hub.
 
-    Raises ConfigError when it is neither, or holds pickled weights only.
+    Raises ConfigError when it is neither, or holds pickled weights only, and CorruptArtifact when a stage wrote it and its
+    bytes have changed since.
     """
     path = Path(name)
     if not path.is_dir():
@@ -31,7 +33,19 @@ def resolve_model(name: str) -> Path:
             "only pickled weights, which are not loaded" if [*path.glob("*.bin"), *path.glob("*.pt")] else "no weights"
         )
         raise ConfigError(f"model {name}: {reason}; save it with safe_serialization=True first")
+    _require_as_written(path)
     return path
+
+
+def _require_as_written(directory: Path) -> None:
+    """Raise CorruptArtifact where a model of this pipeline's own is not what its stage wrote."""
+    root = directory.parent
+    if directory.name != "hf" or not all((root / name).is_file() for name in ("fingerprint.json", "manifest.json")):
+        return
+    artifact = Artifact(root)
+    for name in artifact.manifest.files:
+        if name.startswith("hf/"):
+            artifact.verify_file(name, _unchanged_hash)
 
 
 def weight_files(directory: Path) -> list[Path]:

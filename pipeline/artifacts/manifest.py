@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.artifacts.atomic import sha256_bytes
+from pipeline.artifacts.sealed import unseal
 from pipeline.errors import CorruptArtifact, IncompleteArtifact
 
 #: Bump when a reader of an older release could misread a directory of this one.
@@ -28,6 +38,15 @@ STAGES: dict[Kind, str] = {
 }
 
 
+#: Bytes of an element, by torch's name of its dtype.
+_ELEMENT_BYTES = {
+    **dict.fromkeys(("int8", "uint8"), 1),
+    **dict.fromkeys(("float16", "bfloat16", "uint16"), 2),
+    **dict.fromkeys(("float32", "int32", "uint32"), 4),
+    "int64": 8,
+}
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,6 +57,18 @@ class Column(_Record):
     dtype: str
     row_shape: list[NonNegativeInt]
     ragged: bool = False
+
+    @field_validator("dtype")
+    @classmethod
+    def _known(cls, dtype: str) -> str:
+        if dtype not in _ELEMENT_BYTES:
+            raise ValueError(f"dtype {dtype!r} is none of {', '.join(_ELEMENT_BYTES)}")
+        return dtype
+
+    @property
+    def least_row_bytes(self) -> int:
+        """Bytes of a row; of a ragged one, of its offset."""
+        return 8 if self.ragged else _ELEMENT_BYTES[self.dtype] * math.prod(self.row_shape)
 
 
 class ShardRecord(_Record):
@@ -52,6 +83,14 @@ class ShardRecord(_Record):
     columns: dict[str, Column]
     #: Facts a stage adds, e.g. the sha256 of the token shard a cache shard belongs to, or its fidelity figures.
     notes: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fits(self) -> ShardRecord:
+        # Before anybody makes an array of so many rows.
+        least = self.rows * sum(column.least_row_bytes for column in self.columns.values())
+        if least > self.bytes or (self.rows and not least):
+            raise ValueError(f"{self.rows} rows do not fit into {self.bytes} bytes")
+        return self
 
 
 class FileRecord(_Record):
@@ -87,6 +126,13 @@ class Manifest(_Record):
             if path.is_absolute() or ".." in path.parts:
                 raise ValueError(f"file {name!r} points outside the artifact")
         return files
+
+    @field_validator("shards")
+    @classmethod
+    def _in_order(cls, shards: list[ShardRecord]) -> list[ShardRecord]:
+        if [shard.index for shard in shards] != list(range(len(shards))):
+            raise ValueError("its shards are not numbered 0, 1, 2 …")
+        return shards
 
     def content_hash(self) -> str:
         """Hash of what the artifact holds (shards and files), regardless of when and where it was made."""
@@ -129,10 +175,10 @@ def read_sidecar(root: Path, index: int) -> ShardRecord | None:
 
 def _parse(model: type[Any], text: bytes, path: Path) -> Any:
     try:
-        return model.model_validate_json(text)
+        return model.model_validate(unseal(text))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise CorruptArtifact(
-            f"{path} is damaged ({where}: {first['msg']}): remove it and run its stage again"
-        ) from None
+        reason = f"{'.'.join(str(part) for part in first['loc']) or 'the file'}: {first['msg']}"
+    except ValueError as error:
+        reason = str(error)
+    raise CorruptArtifact(f"{path} is damaged ({reason}): remove it and run its stage again")

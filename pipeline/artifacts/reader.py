@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,18 +70,26 @@ class Artifact:
             found.append(data[start:end].numpy().tobytes())
         return found
 
+    def require_sizes(self) -> None:
+        """Look at the size of every shard, without reading any; raises CorruptArtifact for one that is not whole."""
+        for record in self.shards:
+            self._require_size(record.index)
+
     def verify_shard(self, index: int) -> None:
         """Check the bytes of shard `index` against its record; raises CorruptArtifact naming the file and the mend."""
-        record, path = self.shards[index], shard_path(self.root, index)
-        mend = self.mend(index)
+        path = self._require_size(index)
+        if sha256_file(path) != self.shards[index].sha256:
+            raise CorruptArtifact(f"{path} is not what was written (sha256 differs): {self.mend(index)}")
+
+    def _require_size(self, index: int) -> Path:
+        path, expected = shard_path(self.root, index), self.shards[index].bytes
         try:
             size = path.stat().st_size
         except FileNotFoundError:
-            raise CorruptArtifact(f"{path} is missing: {mend}") from None
-        if size != record.bytes:
-            raise CorruptArtifact(f"{path} has {size} bytes instead of {record.bytes}: {mend}")
-        if sha256_file(path) != record.sha256:
-            raise CorruptArtifact(f"{path} is not what was written (sha256 differs): {mend}")
+            raise CorruptArtifact(f"{path} is missing: {self.mend(index)}") from None
+        if size != expected:
+            raise CorruptArtifact(f"{path} has {size} bytes instead of {expected}: {self.mend(index)}")
+        return path
 
     def mend(self, index: int) -> str:
         """Say how shard `index` alone is rebuilt."""
@@ -94,10 +102,10 @@ class Artifact:
         run = self.root.parents[{"distilled": 2, "finetune": 4}.get(kind, 1)]
         return f"python stages/{STAGES[kind]}.py --recipe {self.root / 'recipe.yaml'} run={run}"
 
-    def verify_file(self, name: str) -> None:
-        """Check the bytes of a named file against the manifest; raises CorruptArtifact."""
+    def verify_file(self, name: str, digest: Callable[[Path], str] = sha256_file) -> None:
+        """Check the bytes of a named file against the manifest; raises CorruptArtifact. digest: gives a file's sha256."""
         record, path = self.manifest.files[name], self.root / name
-        if not path.is_file() or path.stat().st_size != record.bytes or sha256_file(path) != record.sha256:
+        if not path.is_file() or path.stat().st_size != record.bytes or digest(path) != record.sha256:
             raise CorruptArtifact(
                 f"{path} is not what was written: to write it anew: rm -f {path} {self.root / 'manifest.json'} && {self._command}"
             )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
-from pipeline.artifacts import atomic
+from pipeline.artifacts import atomic, lock
 from pipeline.artifacts.fingerprint import Payload, canonical_json, differences, fingerprint
 from pipeline.artifacts.manifest import (
     SCHEMA_VERSION,
@@ -25,6 +25,7 @@ from pipeline.artifacts.manifest import (
     shard_path,
     sidecar_path,
 )
+from pipeline.artifacts.sealed import unseal, write_sealed
 from pipeline.errors import ArtifactError, CorruptArtifact, StaleArtifact
 
 if TYPE_CHECKING:
@@ -60,15 +61,19 @@ class Output:
             (self.root / name).is_file() for name in manifest.files
         )
 
-    def begin(self) -> None:
-        """Create the directory and record what it is being made from, before the first byte of content."""
+    def begin(self, *, alone: bool = False) -> None:
+        """Create the directory and record what it is being made from, before the first byte of content.
+
+        alone: only one process at a time may make this artifact: raises ArtifactError while another one does.
+        """
         self.complete()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
+            if alone:
+                self._lock = lock.hold(self.root)
+                self.complete()  # another process may have begun it from something else meanwhile
             # First: a directory that holds anything else without it is taken for somebody else's.
-            atomic.write_json(
-                self.root / "fingerprint.json", {"fingerprint": self.fingerprint, "payload": self.payload}
-            )
+            write_sealed(self.root / "fingerprint.json", {"fingerprint": self.fingerprint, "payload": self.payload})
             atomic.write_text(self.root / "recipe.yaml", self.recipe)
         except OSError as error:
             raise ArtifactError(f"cannot write to {self.root}: {error.strerror}") from error
@@ -117,7 +122,7 @@ class Output:
             },
             provenance=_provenance() | dict(provenance or {}),
         )
-        atomic.write_json(self.root / "manifest.json", manifest.model_dump())
+        write_sealed(self.root / "manifest.json", manifest.model_dump())
         return True
 
     def _file_record(self, name: str) -> FileRecord:
@@ -136,21 +141,20 @@ class Output:
         return record if path.stat().st_size == record.bytes else None
 
     def _started_payload(self) -> Mapping[str, Any] | None:
-        import json
-
         path = self.root / "fingerprint.json"
         if not path.exists():
-            # A temporary file is a process killed, or another one right now, in the first write of `begin`.
-            if self.root.is_dir() and any(not atomic.is_temporary(entry) for entry in self.root.iterdir()):
+            # A temporary file or the lock is a process killed, or another one right now, at the beginning of `begin`.
+            entries = self.root.iterdir() if self.root.is_dir() else ()
+            if any(not atomic.is_temporary(entry) and entry.name != lock.NAME for entry in entries):
                 raise StaleArtifact(
                     f"{self.root} is not empty and not an artifact of this pipeline: choose another `run`"
                 )
             return None
         try:
-            payload = json.loads(path.read_text())["payload"]
-        except (ValueError, KeyError, TypeError):
+            payload: Mapping[str, Any] = unseal(path.read_bytes())["payload"]
+        except (ValueError, KeyError):
             raise CorruptArtifact(f"{path} is damaged: remove {self.root} and run the stage again") from None
-        return payload if isinstance(payload, dict) else None
+        return payload
 
     def _refuse_stale(self, payload: Mapping[str, Any] | None) -> None:
         if payload is None or canonical_json(payload) == canonical_json(self.payload):
@@ -191,7 +195,7 @@ class ShardWriter:
                 columns=self._file.columns,
                 notes=dict(notes or {}),
             )
-            atomic.write_json(sidecar_path(self._output.root, self._index), record.model_dump())
+            write_sealed(sidecar_path(self._output.root, self._index), record.model_dump())
         return record
 
     def discard(self) -> None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.artifacts import Output
+from pipeline.artifacts import Output, lock
 from pipeline.artifacts.atomic import publish_directory, write_bytes
 from pipeline.console import say
 from pipeline.corpus.readers import attribution, iter_split
@@ -78,11 +78,11 @@ def build_tokenizer(recipe: Recipe) -> bool:
     output = tokenizer_output(recipe)
     if output.complete():
         return False
-    settings = recipe.tokenizer
     began = time.monotonic()
     for split in reversed(SPLITS):
         if next(iter_split(corpus, split), None) is None:
             raise DataError(_too_little(recipe, split, 0, 0, 0, _lengths(recipe)))
+    settings = recipe.tokenizer
     if settings.path is None:
         model = train_model(iter_split(corpus, "train"), settings.vocab_size)
         tokenizer = wrap_model(model, settings.sentinels)
@@ -92,6 +92,16 @@ def build_tokenizer(recipe: Recipe) -> bool:
         sentinel_ids(tokenizer, _lengths(recipe))
     # Only now: whatever is wrong with text or settings has been said, and nothing has been written.
     output.begin()
+    with lock.in_turn(output.root):  # with the same command started twice
+        if output.complete():
+            return False
+        _write_tokenizer(
+            output, tokenizer, model, {"seconds": round(time.monotonic() - began, 2), "text": attribution(corpus)}
+        )
+    return True
+
+
+def _write_tokenizer(output: Output, tokenizer: Any, model: bytes | None, provenance: dict[str, Any]) -> None:
     for leftover in [*output.root.glob(".tmp-hf"), *output.root.glob("hf")]:
         shutil.rmtree(leftover)
     temporary = output.root / ".tmp-hf"
@@ -101,8 +111,7 @@ def build_tokenizer(recipe: Recipe) -> bool:
         write_bytes(output.root / "spiece.model", model)
     files = [str(file.relative_to(output.root)) for file in output.root.glob("hf/**/*") if file.is_file()]
     files += ["spiece.model"] if model is not None else []
-    output.finish(files=files, provenance={"seconds": round(time.monotonic() - began, 2), "text": attribution(corpus)})
-    return True
+    output.finish(files=files, provenance=provenance)
 
 
 def wait_for_tokenizer(recipe: Recipe, timeout: float = 3600.0) -> None:

@@ -13,11 +13,11 @@ from collections.abc import Collection, Mapping
 
 from pipeline.artifacts import Output
 from pipeline.console import say
-from pipeline.downstream import report
 from pipeline.downstream.baselines import judge_baseline, suits
 from pipeline.downstream.encode import encode_labels, load_tokenizer, say_once
 from pipeline.downstream.record import overlap
 from pipeline.downstream.tasks import TaskData, load_task
+from pipeline.downstream.timing import time_models
 from pipeline.downstream.unit import Unit, units_of
 from pipeline.errors import ConfigError
 from pipeline.lineage import baseline_output
@@ -31,8 +31,8 @@ def run(
     models: Collection[str] | None = None,
     tasks: Collection[str] | None = None,
     trials: Collection[str] | None = None,
-) -> report.Comparison:
-    """Make every unit that is not finished, then report.json and report.md; return the comparison.
+) -> None:
+    """Make every unit that is not finished, and time the models of each task on which all are.
 
     models (baselines among them), tasks, trials: names to restrict the work to; all when None.
     Every rank calls it. Raises ConfigError or DataError before anything is written when a model, a task's rows or its labels
@@ -56,10 +56,8 @@ def run(
                 judge_baseline(recipe, data[task.name], name)
         for unit in sorted(pending, key=lambda unit: unit.is_taught):
             _make(unit, data[unit.task.name])
-    comparison = report.compare(recipe)
     if environment_rank()[0] == 0:
-        report.write(recipe, comparison)
-    return comparison
+        time_models(recipe)
 
 
 def distil_alone(recipe: Recipe, task: str, shards: str | None) -> None:
@@ -123,7 +121,7 @@ def _make(unit: Unit, data: TaskData) -> None:
         return
     distributed.barrier()  # before rank 0 writes the first file, every rank has seen the same directory
     if distributed.rank() == 0:
-        output.begin()
+        output.begin(alone=True)
     distributed.barrier()
     tokenizer = load_tokenizer(unit.directory)
     train_on = training_examples(unit, data)
@@ -162,11 +160,13 @@ def _preflight(recipe: Recipe, pending: list[Unit], data: Mapping[str, TaskData]
             )
     if pending:
         from pipeline.training import distributed
+        from pipeline.training.compilation import check_compile
         from pipeline.training.engine import deepspeed_config
 
         distributed.setup()
         for unit in pending:
             deepspeed_config(unit.settings)
+            check_compile(unit.settings)
     for found in data.values():
         _tell(found)
 

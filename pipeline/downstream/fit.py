@@ -24,6 +24,7 @@ def fit(unit: Unit, data: TaskData, train_on: Examples, lesson: Lesson | None, t
     train_on: the examples that are learnt; lesson: the fine-tuned teacher's logits, where the model learns from them, too.
     """
     from pipeline.training import distributed
+    from pipeline.training.compilation import compile_blocks
     from pipeline.training.engine import load_model
     from pipeline.training.export import export_model
     from pipeline.training.loop import train
@@ -33,6 +34,8 @@ def fit(unit: Unit, data: TaskData, train_on: Examples, lesson: Lesson | None, t
     source = EncodedSource(encode(tokenizer, train_on, unit.task), tokenizer.pad_token_id)
     encoded = encode(tokenizer, data.validation, unit.task)
     model = load_model(unit.directory, settings)
+    if settings.compile:
+        compile_blocks(model)
     trained = train(
         model=model,
         settings=settings,

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pipeline.artifacts import atomic
 from pipeline.downstream.answers import answer
 from pipeline.downstream.encode import encode
 from pipeline.downstream.record import Origin, write_record
-from pipeline.downstream.speed import measure_speed
 from pipeline.downstream.tasks import Examples, TaskData
 from pipeline.downstream.unit import Unit
 from pipeline.hardware import resolve_dtype
 
 
 def score(unit: Unit, data: TaskData, train_on: Examples, tokenizer: Any) -> tuple[list[str], str]:
-    """Predict the test rows with hf/; rank 0 writes the unit's record and speed.json. Returns its files and a line to show."""
+    """Predict the test rows with hf/; rank 0 writes the unit's record. Returns its files and a line to show."""
     import torch
     from transformers import AutoModelForSeq2SeqLM
 
@@ -48,8 +46,5 @@ def score(unit: Unit, data: TaskData, train_on: Examples, tokenizer: Any) -> tup
         cut={"sources": encoded[""].cut_sources, "targets": encoded[""].cut_targets},
         resamples=settings.resamples,
     )
-    if data.task.kind == "generation":
-        speed = measure_speed(model, encoded[""].sources, pad_token_id=tokenizer.pad_token_id)
-        atomic.write_json(root / "speed.json", speed)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
     return [*files, "trained.json"], f"{shown} on {len(data.test)} rows"

@@ -23,11 +23,6 @@ class ModelShape:
     parameters: int
     #: Those in token and position embeddings and the LM head.
     embedding_parameters: int
-    #: The others, by stack: what a source token and what a target token pass through.
-    encoder_parameters: int
-    decoder_parameters: int
-    #: Multiplications of the LM head for a target token: width × vocabulary, tied or not.
-    head_parameters: int
 
 
 def model_shape(directory: Path) -> ModelShape:
@@ -40,21 +35,7 @@ def model_shape(directory: Path) -> ModelShape:
     embeddings = sum(count for name, count in counted.items() if f".{name}".split(".")[-2] in _EMBEDDINGS)
     encoder = config.get("num_layers", config.get("encoder_layers", config.get("num_hidden_layers", 0)))
     decoder = config.get("num_decoder_layers", config.get("decoder_layers"))
-    width = config.get("d_model", config.get("hidden_size", 0))
-    return ModelShape(
-        encoder_layers=encoder,
-        decoder_layers=encoder if decoder is None else decoder,
-        parameters=sum(counted.values()),
-        embedding_parameters=embeddings,
-        encoder_parameters=_of_stack("encoder", counted),
-        decoder_parameters=_of_stack("decoder", counted),
-        head_parameters=width * config["vocab_size"],
-    )
-
-
-def _of_stack(stack: str, counted: dict[str, int]) -> int:
-    parts = {name: name.split(".") for name in counted}
-    return sum(n for name, n in counted.items() if stack in parts[name] and not _EMBEDDINGS & set(parts[name]))
+    return ModelShape(encoder, encoder if decoder is None else decoder, sum(counted.values()), embeddings)
 
 
 def _is_copy(name: str, shapes: dict[str, list[int]]) -> bool:

@@ -1,31 +1,63 @@
-"""How fast a model answers: one row alone and a batch, on the device it is on and on the CPU. Timing is not content: it never
+"""How long a model takes to answer: one row alone and a batch, where it is and on the CPU. Timing is not content: it never
 goes into a hashed file."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, TypedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypedDict
 
 from pipeline.downstream.encode import pad
 from pipeline.downstream.predict import generation_settings, score_labels
 from pipeline.hardware import cpu_dtype, device_name
 
-#: Rows of the task whose lengths the measurements take; the longest of them sets the source length.
-ROWS = 32
+#: Rows of a batch that is timed.
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is timed: scoring every label text of each row, or without labels generating exactly `new_tokens` tokens greedily.
+
+    The same number of tokens for every model, since one that stops early would look fast.
+    """
+
+    #: Token ids of some rows, padded to the longest of them; they repeat where a batch has more rows.
+    sources: Sequence[Sequence[int]]
+    labels: Sequence[Sequence[int]] | None
+    pad_token_id: int
+    new_tokens: int = 24
+
+    @property
+    def source_tokens(self) -> int:
+        return max(map(len, self.sources))
+
+    def __str__(self) -> str:
+        return f"generate {self.new_tokens} tokens" if self.labels is None else f"score {len(self.labels)} labels"
+
+
+class Setting(NamedTuple):
+    """What is held equal when models are compared."""
+
+    #: "cuda" or "cpu", what that is called, and the type of the weights.
+    device: str
+    machine: str
+    dtype: str
+    batch_size: int
 
 
 class Measurement(TypedDict):
-    #: What a row costs: generating exactly `new_tokens` tokens greedily, or scoring every one of `labels` label texts.
+    """One line of a unit's speed.json."""
+
     work: str
-    #: "cuda" or "cpu", and what it is called, with its threads on a CPU.
     device: str
     machine: str
     dtype: str
     batch_size: int
     source_tokens: int
-    #: Of one batch: the median of `repeats` after a warm-up, the quickest and the slowest.
+    #: Of one batch: the median of `repeats`, the quickest and the slowest.
     milliseconds: float
     quickest: float
     slowest: float
@@ -33,123 +65,95 @@ class Measurement(TypedDict):
     rows_per_second: float
     #: None where labels are scored.
     tokens_per_second: float | None
+    #: The same for models that were timed in alternation, in one process.
+    session: str
 
 
-def measure_speed(
-    model: Any,
-    sources: Sequence[Sequence[int]],
-    *,
-    pad_token_id: int,
-    labels: Sequence[Sequence[int]] | None = None,
-    batch_size: int = 16,
-    new_tokens: int = 24,
-    repeats: int = 5,
-    seconds: float = 30.0,
-) -> list[Measurement]:
-    """Time prediction at batch 1 and at `batch_size`: where the model is, and on the CPU as well when that is a GPU.
+def time_model(model: Any, work: Work, *, repeats: int = 3, seconds: float = 10.0) -> dict[Setting, list[float]]:
+    """Seconds of a batch at batch 1 and at BATCH: where the model is, and on the CPU as well when that is a GPU.
 
-    sources: token ids of the task's rows. labels: token ids of each label text; without them, text is generated: the same
-    number of tokens for every model, since one that stops early would look fast. Every row is padded to one length. A
-    measurement begins no further repeat after `seconds`, and the CPU is left out where a single row takes longer than that.
-    The model is left as it was.
+    model: in evaluation mode; left as it was. After a warm-up each setting is timed up to `repeats` times, but begins no
+    further repeat after `seconds`; the CPU is left out where a single row takes longer than that.
     """
     home, dtype = model.device, model.dtype
-    places = [(home, dtype)] if home.type == "cpu" else [(home, dtype), (_cpu(), _dtype(cpu_dtype()))]
-    found: list[Measurement] = []
+    found: dict[Setting, list[float]] = {}
     try:
-        for device, kind in places:
-            run = _work(model.to(device=device, dtype=kind), sources, pad_token_id, labels, new_tokens)
-            for size in (1, batch_size):
-                times = _times(run, size, device, repeats, seconds)
-                if not times:
+        for device, kind in _places(home, dtype):
+            model.to(device=device, dtype=kind)
+            batch = _Batch(model, work)
+            for size in (1, BATCH):
+                times = batch.times(size, repeats, seconds)
+                if times is None:
                     break
-                found.append(_measurement(times, size, model, sources, labels, new_tokens))
+                name = str(kind).removeprefix("torch.")
+                found[Setting(device.type, device_name(device.type), name, size)] = times
     finally:
         model.to(device=home, dtype=dtype)
     return found
 
 
-def _work(
-    model: Any,
-    sources: Sequence[Sequence[int]],
-    pad_token_id: int,
-    labels: Sequence[Sequence[int]] | None,
-    new_tokens: int,
-) -> Callable[[int, int], None]:
-    """Return a function of (first row, batch size) that predicts those rows; rows repeat where there are few."""
-    length = _length(sources)
-    inputs = pad(sources[:ROWS], pad_token_id, length).to(model.device)
-    mask = pad([[1] * len(source) for source in sources[:ROWS]], 0, length).to(model.device)
-    settings = generation_settings(model, max_new_tokens=new_tokens, min_new_tokens=new_tokens, num_beams=1)
-
-    def run(first: int, size: int) -> None:
-        rows = [(first + i) % len(inputs) for i in range(size)]
-        if labels is not None:
-            score_labels(model, inputs[rows], mask[rows], labels)
-            return
-        output = model.generate(input_ids=inputs[rows], attention_mask=mask[rows], generation_config=settings)
-        assert output.shape[1] > new_tokens, f"{output.shape[1] - 1} tokens generated instead of {new_tokens}"
-
-    return run
-
-
-def _times(run: Callable[[int, int], None], size: int, device: Any, repeats: int, seconds: float) -> list[float]:
-    """Seconds of up to `repeats` batches; none when the warm-up of a single row already takes too long."""
-    import torch
-
-    def once(first: int) -> float:
-        began = time.perf_counter()
-        run(first, size)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - began
-
-    with torch.inference_mode():
-        began, warm_up = time.monotonic(), once(0)
-        if size == 1 and warm_up > seconds:
-            return []
-        times: list[float] = []
-        while len(times) < repeats and (not times or time.monotonic() - began < seconds):
-            times.append(once(size * len(times)))
-    return times
-
-
-def _measurement(
-    times: list[float],
-    size: int,
-    model: Any,
-    sources: Sequence[Sequence[int]],
-    labels: Sequence[Sequence[int]] | None,
-    new_tokens: int,
-) -> Measurement:
+def measurement(setting: Setting, times: Sequence[float], work: Work, session: str) -> Measurement:
+    """Sum up the times of one setting."""
     median = statistics.median(times)
     return Measurement(
-        work=f"generate {new_tokens} tokens" if labels is None else f"score {len(labels)} labels",
-        device=model.device.type,
-        machine=device_name(model.device.type),
-        dtype=str(model.dtype).removeprefix("torch."),
-        batch_size=size,
-        source_tokens=_length(sources),
+        work=str(work),
+        device=setting.device,
+        machine=setting.machine,
+        dtype=setting.dtype,
+        batch_size=setting.batch_size,
+        source_tokens=work.source_tokens,
         milliseconds=round(1e3 * median, 3),
         quickest=round(1e3 * min(times), 3),
         slowest=round(1e3 * max(times), 3),
         repeats=len(times),
-        rows_per_second=round(size / median, 3),
-        tokens_per_second=None if labels is not None else round(size * new_tokens / median, 1),
+        rows_per_second=round(setting.batch_size / median, 3),
+        tokens_per_second=round(setting.batch_size * work.new_tokens / median, 1) if work.labels is None else None,
+        session=session,
     )
 
 
-def _length(sources: Sequence[Sequence[int]]) -> int:
-    return max(map(len, sources[:ROWS]))
-
-
-def _cpu() -> Any:
+def _places(home: Any, dtype: Any) -> Iterator[tuple[Any, Any]]:
     import torch
 
-    return torch.device("cpu")
+    yield home, dtype
+    if home.type != "cpu":
+        yield torch.device("cpu"), getattr(torch, cpu_dtype())
 
 
-def _dtype(name: str) -> Any:
-    import torch
+class _Batch:
+    def __init__(self, model: Any, work: Work) -> None:
+        self._model, self._work = model, work
+        self._inputs = pad(work.sources, work.pad_token_id, work.source_tokens).to(model.device)
+        self._mask = pad([[1] * len(source) for source in work.sources], 0, work.source_tokens).to(model.device)
+        self._settings = generation_settings(
+            model, max_new_tokens=work.new_tokens, min_new_tokens=work.new_tokens, num_beams=1
+        )
 
-    return getattr(torch, name)
+    def times(self, size: int, repeats: int, seconds: float) -> list[float] | None:
+        """None when the warm-up of a single row takes too long."""
+        import torch
+
+        with torch.inference_mode():
+            began, warm_up = time.monotonic(), self._once(0, size)
+            if size == 1 and warm_up > seconds and self._model.device.type == "cpu":
+                return None
+            times: list[float] = []
+            while len(times) < repeats and (not times or time.monotonic() - began < seconds):
+                times.append(self._once(size * len(times), size))
+        return times
+
+    def _once(self, first: int, size: int) -> float:
+        import torch
+
+        rows = [(first + index) % len(self._inputs) for index in range(size)]
+        inputs, mask = self._inputs[rows], self._mask[rows]
+        began = time.perf_counter()
+        if self._work.labels is not None:
+            score_labels(self._model, inputs, mask, self._work.labels)
+        else:
+            output = self._model.generate(input_ids=inputs, attention_mask=mask, generation_config=self._settings)
+            new = output.shape[1] - 1
+            assert new >= self._work.new_tokens, f"{new} tokens generated instead of {self._work.new_tokens}"
+        if self._model.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - began

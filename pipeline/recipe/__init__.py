@@ -14,7 +14,9 @@ from pipeline.recipe.distill import (
     HiddenPair,
     Interpolated,
     Objective,
+    Original,
     Schedule,
+    ShareSchedule,
     Taid,
 )
 from pipeline.recipe.finetune import Candidate, FineTune, LogitsDistillation
@@ -43,9 +45,11 @@ __all__ = [
     "ModelShape",
     "Objective",
     "Optimisation",
+    "Original",
     "Recipe",
     "Sampled",
     "Schedule",
+    "ShareSchedule",
     "Split",
     "States",
     "Student",

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from pipeline.recipe.base import NonNegativeInt, PositiveInt, Section
+from pipeline.recipe.base import Fraction, NonNegativeInt, PositiveInt, Section
 from pipeline.recipe.student import InitChoice, ModelShape
+from pipeline.recipe.teacher import Teacher
 from pipeline.recipe.training import Optimisation
 
 
@@ -67,6 +68,31 @@ class Objective(Section):
     hidden_kind: Literal["mse", "cosine"] = "mse"
 
 
+def _kind_of_share(value: Any) -> str:
+    return "number" if isinstance(value, (int, float, str)) else "schedule"
+
+
+class ShareSchedule(Section):
+    """A share that moves linearly from `start` to `end` over `steps` optimiser steps, and stays there."""
+
+    start: Fraction
+    end: Fraction
+    steps: PositiveInt
+
+
+Share = Annotated[
+    Annotated[Fraction, Tag("number")] | Annotated[ShareSchedule, Tag("schedule")], Discriminator(_kind_of_share)
+]
+
+
+class Original(Section):
+    """A second teacher whose cached targets share in the objective."""
+
+    teacher: Teacher
+    #: Its share λ of the objective; the teacher of the recipe keeps 1 - λ.
+    weight: Share
+
+
 class Distill(Optimisation):
     #: The name of the result below RUN/distill/.
     name: str = "student"
@@ -75,6 +101,8 @@ class Distill(Optimisation):
     targets: Literal["states", "sampled", "topk", "online"] = "states"
     #: Of how many validation rows TensorBoard shows what the student writes.
     samples: NonNegativeInt = 2
+    #: What `interpolated.original_weight` sets for the links after the first.
+    original: Original | None = None
 
 
 class Assistant(ModelShape):
@@ -100,3 +128,6 @@ class Interpolated(Section):
     ] = 1
     #: Share of `distill.max_steps` each link takes, teacher side first; equal when absent.
     step_shares: list[Annotated[float, Field(gt=0.0)]] | None = None
+    #: From the second link on, the share of the objective that compares with the original teacher's cache instead of the link's own
+    #: teacher's; constant, or scheduled over the link's steps.
+    original_weight: Share = 0.0

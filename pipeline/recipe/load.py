@@ -102,22 +102,38 @@ def _substitute(value: Any, run: str) -> Any:
 
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    parts, known = _walk(first["loc"])
+    where = ".".join(parts)
     if first["type"] != "extra_forbidden":
-        return f"{where}: {first['msg']}" if where else str(first["msg"]).removeprefix("Value error, ")
-    *section, key = first["loc"]
-    known = _known_keys(section)
-    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-    hint = f"did you mean {'.'.join([*map(str, section), near[0]])}?" if near else f"known keys: {', '.join(known)}"
+        message = str(first["msg"]).removeprefix("Value error, ")
+        return f"{where}: {message}" if where else message
+    near = difflib.get_close_matches(parts[-1], known, n=1, cutoff=0.5)
+    hint = f"did you mean {'.'.join([*parts[:-1], near[0]])}?" if near else f"known keys: {', '.join(known)}"
     return f"unknown key {where}; {hint}"
 
 
-def _known_keys(section: Sequence[Any]) -> list[str]:
+#: What pydantic puts into the place of an error to name the kind of value that was tried.
+_KINDS = {"list", "name", "number", "schedule", "section"}
+
+
+def _walk(location: Sequence[Any]) -> tuple[list[str], list[str]]:
+    """Return the place of an error as the recipe has it, and the keys of the section it is in."""
     model: Any = Recipe
-    for part in section:
-        if part not in model.model_fields:  # a place in a list, a name in a mapping
+    parts, known = [], list(Recipe.model_fields)
+    for part in location:
+        fields = {} if model is None else model.model_fields
+        if part in _KINDS and part not in fields:
             continue
-        annotation = model.model_fields[part].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return list(model.model_fields)
+        parts.append(str(part))
+        if model is not None and not isinstance(part, int):
+            known = list(fields) or known
+            model = _section(fields[part].annotation) if part in fields else model
+    return parts, known
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field of this type holds, alone, in a list or among other kinds of value."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_section(inner) for inner in getattr(annotation, "__args__", ()))
+    return next((section for section in found if section is not None), None)

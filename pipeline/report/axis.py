@@ -24,16 +24,20 @@ class Axis:
         return (value - low) / (high - low)
 
 
-def linear_axis(label: str, values: Iterable[float], *, ticks: int = 4, from_zero: bool = False) -> Axis:
-    """Covers `values`, ending on ticks: multiples of 1, 2, 2.5 or 5 times a power of ten."""
+def linear_axis(
+    label: str, values: Iterable[float], *, ticks: int = 4, from_zero: bool = False, whole: bool = False
+) -> Axis:
+    """Covers `values`, ending on ticks: multiples of 1, 2, 2.5 or 5 times a power of ten; of whole numbers where `whole`."""
     found = _finite(values)
     low, high = min(found), max(found)
     if from_zero:
         low, high = min(0.0, low), max(0.0, high)
     if high - low < 1e-9 * max(abs(high), 1e-9):
         margin = abs(high) * 0.1 or 1.0
-        low, high = low - margin, high + margin
+        low, high = (low - margin if low else 0.0), high + margin
     step = _step((high - low) / ticks)
+    if whole:
+        step = float(math.ceil(step))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     marks = tuple(round(index * step, 12) for index in range(first, last + 1))
     return Axis(label, marks[0], marks[-1], marks)

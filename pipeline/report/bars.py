@@ -8,9 +8,9 @@ from typing import NamedTuple
 from pipeline.report import words
 from pipeline.report.axis import compact, linear_axis
 from pipeline.report.markup import Markup, el, join
-from pipeline.report.panel import CHARACTER, COLOURS, RIGHT, WIDTH, marker
+from pipeline.report.panel import CHARACTER, COLOURS, WIDTH, marker
 
-LEFT, TOP, ROW, BOTTOM = 118.0, 40.0, 28.0, 44.0
+LEFT, RIGHT, TOP, ROW, BOTTOM = 118.0, 50.0, 40.0, 28.0, 44.0
 
 
 class Bar(NamedTuple):

@@ -97,52 +97,103 @@ def _scatter(report: Report, task: str, against: Against) -> Markup | None:
     return panel.svg()
 
 
-def curve_groups(report: Report) -> list[tuple[str, list[Markup]]]:
-    """Panels of the loss by step, by group: pretraining and distillation first, then the tasks."""
-    groups: dict[str, list[Curve]] = {}
+def parts_of(report: Report) -> dict[str, int]:
+    """Part of an objective → its colour and marker."""
+    names = sorted({name for curve in report["curves"] for name in curve["parts"]})
+    return {name: index for index, name in enumerate(names, 1)}
+
+
+def objective_parts(report: Report) -> list[Markup]:
+    """A panel for each distillation whose objective has parts: every part, unweighted."""
+    panels, series = [], parts_of(report)
     for curve in report["curves"]:
-        parts = curve["artifact"].split("/")
-        group = f"Fine-tuning on {parts[2]}" if parts[0] == "finetune" else "Pretraining and distillation"
-        groups.setdefault(group, []).append(curve)
-    return [(group, _curve_panels(report, curves)) for group, curves in groups.items()]
+        lines = {name: [(x, y) for x, y in points if y > 0] for name, points in curve["parts"].items()}
+        lines = {name: points for name, points in lines.items() if points}
+        if not lines:
+            continue
+        values = [y for points in lines.values() for _, y in points]
+        steps = [x for points in lines.values() for x, _ in points]
+        said = ", ".join(f"{name} {points[-1][1]:.3g}" for name, points in lines.items())
+        panel = Panel(
+            words.short(curve["artifact"], 40),
+            f"After step {max(steps):g}: {said}",
+            linear_axis("optimiser steps", [0, *steps], whole=True),
+            size_axis("part of the objective", values),
+        )
+        for name, points in lines.items():
+            hover = (
+                f"{name}: {points[0][1]:.3g} at step {points[0][0]:g}, {points[-1][1]:.3g} at step {points[-1][0]:g}"
+            )
+            panel.line(points, series[name], "train", hover)
+            panel.marker(*points[-1], series[name], hover, 4.5)
+        panels.append(panel.svg())
+    return panels
 
 
-def _curve_panels(report: Report, curves: Sequence[Curve]) -> list[Markup]:
-    """One panel a curve on common axes, with the others of the group behind it in grey."""
+def pretraining(report: Report) -> list[Markup]:
+    """A panel for each model that was pretrained or distilled: its loss by step, with the others behind it in grey."""
+    curves = [curve for curve in report["curves"] if not curve["artifact"].startswith("finetune/")]
     values = [y for curve in curves for _, y in (*curve["train"], *curve["validation"])]
     steps = [x for curve in curves for x, _ in (*curve["train"], *curve["validation"])]
-    x = linear_axis("optimiser steps", [0, *steps])
-    return [_curve_panel(report, curve, [c for c in curves if c is not curve], x, values) for curve in curves]
+    x = linear_axis("optimiser steps", [0, *steps], whole=True)
+    return [_pretraining(report, curve, [c for c in curves if c is not curve], x, values) for curve in curves]
 
 
-def _curve_panel(report: Report, curve: Curve, others: Sequence[Curve], x: Axis, values: Sequence[float]) -> Markup:
-    parts = curve["artifact"].split("/")
-    fine_tuned = parts[0] == "finetune"
-    title = parts[3] if fine_tuned else curve["artifact"]
-    series = _series_of_artifact(report, curve["artifact"])
+def fine_tuning(report: Report, task: str) -> list[Markup]:
+    """Two panels: the training loss of all models by step, and their validation score."""
+    curves = [curve for curve in report["curves"] if curve["artifact"].startswith(f"finetune/{report['name']}/{task}/")]
+    metric = report["tasks"][task]["metric"]
+    loss = [(curve, curve["train"]) for curve in curves if curve["train"]]
+    score = [(curve, curve["scores"][metric]) for curve in curves if curve["scores"].get(metric)]
+    name = words.metric_name(metric)
+    found = (
+        [_overlay(report, f"{words.short(task)}: training loss", "nats a target token", loss, dots=False)]
+        if loss
+        else []
+    )
+    return found + (
+        [_overlay(report, f"{words.short(task)}: validation {name}", name, score, dots=True)] if score else []
+    )
+
+
+def _overlay(
+    report: Report, title: str, label: str, lines: Sequence[tuple[Curve, list[list[float]]]], *, dots: bool
+) -> Markup:
+    """dots: mark every value, not the last one alone."""
+    named = [(curve["artifact"].split("/")[3], _pairs(points)) for curve, points in lines]
+    said = ", ".join(f"{name} {points[-1][1]:.4g} after step {points[-1][0]:g}" for name, points in named)
+    steps, values = ([pair[which] for _, points in named for pair in points] for which in (0, 1))
+    panel = Panel(title, said, linear_axis("optimiser steps", [0, *steps], whole=True), linear_axis(label, values))
+    for name, points in named:
+        series = series_of(report).get(name, 0)
+        panel.line(points, series, "train", f"{name}: {points[-1][1]:.4g} after step {points[-1][0]:g}")
+        for step, y in points if dots else points[-1:]:
+            panel.marker(step, y, series, f"{name}: {y:.4g} after step {step:g}", 4.5)
+    return panel.svg()
+
+
+def _pretraining(report: Report, curve: Curve, others: Sequence[Curve], x: Axis, values: Sequence[float]) -> Markup:
+    title, label = curve["artifact"], curve["label"]
+    series = _series_of_artifact(report, title)
     last = {
         what: found[-1] for what, found in (("train", curve["train"]), ("validation", curve["validation"])) if found
     }
     said = ", ".join(f"{what} {y:.3f} after step {step:g}" for what, (step, y) in last.items())
-    panel = Panel(words.short(title, 40), said, x, linear_axis(f"{curve['label']} (nats a target token)", values))
+    panel = Panel(words.short(title, 44), said, x, linear_axis(f"{label} (nats a target token)", values))
     for other in others:
         panel.line(_pairs(other["train"]), 0, "ghost")
     panel.line(_pairs(curve["train"]), series, "train", f"{title}, training: {said}")
     panel.line(_pairs(curve["validation"]), series, "validation", f"{title}, validation: {said}")
     for step, y in curve["validation"]:
-        panel.marker(step, y, series, f"{title}: validation {curve['label']} {y:.4f} after step {step:g}", 4.5)
+        panel.marker(step, y, series, f"{title}: validation {label} {y:.4f} after step {step:g}", 4.5)
     return panel.svg()
 
 
 def _series_of_artifact(report: Report, artifact: str) -> int:
-    """That of the model the artifact made or fine-tuned; of what is no model of the comparison, one after the last."""
-    series, parts = series_of(report), artifact.split("/")
-    if parts[0] == "finetune":
-        return series.get(parts[3], len(series))
-    for name, row in report["models"].items():
-        if row["directory"] == f"{artifact}/hf":
-            return series[name]
-    return len(series)
+    """That of the model the artifact made; of what is no model of the comparison, one after the last."""
+    series = series_of(report)
+    made = [name for name, row in report["models"].items() if row["directory"] == f"{artifact}/hf"]
+    return series[made[0]] if made else len(series)
 
 
 def _measured(report: Report, task: str, device: str) -> list[Measurement]:

@@ -31,9 +31,9 @@ def collect(run: Path, name: str = "comparison", recipe: Recipe | None = None) -
     scores = results.chosen(recipe)
     tasks, models = quality.task_infos(recipe, scores), quality.model_rows(recipe, scores)
     pairs = quality.differences(scores)
-    reference = quality.reference_of(models)
+    reference = quality.reference_of(recipe, models)
     if reference is not None:
-        quality.add_ratios(models, reference, tasks, pairs)
+        quality.add_ratios(models, reference, scores, pairs)
     stages = Run(run).stages()
     return Report(
         name=name,
@@ -59,7 +59,7 @@ def _curves(run: Path, stages: list[Stage], scores: quality.Scores) -> list[Curv
 
 def _missing(recipe: Recipe, scores: quality.Scores, stages: list[Stage]) -> list[str]:
     lines = [f"{stage['artifact']} is not finished" for stage in stages if stage["state"] != "complete"]
-    for model, path in quality.model_paths(recipe).items():
+    for model, path in ((name, entry.model) for name, entry in recipe.finetune.models.items()):
         try:
             resolve_model(path)
         except PipelineError:
@@ -83,9 +83,9 @@ def _warnings(recipe: Recipe, scores: quality.Scores) -> list[str]:
         tests = {tuple(u.rows["test"] for u in scored.units) for scored in models.values()}
         if len({count for counts in tests for count in counts}) > 1:
             lines.append(f"task {task}: not all models were scored on the same number of test rows")
-        machines = {m["machine"] for scored in models.values() for m in quality.measurements(scored)}
-        if len(machines) > 2:
-            lines.append(f"task {task}: speed was measured on different machines: {', '.join(sorted(machines))}")
+        sessions = {m["session"] for scored in models.values() for m in quality.measurements(scored)}
+        if len(sessions) > 1:
+            lines.append(f"task {task}: not all models were timed together, so their speeds cannot be compared")
     return lines + _stale(recipe, scores)
 
 
@@ -97,11 +97,10 @@ def _stale(recipe: Recipe, scores: quality.Scores) -> list[str]:
             if model not in recipe.finetune.models:
                 continue
             try:
-                now = model_hash(resolve_model(quality.model_paths(recipe)[model]))
+                now = model_hash(resolve_model(recipe.finetune.models[model].model))
             except PipelineError:
                 continue
-            if any(
-                (identity_of(unit.root).get("payload") or {}).get("model") not in (None, now) for unit in scored.units
-            ):
+            made_from = {(identity_of(unit.root).get("payload") or {}).get("model") for unit in scored.units}
+            if made_from - {now, None}:
                 lines.append(f"task {task}: {model} was scored before its model was made anew")
     return lines

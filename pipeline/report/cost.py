@@ -1,19 +1,28 @@
-"""What training a model costs in floating-point operations, by the usual estimate from weights and tokens."""
+"""What a cached teacher cost in floating-point operations. What training costs is logged step by step."""
 
 from __future__ import annotations
 
-from pipeline.downstream.shape import ModelShape
+from pathlib import Path
 
-#: Operations a weight and token: a multiplication and an addition forward, twice as many backward.
-FORWARD, TRAINING = 2, 6
+from pipeline.errors import PipelineError
+from pipeline.planning.flops import forward_flops
 
 
-def passes_flops(shape: ModelShape, sources: int, targets: int, operations: int) -> float:
-    """Operations of so many source and target tokens through a model: the 6·N·D of Kaplan et al. 2020 (arXiv 2001.08361).
+def forward_cost(model: Path, sources: int, targets: int, *, logits: bool) -> float | None:
+    """Operations of one forward pass of the model in a directory; None when its configuration is not there or not known.
 
-    A source token passes through the encoder's weights, a target token through the decoder's and the LM head's; embeddings are
-    look-ups, and attention's own products, a few per cent at these lengths, are left out, as is recomputation.
-    operations: FORWARD or TRAINING.
+    sources, targets: tokens of an example. logits: whether the LM head runs.
     """
-    decoder = shape.decoder_parameters + shape.head_parameters
-    return float(operations) * (shape.encoder_parameters * sources + decoder * targets)
+    from transformers import AutoConfig
+
+    from pipeline.families import family_of
+
+    if not (model / "config.json").is_file():
+        return None
+    try:
+        config = AutoConfig.from_pretrained(model)
+        family = family_of(config)
+        shape, size, gated = family.shape(config), family.head_size(config), family.gated(config)
+    except (PipelineError, OSError, ValueError, KeyError):
+        return None
+    return forward_flops(shape, sources, targets, vocab_size=size, gated=gated, logits=logits).total

@@ -6,10 +6,12 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.report.document import Curve
 
+#: What fine-tuning minimises on the validation rows: the best possible score less the score, which is shown itself.
+_ERROR = "validation/error"
 #: Points of a line that a page draws; every one is a value of the log, none is an average.
 POINTS = 240
 
@@ -31,20 +33,25 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def total_of(lines: Sequence[dict[str, Any]], tokens_a_step: int | None) -> tuple[int, float | None]:
-    """Tokens trained on and the seconds that took at the logged pace, which leaves validation, saving and pauses out.
+class Work(NamedTuple):
+    """What the steps of a log took; None where the log does not say."""
 
-    tokens_a_step: where every step has as many; otherwise `train/tokens` of each line says how many it stands for.
-    """
-    tokens, seconds, before = 0, 0.0, 0
+    seconds: float | None
+    #: Of one device.
+    flops: float | None
+
+
+def work_of(lines: Sequence[dict[str, Any]], tokens_a_step: int) -> Work:
+    """Time and operations at the logged pace, which leaves start-up, validation, saving and pauses out."""
+    seconds, flops, before = 0.0, 0.0, 0
     for line in lines:
         rate = line.get("speed/tokens_per_second")
         if not rate:
             continue
         steps, before = line["step"] - before, line["step"]
-        count = int(line.get("train/tokens", 0)) if tokens_a_step is None else steps * tokens_a_step
-        tokens, seconds = tokens + count, seconds + count / rate
-    return tokens, seconds or None
+        took = steps * tokens_a_step / rate
+        seconds, flops = seconds + took, flops + took * 1e12 * line.get("speed/tflops_per_device", 0.0)
+    return Work(seconds or None, flops or None)
 
 
 def read_curve(root: Path, artifact: str) -> Curve | None:
@@ -55,6 +62,7 @@ def read_curve(root: Path, artifact: str) -> Curve | None:
         return None
     train = "loss/lm" if "loss/lm" in names else "loss/loss"
     checked = "validation/lm_loss" if "validation/lm_loss" in names else "validation/loss"
+    scores = sorted(name for name in names if name.startswith("validation/") and name not in (checked, _ERROR))
     parts = sorted(name for name in names if name.startswith("loss/") and name not in ("loss/loss", train))
     return Curve(
         artifact=artifact,
@@ -62,6 +70,7 @@ def read_curve(root: Path, artifact: str) -> Curve | None:
         train=_points(lines, train),
         validation=_points(lines, checked),
         parts={name.removeprefix("loss/"): _points(lines, name) for name in parts},
+        scores={name.removeprefix("validation/"): _points(lines, name) for name in scores},
     )
 
 

@@ -55,7 +55,7 @@ class ModelRow(TypedDict):
     retention: dict[str, Retention]
     #: Task → how it was trained on it.
     training: dict[str, FineTuning]
-    #: Task → measurements, of the seed measured first.
+    #: Task → measurements of one of its units.
     speed: dict[str, list[Measurement]]
 
 
@@ -68,6 +68,8 @@ class FineTuning(TypedDict):
     teacher: str | None
     #: Rows trained on.
     rows: int
+    #: Of each seed: the step whose weights were kept, and the last one.
+    steps: list[dict[str, int]]
 
 
 class Difference(TypedDict):
@@ -101,7 +103,7 @@ class Stage(TypedDict):
     #: Time spent training or caching, interruptions and start-up left out.
     seconds: float | None
     processes: int
-    #: Estimate; see `cost`.
+    #: Of all processes, by `planning.flops`; None where nothing counted them.
     flops: float | None
     bytes: int | None
     train_loss: float | None
@@ -121,6 +123,8 @@ class Curve(TypedDict):
     validation: list[list[float]]
     #: Part of the objective → its unweighted values.
     parts: dict[str, list[list[float]]]
+    #: Of fine-tuning: metric → its values on the validation rows.
+    scores: dict[str, list[list[float]]]
 
 
 class Report(TypedDict):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 
 from pipeline.report import charts, tables, words
 from pipeline.report.document import Report
-from pipeline.report.markup import Markup, el, join
+from pipeline.report.markup import Markup, el, join, text
 from pipeline.report.panel import COLOURS, marker
 from pipeline.report.tables import Table
 
@@ -84,8 +84,8 @@ def _models(report: Report) -> Markup:
         _tiles(report),
         _table(report, tables.overview(report)),
         _panels(bars) if bars else None,
-        el("p", "Bars: score ÷ that of the reference on the task’s own metric; whiskers: 95 % by paired bootstrap of the difference, "
-           "the reference’s score held fixed.", class_="note") if bars else None,
+        el("p", "Bars: score ÷ that of the reference on the task’s own metric; whiskers: 95 % by bootstrap over the test rows, "
+           "the same resamples for both.", class_="note") if bars else None,
     )  # fmt: skip
 
 
@@ -98,7 +98,8 @@ def _tiles(report: Report) -> Markup | None:
             continue
         kept = ", ".join(f"{task} {words.percent(found['share'])}" for task, found in row["retention"].items())
         gains = [f"{row['compression']:.2f}× smaller"] if row["compression"] else []
-        gains += [f"{factor:.2f}× faster on {task}" for task, factor in _faster(report, name).items()]
+        for task, factor in _faster(report, name).items():
+            gains.append(f"{factor:.2f}× faster on {task}" if factor >= 1 else f"{1 / factor:.2f}× slower on {task}")
         tiles.append(
             el(
                 "div",
@@ -144,7 +145,7 @@ def _size_and_speed(report: Report) -> Markup:
     measured = tables.speed(report)
     if not parts and not measured.rows:
         return Markup("")
-    key = _key(report) if parts else None
+    key = _key(_models_of(report)) if parts else None
     note = el(
         "p",
         "Whiskers: 95 % by bootstrap over the test rows. Dashed lines: baselines, which have no weights.",
@@ -158,17 +159,22 @@ def _titled(report: Report, table: Table) -> Markup | None:
 
 
 def _curves(report: Report) -> Markup:
-    groups = charts.curve_groups(report)
-    if not groups:
-        return Markup("")
+    distilled, parts = charts.pretraining(report), charts.objective_parts(report)
+    tuned = [panel for task in report["tasks"] for panel in charts.fine_tuning(report, task)]
     key = el(
         "ul",
         el("li", _line_sign("train"), "training"),
         el("li", _line_sign("validation"), "validation"),
-        el("li", _line_sign("ghost"), "training of the others in the group"),
+        el("li", _line_sign("ghost"), "training of the others"),
         class_="key",
     )
-    return join(key, *(join(el("h3", title), _panels(panels)) for title, panels in groups))
+    return join(
+        join(el("h3", "Pretraining and distillation"), key, _panels(distilled)) if distilled else None,
+        join(el("h3", "Parts of the objective, unweighted"), _key(charts.parts_of(report)), _panels(parts))
+        if parts
+        else None,
+        join(el("h3", "Fine-tuning"), _key(_models_of(report)), _panels(tuned)) if tuned else None,
+    )
 
 
 def _panels(panels: Sequence[Markup]) -> Markup:
@@ -197,20 +203,19 @@ def _table(report: Report, table: Table) -> Markup | None:
 
 
 def _cell(value: str) -> Markup:
-    """An interval stands back behind its number."""
+    """An interval stands back below its number."""
     number, bracket, ends = value.partition(" [")
-    return (
-        join(number, el("span", f"{bracket}{ends}", class_="ends")) if bracket and ends.endswith("]") else join(value)
-    )
+    if bracket and ends.endswith("]"):
+        return join(number, el("span", f"{bracket}{ends}", class_="ends"))
+    return Markup(text(value).replace("/", "/<wbr>"))  # a path may break after a directory
 
 
-def _key(report: Report) -> Markup:
-    entries = [
-        el("li", _sign(index), name)
-        for name, index in charts.series_of(report).items()
-        if not report["models"][name]["baseline"]
-    ]
-    return el("ul", *entries, class_="key")
+def _models_of(report: Report) -> dict[str, int]:
+    return {name: index for name, index in charts.series_of(report).items() if not report["models"][name]["baseline"]}
+
+
+def _key(series: Mapping[str, int]) -> Markup:
+    return el("ul", *(el("li", _sign(index), name) for name, index in series.items()), class_="key")
 
 
 def _sign(series: int) -> Markup:

@@ -54,6 +54,7 @@ class Panel:
         (px, top), (_, bottom) = self.place(x, high), self.place(x, low)
         path = f"M{px:.1f} {top:.1f}V{bottom:.1f}M{px - 3:.1f} {top:.1f}h6M{px - 3:.1f} {bottom:.1f}h6"
         self._marks.append(el("path", d=path, class_=f"whisker s{series % COLOURS}"))
+        self._taken.append((px - 4, top, px + 4, bottom))
 
     def level(self, y: float, label: str, hover: str) -> None:
         """A dashed line across the panel, named at one end: what has a quality but no place on the x axis.
@@ -63,8 +64,9 @@ class Panel:
         if not self.y.low <= y <= self.y.high:
             above = y > self.y.high
             label = f"{label} {compact(y)} {'↑' if above else '↓'}"
-            edge = TOP + 4 if above else self.height - BOTTOM - 8
-            spots = [(WIDTH - RIGHT - CHARACTER * len(label), edge + line) for line in (0, 14, 28)]
+            edge = TOP + 14 if above else self.height - BOTTOM - 8
+            end = WIDTH - RIGHT - CHARACTER * len(label)
+            spots = [(x, edge + line) for line in (0, 14, 28) for x in (end, LEFT + 6, (LEFT + end) / 2)]
             self._write(
                 *next((spot for spot in spots if self._free(*spot, label)), spots[0]), label, "level-label", hover
             )

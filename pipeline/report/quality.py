@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.artifacts.content import resolve_model
+from pipeline.downstream.bootstrap import TAIL, resampled
 from pipeline.downstream.results import Scored, compare
 from pipeline.downstream.shape import model_shape
 from pipeline.downstream.speed import Measurement
-from pipeline.errors import PipelineError
+from pipeline.errors import DataError, PipelineError
 from pipeline.recipe import Recipe
 from pipeline.report.document import Difference, Estimate, FineTuning, ModelRow, Retention, Size, TaskInfo
 from pipeline.status.progress import read_json
 
 #: Task → model or baseline → its units, one a seed.
 Scores = Mapping[str, Mapping[str, Scored]]
-
-
-def model_paths(recipe: Recipe) -> dict[str, str]:
-    return {n: e if isinstance(e, str) else e.model for n, e in recipe.finetune.models.items()}
 
 
 def task_infos(recipe: Recipe, scores: Scores) -> dict[str, TaskInfo]:
@@ -48,18 +47,22 @@ def model_rows(recipe: Recipe, scores: Scores) -> dict[str, ModelRow]:
     }
 
 
-def reference_of(models: Mapping[str, ModelRow]) -> str | None:
-    """The model that retention and compression refer to: the one called `teacher`, else the one of most parameters."""
+def reference_of(recipe: Recipe, models: Mapping[str, ModelRow]) -> str | None:
+    """The model that retention and compression refer to: the recipe's teacher, one called so, or that of most parameters."""
     sized = {name: row["size"]["parameters"] for name, row in models.items() if row["size"] is not None}
-    return "teacher" if "teacher" in sized else max(sized, key=lambda name: sized[name], default=None)
+    named = [name for name in (recipe.finetune.teacher, "teacher") if name in sized]
+    return named[0] if named else max(sized, key=lambda name: sized[name], default=None)
 
 
 def differences(scores: Scores) -> list[Difference]:
-    """Every pair of models on every task, by the task's own metric."""
+    """Every pair of models on every task, by the task's own metric; but for pairs that were scored on different rows."""
     found = []
     for task, models in scores.items():
         for (name, one), (other, two) in combinations(models.items(), 2):
-            pair = compare(one, two, one.units[0].metric)
+            try:
+                pair = compare(one, two, one.units[0].metric)
+            except DataError:
+                continue
             found.append(
                 Difference(
                     task=task,
@@ -73,36 +76,40 @@ def differences(scores: Scores) -> list[Difference]:
     return found
 
 
-def add_ratios(
-    models: Mapping[str, ModelRow], reference: str, tasks: Mapping[str, TaskInfo], pairs: list[Difference]
-) -> None:
-    """Fill in compression and retention against `reference`."""
+def add_ratios(models: Mapping[str, ModelRow], reference: str, scores: Scores, pairs: Sequence[Difference]) -> None:
+    """Fill in compression and retention against `reference`; retention where `pairs` says that they were compared."""
+    compared = {(pair["task"], pair["model"], pair["against"]) for pair in pairs}
+    compared |= {(pair["task"], pair["against"], pair["model"]) for pair in pairs}
     whole = models[reference]
     for name, row in models.items():
         if row["size"] is not None and whole["size"] is not None:
             row["compression"] = whole["size"]["parameters"] / row["size"]["parameters"]
-        for task, info in tasks.items():
-            mine, theirs = (side["scores"].get(task, {}).get(info["metric"]) for side in (row, whole))
-            if name == reference or mine is None or theirs is None or theirs["mean"] <= 0:
-                continue
-            interval = _difference_interval(pairs, task, name, reference)
-            row["retention"][task] = Retention(
-                share=mine["mean"] / theirs["mean"],
-                interval=interval and [1 + end / theirs["mean"] for end in interval],
-            )
+        for task, found in scores.items():
+            if name != reference and not row["baseline"] and (task, name, reference) in compared:
+                share = _retention(found[name], found[reference])
+                if share is not None:
+                    row["retention"][task] = share
 
 
-def _difference_interval(pairs: list[Difference], task: str, model: str, against: str) -> list[float] | None:
-    for pair in pairs:
-        if pair["task"] == task and (pair["model"], pair["against"]) == (model, against):
-            return pair["interval"]
-        if pair["task"] == task and (pair["against"], pair["model"]) == (model, against):
-            return [-pair["interval"][1], -pair["interval"][0]]
-    return None
+def _retention(ours: Scored, theirs: Scored) -> Retention | None:
+    """The ratio of the scores, and its percentiles over resamples of the test rows, the same for both models.
+
+    None where the reference scores nothing, or so little that the ratio has no bounds.
+    """
+    metric = ours.units[0].metric
+    if theirs.mean[metric] <= 0:
+        return None
+    columns = [*ours.columns(metric), *theirs.columns(metric)]
+    found = resampled(columns, ours.resamples)
+    mine, whole = found[: len(ours.units)].mean(0), found[len(ours.units) :].mean(0)
+    if (whole <= 0).any():
+        return Retention(share=ours.mean[metric] / theirs.mean[metric], interval=None)
+    low, high = np.quantile(mine / whole, [TAIL, 1 - TAIL])
+    return Retention(share=ours.mean[metric] / theirs.mean[metric], interval=[float(low), float(high)])
 
 
 def _model_row(recipe: Recipe, name: str, scores: Mapping[str, Scored]) -> ModelRow:
-    path = model_paths(recipe).get(name)
+    path = recipe.finetune.models[name].model if name in recipe.finetune.models else None
     directory = _directory(path)
     return ModelRow(
         directory=None if path is None else path.removeprefix(f"{recipe.run.rstrip('/')}/"),
@@ -135,6 +142,7 @@ def _training(scored: Scored) -> FineTuning:
         data=first.data,
         teacher=first.teacher,
         rows=first.rows["train"],
+        steps=[unit.steps for unit in scored.units if unit.steps is not None],
     )
 
 

@@ -29,7 +29,7 @@ class Table:
 def overview(report: Report) -> Table:
     """One row a model: size, quality on every task's own metric with its interval, retention, speed."""
     timed = [task for task in report["tasks"] if any(task in row["speed"] for row in report["models"].values())]
-    header = ["model", "layers", "parameters", "embeddings", "compression", "LM loss"]
+    header = ["model", "layers", "parameters", "compression", "LM loss"]
     for task, info in report["tasks"].items():
         header += [f"{task} {words.metric_name(info['metric'])}".strip(), f"{task} retention"]
     header += [f"{task} ms/row" for task in timed]
@@ -39,8 +39,9 @@ def overview(report: Report) -> Table:
         cells = [
             name,
             f"{size['encoder_layers']}+{size['decoder_layers']}" if size else words.NOTHING,
-            words.parameters(size["parameters"] if size else None),
-            words.parameters(size["embedding_parameters"] if size else None),
+            f"{words.parameters(size['parameters'])} [{words.parameters(size['embedding_parameters'])}]"
+            if size
+            else words.NOTHING,
             words.times(row["compression"]),
             words.number(row["validation_lm_loss"], 3),
         ]
@@ -58,7 +59,7 @@ def scores(report: Report, task: str) -> Table:
     """Every metric of one task."""
     info = report["tasks"][task]
     header = ["model", *(words.metric_name(metric) for metric in info["metrics"])]
-    header += ["retention", "<trained on", "seeds", "learning rate"]
+    header += ["retention", "<trained on", "seeds", "learning rate", "best step"]
     table = Table(f"{task}", header)
     for name, row in report["models"].items():
         if task not in row["scores"]:
@@ -72,6 +73,7 @@ def scores(report: Report, task: str) -> Table:
                 f"{how['rows']:,} {how['data']}" + (f" from {how['teacher']}" if how["teacher"] else ""),
                 words.NOTHING if row["baseline"] else str(len(how["seeds"])),
                 words.NOTHING if how["learning_rate"] is None else f"{how['learning_rate']:g}",
+                ", ".join(f"{steps['best']:,} of {steps['trained']:,}" for steps in how["steps"]) or words.NOTHING,
             ]
         )
     judged = f"Judged by {words.metric_name(info['metric'])}. " if info["metric"] else ""
@@ -165,8 +167,8 @@ def cost(report: Report) -> Table:
             ]
         )
     table.note = (
-        "Time at work, without start-up, validation and interruptions; a cache's from when its shards were written. FLOPs "
-        "are an estimate: 6 a weight and token trained, 2 a weight and token of the teacher where it runs."
+        "Time at work, without start-up, validation and interruptions; a cache's from when its shards were written. FLOPs: of "
+        "matrix products, the teacher's included where it runs."
     )
     return table
 
@@ -268,7 +270,7 @@ def single_row(row: ModelRow, task: str) -> Measurement | None:
 
 def comparable(one: Measurement, other: Measurement) -> bool:
     """Whether two measurements differ in the model alone."""
-    keys = ("work", "device", "machine", "dtype", "batch_size")
+    keys = ("work", "device", "machine", "dtype", "batch_size", "session")
     return all(_of(one, key) == _of(other, key) for key in keys)
 
 
@@ -289,6 +291,6 @@ def _estimate(row: ModelRow, task: str, metric: str) -> str:
 def _overview_note(report: Report) -> str:
     against = f"Retention and compression refer to {report['reference']}. " if report["reference"] else ""
     return (
-        f"{against}In brackets: 95 % by bootstrap over the test rows. Embeddings: those of the parameters that grow with the "
-        "vocabulary. LM loss: nats a target token of held-out text. ms/row: one row alone."
+        f"{against}In brackets: of the parameters those in embeddings, of the scores 95 % by bootstrap over the test rows. "
+        "LM loss: nats a target token of held-out text. ms/row: one row alone."
     )

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.atomic import sha256_file
 from pipeline.artifacts.content import model_hash
-from pipeline.downstream.shape import ModelShape, model_shape
-from pipeline.errors import PipelineError
-from pipeline.report.cost import FORWARD, TRAINING, passes_flops
-from pipeline.report.curves import read_lines, total_of
+from pipeline.report.cost import forward_cost
+from pipeline.report.curves import read_lines, work_of
 from pipeline.report.disk import identity_of, manifest_of
 from pipeline.report.document import Stage
 from pipeline.status.progress import read_json
 
 #: Where artifacts lie, in the order in which data flows.
-PLACES = ("tokens/*", "distill/*", "teacher_cache/*", "distill_interpolated/*")
+PLACES = ("tokens/*", "distill/*", "teacher_cache/*", "distill_interpolated/*", "distilled/*/*")
+#: Whose fingerprints may be named as an input, but which are told of elsewhere.
+UNITS = "finetune/*/*/*/*"
 
 
 class Run:
@@ -32,7 +33,10 @@ class Run:
             for path in sorted(root.glob(place))
             if (path / "fingerprint.json").is_file()
         ]
-        self._by_fingerprint = {identity_of(root / key).get("fingerprint"): key for key in self.keys}
+        units = [
+            path.relative_to(root).as_posix() for path in root.glob(UNITS) if (path / "fingerprint.json").is_file()
+        ]
+        self._by_fingerprint = {identity_of(root / key).get("fingerprint"): key for key in [*self.keys, *units]}
         self._by_model = {
             _hash(root / key / "hf"): key for key in self.keys if (root / key / "hf" / "config.json").is_file()
         }
@@ -100,23 +104,9 @@ class Run:
         lengths = self._lengths(payload.get("tokens"))
         if lengths is None:
             return
-        sources, targets = (rows * length for length in lengths)
-        stage["tokens"] = sources + targets
-        stage["seconds"] = total_of(lines, sum(lengths) * settings["batch_size"])[1]
-        shape = _shape(root / "hf") or _shape(root / "initial")
-        if shape is not None:
-            helper = self._helper(payload)
-            taught = passes_flops(helper, sources, targets, FORWARD) if helper is not None else 0.0
-            stage["flops"] = passes_flops(shape, sources, targets, TRAINING) + taught
-
-    def _helper(self, payload: dict[str, Any]) -> ModelShape | None:
-        """What of the teacher runs in a training step: the tail over cached states, all of it without a cache."""
-        targets = payload["settings"].get("targets")
-        if targets == "online":
-            teacher = self._by_model.get(payload.get("teacher"))
-            return _shape(self.root / teacher / "hf") if teacher else None
-        cache = self._by_fingerprint.get(payload.get("cache"))
-        return _shape(self.root / cache / "tail") if cache and targets == "states" else None
+        stage["tokens"] = rows * sum(lengths)
+        work = work_of(lines, sum(lengths) * settings["batch_size"])
+        stage["seconds"], stage["flops"] = work.seconds, work.flops and work.flops * stage["processes"]
 
     def _sharded(
         self,
@@ -135,13 +125,13 @@ class Run:
         rate = provenance.get("tokens_per_second")
         stage["seconds"] = stage["tokens"] / rate if stage["tokens"] and rate else provenance.get("seconds")
         if stage["seconds"] is None and stage["stage"] == "teacher_cache":
-            stage["seconds"] = _seconds_between(sidecars)
+            stage["seconds"] = _seconds_between(sidecars, provenance.get("created"))
         lengths = self._lengths(payload.get("tokens"))
         teacher = self._by_model.get(payload.get("teacher"))
-        shape = _shape(self.root / teacher / "hf") if teacher else None
-        if lengths and shape and stage["rows"]:
-            sources, targets = (stage["rows"] * length for length in lengths)
-            stage["flops"] = passes_flops(shape, sources, targets, FORWARD)
+        if lengths and teacher and stage["rows"]:
+            logits = set(payload["settings"]["kinds"]) != {"states"}
+            cost = forward_cost(self.root / teacher / "hf", *lengths, logits=logits)
+            stage["flops"] = cost and cost * stage["rows"]
 
     def _lengths(self, tokens: str | None) -> tuple[int, int] | None:
         """Source and target tokens of a row of the token artifact of that fingerprint."""
@@ -160,9 +150,18 @@ def _objective(settings: dict[str, Any]) -> str:
     return ", ".join([str(objective.get("preset")), *changed, *taught])
 
 
-def _seconds_between(files: list[Path]) -> float | None:
-    """Time that writing the shards took, from when each was; a pause of more than five usual gaps counts as a usual one."""
+def _seconds_between(files: list[Path], finished: str | None) -> float | None:
+    """Time that writing the shards took, from when each was; a pause of more than five usual gaps counts as a usual one.
+
+    finished: when the artifact was, as its manifest says. None when the files are younger: a copy has times of its own.
+    """
     times = sorted(file.stat().st_mtime for file in files)
+    if (
+        finished is not None
+        and times
+        and times[-1] > datetime.fromisoformat(finished.replace("Z", "+00:00")).timestamp() + 60
+    ):
+        return None
     gaps = [after - before for before, after in itertools.pairwise(times)]
     if not gaps:
         return None
@@ -179,13 +178,6 @@ def _in_order(stages: list[Stage]) -> list[Stage]:
         done += ready or left
         left = [stage for stage in left if stage not in done]
     return done
-
-
-def _shape(directory: Path) -> ModelShape | None:
-    try:
-        return model_shape(directory) if (directory / "config.json").is_file() else None
-    except (PipelineError, KeyError, ValueError):
-        return None
 
 
 def _hash(directory: Path) -> str | None:

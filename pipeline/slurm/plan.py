@@ -191,6 +191,7 @@ def _add_chain(plan: Plan, recipe: Recipe, needs: Sequence[str], tasks: int, cac
         needs = [key for key in needs if key != cache]
         _add_cache(plan, recipe, cache, "distill_interpolated", needs, tasks, 1)
         needs.append(cache)
+        first = cache
     for number, name in enumerate(link_names(recipe), 1):
         key = f"distill_interpolated/{name}"
         plan.add(
@@ -205,6 +206,8 @@ def _add_chain(plan: Plan, recipe: Recipe, needs: Sequence[str], tasks: int, cac
             cache = f"teacher_cache/{name}"
             _add_cache(plan, recipe, cache, "distill_interpolated", needs, tasks, number + 1)
             needs.append(cache)
+            if recipe.interpolated.original_weight != 0.0:
+                needs.append(first)
 
 
 def _add_finetuning(plan: Plan, recipe: Recipe, distil_tasks: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from pipeline.families import Family, Shape
@@ -23,10 +24,10 @@ def most_important(
 ) -> Kept:
     """Choose the units that a student of shape `student` keeps, wherever it is narrower than `teacher`.
 
-    A unit's importance is the first-order estimate of how far the LM loss moves when all its weights become zero, |Σ w ∂L/∂w|
-    (Molchanov et al. 2019, arXiv 1906.10771, eq. 8), summed over `batches`; as for the masks of Michel et al. 2019
-    (arXiv 1905.10650), MiniDisc (arXiv 2205.14570) and CoFi (arXiv 2204.00408), the absolute value is taken per batch. Only weights
-    that `sources` uses count. Of equally important units the first ones are kept.
+    A unit's importance is the first-order estimate of how far the LM loss moves when all its weights become zero, |Σ w ∂L/∂w|, summed
+    over `batches`: the Taylor criterion of Molchanov et al. 2019 (arXiv 1906.10771) with one gate on all weights of the unit. Michel
+    et al. 2019 (arXiv 1905.10650) and MiniDisc (arXiv 2205.14570) have the gate on its output alone, which for an inner feature behind
+    a ReLU is half of this. Only weights that `sources` uses count. Of equally important units the first ones are kept.
 
     batches: input_ids, attention_mask and labels on the teacher's device. Deterministic on one kind of machine.
     """
@@ -40,7 +41,9 @@ def most_important(
     for batch in batches:
         teacher.zero_grad()
         model: Any = teacher
-        model(**batch, use_cache=False).loss.backward()
+        # A GPU's fused attention adds gradients up in no fixed order, which would let a run begun again keep other units.
+        with sdpa_kernel(SDPBackend.MATH):
+            model(**batch, use_cache=False).loss.backward()
         change: dict[Units, torch.Tensor] = {}
         for name, made_of in sources.items():
             for source in made_of:

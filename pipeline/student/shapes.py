@@ -10,7 +10,7 @@ from pipeline.errors import ConfigError
 from pipeline.families import Family, Shape, family_of
 from pipeline.recipe import ModelShape
 from pipeline.student.scaling import nearest_to, scaled, stretched
-from pipeline.student.size import Size, Sizes
+from pipeline.student.size import Sizes
 
 #: What a model made from nothing looks like where the recipe is silent: T5 v1.1 small.
 DEFAULT = Shape(encoder_layers=8, decoder_layers=8, d_model=512, d_ff=1024, num_heads=6, d_kv=64)
@@ -86,10 +86,6 @@ def describe(shape: Shape) -> str:
         f"{shape.encoder_layers}+{shape.decoder_layers} blocks, d_model {shape.d_model}, d_ff {shape.d_ff}, "
         f"{shape.num_heads} heads of {shape.d_kv}"
     )
-
-
-def describe_size(size: Size) -> str:
-    return f"{short(size.total)} parameters, {short(size.blocks)} without embeddings"
 
 
 def short(count: float) -> str:

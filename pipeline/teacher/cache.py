@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pipeline import lineage
-from pipeline.artifacts import Artifact, Output, ShardRecord
+from pipeline.artifacts import Artifact, Output, ShardRecord, lock
 from pipeline.artifacts.content import resolve_model
 from pipeline.artifacts.shard import Rows
 from pipeline.console import Progress, say
@@ -55,6 +55,7 @@ def cache_teacher(
     if output.complete():
         return output
     tokens = lineage.tokens_artifact(recipe, "train")
+    tokens.require_sizes()
     facts = _check(recipe)
     output.begin()
     missing = output.missing(len(tokens.shards))
@@ -69,7 +70,9 @@ def cache_teacher(
         teacher = loader.load(lineage.required_teacher(recipe), facts.cuts)
         worker = _Worker(recipe, output, tokens, facts, teacher)
         if tail_is_mine:
-            write_tail(*worker.tail_state, output.root / "tail")
+            with lock.in_turn(output.root):  # with the same command started twice
+                if not _present(output.root, files):
+                    write_tail(*worker.tail_state, output.root / "tail")
         worker.run(mine, quiet=rank != 0)
         teacher.close()
     if _present(output.root, files) and output.finish(len(tokens.shards), files, provenance={"world_size": world}):

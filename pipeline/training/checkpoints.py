@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pipeline.artifacts.atomic import fsync_directory, sha256_file, write_json
+from pipeline.artifacts.sealed import unseal, write_sealed
 from pipeline.console import say
 from pipeline.errors import CorruptArtifact, PipelineError
 from pipeline.training import distributed
@@ -85,7 +86,7 @@ class Checkpoints:
                 "state": dict(state),
                 "files": files,
             }
-            write_json(directory / "complete.json", record)
+            write_sealed(directory / "complete.json", record)
             fsync_directory(self.root)
             self._prune(step, best)
         distributed.barrier()
@@ -103,7 +104,7 @@ class Checkpoints:
         if step < 0:
             return None
         directory = self._directory(step)
-        record = json.loads((directory / "complete.json").read_text())
+        record = unseal((directory / "complete.json").read_bytes())
         return Checkpoint(directory, step, record["world_size"], record["state"])
 
     def load(self, engine: Any, checkpoint: Checkpoint) -> None:
@@ -140,7 +141,7 @@ class Checkpoints:
 
     def _problem(self, directory: Path) -> str | None:
         try:
-            record = json.loads((directory / "complete.json").read_text())
+            record = unseal((directory / "complete.json").read_bytes())
             if record["identity"] != self.identity or not isinstance(record["state"], dict):
                 return "it belongs to another run"
             for name, entry in record["files"].items():

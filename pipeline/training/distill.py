@@ -17,12 +17,20 @@ from pipeline.hardware import resolve_dtype
 from pipeline.objectives import presets
 from pipeline.recipe import Distill, Init, Recipe
 from pipeline.student.initial import check_init, describe_init, narrower, write_initial_student
-from pipeline.student.shapes import student_config
+from pipeline.student.shapes import describe, student_config
 from pipeline.teacher.reader import CachedTargets, check_labels, open_tail
 from pipeline.teacher.vocabulary import check_vocabulary
 from pipeline.training import distributed
 from pipeline.training.card import model_card
-from pipeline.training.distiller import Distiller, check_objective, looks_at_encoder_blocks, teacher_places
+from pipeline.training.compilation import check_compile, compile_blocks
+from pipeline.training.distiller import (
+    Distiller,
+    Original,
+    check_objective,
+    looks_at_encoder_blocks,
+    teacher_places,
+    watched_blocks,
+)
 from pipeline.training.engine import deepspeed_config, load_model, weight_names
 from pipeline.training.export import export_model
 from pipeline.training.loader import Batch
@@ -31,7 +39,7 @@ from pipeline.training.order import Row, SampleOrder
 from pipeline.training.partitioned import teacher_loader
 from pipeline.training.rows import TokenSource
 from pipeline.training.samples import samples
-from pipeline.training.targets import check_targets, part_weights
+from pipeline.training.targets import as_scheduled, check_targets, part_weights
 from pipeline.training.teachers import CachedTeacher, OnlineTeacher, Teacher
 from pipeline.training.validation import first_rows, lm_score, mean_over_rows
 
@@ -49,17 +57,18 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
     train_tokens = lineage.tokens_artifact(recipe, "train")
     validation_tokens = lineage.tokens_artifact(recipe, "validation")
     tokenizer = lineage.tokenizer_directory(recipe)
-    cache = Artifact(lineage.cache_output(recipe).root, "teacher_cache") if "cache" in output.inputs else None
-    targets = None
-    if cache is not None and settings.targets != "online":
-        blocks = looks_at_encoder_blocks(settings.objective)
-        targets = CachedTargets(cache, settings.targets, encoder_blocks=blocks)
+    targets = _targets(recipe) if "cache" in output.inputs else None
+    second = lineage.original_recipe(recipe)
+    originals = _targets(second) if second is not None else None
     config = _student_config(recipe, tokenizer)
     _check(recipe, config, targets)
+    if second is not None:
+        _check(second, config, originals)
     initial = output.root / "initial"
     if rank == 0:
-        output.begin()
+        output.begin(alone=True)
         if not (initial / "config.json").exists():
+            say(f"{label}: {describe(family_of(config).shape(config))}")
             teacher = resolve_model(recipe.teacher.model) if recipe.teacher is not None else None
             init = recipe.student.from_teacher
             write_initial_student(
@@ -74,13 +83,19 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
     distributed.barrier()
     student = load_model(initial, settings)
     reference = _teacher(recipe, targets, train_tokens, student.config.pad_token_id)
-    model = Distiller(student, settings.objective, reference, settings.max_steps)
+    original = None
+    if second is not None and settings.original is not None:
+        other = _teacher(second, originals, train_tokens, student.config.pad_token_id)
+        original = Original(other, as_scheduled(settings.original.weight))
+    model = Distiller(student, settings.objective, reference, settings.max_steps, original)
+    if settings.compile:
+        compile_blocks(student, watched_blocks(settings.objective))
     held_out = TokenSource(validation_tokens, None, student.config)
     rows = first_rows(held_out, settings.validation_rows)
     trained = train(
         model=model,
         settings=settings,
-        source=TokenSource(train_tokens, targets, student.config),
+        source=TokenSource(train_tokens, targets, student.config, originals),
         loss=lambda engine, batch, step: engine(batch=batch, step=step),
         out=output.root,
         identity=output.fingerprint,
@@ -109,6 +124,15 @@ def _sampler(source: TokenSource, rows: list[Row], tokenizer: Path, pad: int) ->
         return None
     words = AutoTokenizer.from_pretrained(tokenizer)
     return lambda engine: samples(engine, source, rows, words, pad)
+
+
+def _targets(recipe: Recipe) -> CachedTargets | None:
+    """The cached targets of the recipe's teacher; None when the teacher itself is to be asked."""
+    settings = recipe.distill
+    if settings.targets == "online":
+        return None
+    cache = Artifact(lineage.cache_output(recipe).root, "teacher_cache")
+    return CachedTargets(cache, settings.targets, encoder_blocks=looks_at_encoder_blocks(settings.objective))
 
 
 def _teacher(recipe: Recipe, targets: CachedTargets | None, tokens: Artifact, pad_token_id: int) -> Teacher | None:
@@ -149,6 +173,7 @@ def _check(recipe: Recipe, config: Any, targets: CachedTargets | None) -> None:
     check_dtype(config, resolve_dtype(settings.dtype), "distill.dtype")
     check_length(config, recipe.tokens.input_length, "tokens.input_length")
     deepspeed_config(settings)
+    check_compile(settings)
     if targets is not None:
         check_targets(settings, targets.settings)
     elif presets.needs_teacher(part_weights(settings.objective)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -11,17 +12,19 @@ from transformers import PreTrainedModel
 
 from pipeline.errors import ConfigError
 from pipeline.families import Attention, Shape, family_of
+from pipeline.families.base import Stack
 from pipeline.families.recorder import QKV, BlockInput, Recorder
 from pipeline.families.stacks import decode, encode
 from pipeline.objectives import presets
 from pipeline.objectives.attention import attention_loss
 from pipeline.objectives.hidden import hidden_loss
 from pipeline.objectives.relations import relation_loss
-from pipeline.objectives.schedules import Taid, scheduled, taid_step
+from pipeline.objectives.schedules import Scheduled, Taid, scheduled, taid_step
 from pipeline.recipe import HiddenPair, Objective
 from pipeline.student.shapes import check_relation_heads, default_relation_heads
 from pipeline.training.head import DenseTarget, LossHead, SampledTarget, Target, TopkTarget
 from pipeline.training.loader import Batch
+from pipeline.training.rows import originals
 from pipeline.training.targets import part_weights
 from pipeline.training.teachers import Reference, Teacher
 from pipeline.training.window import model_cost
@@ -59,6 +62,25 @@ def check_objective(objective: Objective, student: Shape, teacher: Shape) -> Non
             raise ConfigError(f"distill.objective.{name} is {block}, but there are {layers} blocks{hint}")
 
 
+@dataclass(frozen=True)
+class Original:
+    """A second teacher, whose targets a batch holds under names of their own; `weight`: its share of the objective."""
+
+    #: None where the cached targets are all there is to it.
+    teacher: Teacher | None
+    weight: Scheduled
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One teacher's side of the objective; teacher: None where the batch's own targets are all there is to it."""
+
+    teacher: Teacher | None
+    relation_heads: int
+    #: The projections of the part `hidden`.
+    hidden: nn.ModuleList
+
+
 class Distiller(nn.Module):
     """Computes the parts of an objective for one batch.
 
@@ -66,23 +88,32 @@ class Distiller(nn.Module):
     not part of the module. TAID's share is the one thing it carries from step to step (`state`, `restore`).
     """
 
-    def __init__(self, student: PreTrainedModel, objective: Objective, teacher: Teacher | None, max_steps: int) -> None:
-        """teacher: None when the objective is the LM loss alone. Raises ConfigError for shapes that do not fit."""
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        objective: Objective,
+        teacher: Teacher | None,
+        max_steps: int,
+        original: Original | None = None,
+    ) -> None:
+        """teacher: None when the objective is the LM loss alone, or its targets are in the batch as they are.
+
+        original: a second teacher; of every part that compares, it takes the share `weight`, and `teacher` keeps the rest.
+        Raises ConfigError for shapes that do not fit.
+        """
         super().__init__()
         self.student = student
         self._objective, self._weights, self._max_steps = objective, part_weights(objective), max_steps
-        self._teacher = teacher
+        self._original_weight = original.weight if original is not None else None
         self._family = family_of(student.config)
         self._shape = self._family.shape(student.config)
         self.head = LossHead(student, self._family)
-        self.hidden = nn.ModuleList()
         self._taid = Taid(objective.taid.start) if objective.taid is not None else None
-        if teacher is not None:
-            check_objective(objective, self._shape, teacher.shape)
-            self._relation_heads = objective.relation_heads or default_relation_heads(self._shape, teacher.shape)
-            if "hidden" in self._weights:
-                widths = teacher.shape.d_model, self._shape.d_model
-                self.hidden.extend(HiddenLoss(*widths, student.dtype) for _ in objective.hidden)
+        self._side = self._side_of(teacher, student.dtype)
+        self.hidden = self._side.hidden
+        self._original = self._side_of(original.teacher, student.dtype) if original is not None else None
+        if self._original is not None:
+            self.original_hidden = self._original.hidden
         blocks, places = student_places(objective)
         self._recorder = Recorder(student, self._family, blocks, places)
 
@@ -104,29 +135,61 @@ class Distiller(nn.Module):
             return self.head(decoder_output, None, None)
         if lm_only:
             return self.head(decoder_output, labels, None)
-        reference = self._teacher.reference(batch) if self._teacher is not None else None
+        outputs = {"encoder": encoder_output, "decoder": decoder_output}
         weights = {part: scheduled(weight, step) for part, weight in self._weights.items()}
-        parts = self._head_parts(decoder_output, labels, batch, reference, weights)
-        valid = {"encoder": mask, "decoder": labels != -100}
+        share = 0.0 if self._original_weight is None else scheduled(self._original_weight, step)
+        own = {part: weight if part == "lm" else (1.0 - share) * weight for part, weight in weights.items()}
+        parts = self._parts(self._side, outputs, recorder, batch, own)
+        weighted = {part: weight * parts[part].float() for part, weight in own.items()}
+        if self._original is not None:
+            theirs = {part: share * weight for part, weight in weights.items() if part != "lm"}
+            others = self._parts(self._original, outputs, recorder, originals(batch), theirs)
+            parts |= {f"original_{part}": value for part, value in others.items()}
+            weighted |= {f"original_{part}": theirs[part] * value.float() for part, value in others.items()}
+        total = torch.stack(list(weighted.values())).sum()
+        return {"loss": total, **parts, **{f"weighted_{part}": value.detach() for part, value in weighted.items()}}
+
+    def _side_of(self, teacher: Teacher | None, dtype: torch.dtype) -> _Side:
+        hidden = nn.ModuleList()
+        if teacher is None:
+            return _Side(None, 1, hidden)
+        check_objective(self._objective, self._shape, teacher.shape)
+        if "hidden" in self._weights:
+            widths = teacher.shape.d_model, self._shape.d_model
+            hidden.extend(HiddenLoss(*widths, dtype) for _ in self._objective.hidden)
+        heads = self._objective.relation_heads or default_relation_heads(self._shape, teacher.shape)
+        return _Side(teacher, heads, hidden)
+
+    def _parts(
+        self,
+        side: _Side,
+        outputs: dict[str, torch.Tensor],
+        recorder: Recorder,
+        batch: Batch,
+        weights: Mapping[str, float],
+    ) -> dict[str, torch.Tensor]:
+        """Every part of the objective against one teacher; weights: what each part counts in the total, the LM loss among them or not."""
+        labels = batch["labels"]
+        reference = side.teacher.reference(batch) if side.teacher is not None else None
+        parts = self._head_parts(outputs["decoder"], labels, batch, reference, weights)
+        valid = {"encoder": batch["attention_mask"], "decoder": labels != -100}
         if reference is not None:
             for part in self._weights.keys() & presets.ATTENTION_OF.keys():
                 attention = presets.ATTENTION_OF[part]
                 compare = self._relations if part.endswith("_relations") else self._attention
                 parts[part] = compare(
-                    attention, part, reference.projections[attention], recorder.projections[attention], valid
+                    side, attention, part, reference.projections[attention], recorder.projections[attention], valid
                 )
             if "hidden" in self._weights:
-                outputs = {"encoder": encoder_output, "decoder": decoder_output}
-                parts["hidden"] = self._hidden(outputs, recorder.inputs, reference, valid)
-        weighted = {part: weight * parts[part].float() for part, weight in weights.items()}
-        total = torch.stack(list(weighted.values())).sum()
-        return {"loss": total, **parts, **{f"weighted_{part}": value.detach() for part, value in weighted.items()}}
+                parts["hidden"] = self._hidden(side, outputs, recorder.inputs, reference, valid)
+        return parts
 
     def cost(self, input_length: int, target_length: int) -> float:
         """Operations of training on one example: the student's forward and backward pass and the teacher's forward or replay."""
         total = model_cost(self.student.config)(input_length, target_length)
-        if self._teacher is not None:
-            total += self._teacher.cost(input_length, target_length, "logits" in self._weights)
+        for side in (self._side, self._original):
+            if side is not None and side.teacher is not None:
+                total += side.teacher.cost(input_length, target_length, "logits" in self._weights)
         return total
 
     def after_step(self, step: int, means: Mapping[str, float]) -> None:
@@ -171,14 +234,14 @@ class Distiller(nn.Module):
                 target = SampledTarget(batch["sampled_ids"], batch["sampled_counts"])
             else:
                 target = TopkTarget(batch["topk_ids"], batch["topk_log_probabilities"], batch["topk_log_tail"])
-        if target is None and "lm" not in self._weights:
+        if target is None and "lm" not in weights:
             return {}
         objective = self._objective
         return self.head(
             hidden,
             labels,
             target,
-            with_lm="lm" in self._weights,
+            with_lm="lm" in weights,
             kind=objective.divergence,
             alpha=objective.alpha,
             temperature=objective.temperature,
@@ -187,13 +250,13 @@ class Distiller(nn.Module):
         )
 
     def _relations(
-        self, attention: Attention, part: str, teacher: QKV, student: QKV, valid: dict[str, torch.Tensor]
+        self, side: _Side, attention: Attention, part: str, teacher: QKV, student: QKV, valid: dict[str, torch.Tensor]
     ) -> torch.Tensor:
         losses = [
             relation_loss(
                 (teacher[pair.a], teacher[pair.b]),
                 (student[pair.a], student[pair.b]),
-                relation_heads=self._relation_heads,
+                relation_heads=side.relation_heads,
                 query_mask=valid[pair.rows],
                 key_mask=valid[pair.columns],
                 causal=pair.causal,
@@ -203,9 +266,9 @@ class Distiller(nn.Module):
         return torch.stack(losses).mean()
 
     def _attention(
-        self, attention: Attention, part: str, teacher: QKV, student: QKV, valid: dict[str, torch.Tensor]
+        self, side: _Side, attention: Attention, part: str, teacher: QKV, student: QKV, valid: dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        assert self._teacher is not None
+        assert side.teacher is not None
         rows, columns = student["q"].shape[1], student["k"].shape[1]
         block = self._objective.blocks.student_encoder if attention == "encoder_self" else -1
         if attention != "encoder_self":
@@ -214,9 +277,9 @@ class Distiller(nn.Module):
             (teacher["q"], teacher["k"]),
             (student["q"], student["k"]),
             heads=self._shape.num_heads,
-            teacher_scale=self._teacher.attention_scale,
+            teacher_scale=side.teacher.attention_scale,
             student_scale=self._family.attention_scale(self.student.config),
-            teacher_bias=self._teacher.position_bias(attention, rows, columns),
+            teacher_bias=side.teacher.position_bias(attention, rows, columns),
             student_bias=self._family.position_bias(self.student, attention, block, rows, columns),
             query_mask=valid["encoder" if attention == "encoder_self" else "decoder"],
             key_mask=valid["decoder" if attention == "decoder_self" else "encoder"],
@@ -225,6 +288,7 @@ class Distiller(nn.Module):
 
     def _hidden(
         self,
+        side: _Side,
         outputs: dict[str, torch.Tensor],
         inputs: dict[BlockInput, torch.Tensor],
         reference: Reference,
@@ -232,7 +296,7 @@ class Distiller(nn.Module):
     ) -> torch.Tensor:
         theirs = {"encoder": reference.encoder_output, "decoder": reference.decoder_output}
         losses = []
-        for module, pair in zip(self.hidden, self._objective.hidden, strict=True):
+        for module, pair in zip(side.hidden, self._objective.hidden, strict=True):
             ours = outputs[pair.stack] if pair.student == "output" else inputs[BlockInput(pair.stack, pair.student)]
             other = theirs[pair.stack]
             if pair.teacher != "output":
@@ -272,6 +336,12 @@ def student_places(objective: Objective) -> tuple[dict[Attention, int], list[Blo
     """Return what must be recorded of the student: the block of each attention, and block inputs."""
     blocks = objective.blocks
     return _places(objective, blocks.student_encoder, blocks.student_decoder, "student")
+
+
+def watched_blocks(objective: Objective) -> set[tuple[Stack, int]]:
+    """The student's blocks (stack, index from the end) whose q, k and v are recorded."""
+    blocks, _ = student_places(objective)
+    return {("encoder" if attention == "encoder_self" else "decoder", block) for attention, block in blocks.items()}
 
 
 def teacher_places(objective: Objective, default: int) -> tuple[dict[Attention, int], list[BlockInput]]:

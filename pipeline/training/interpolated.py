@@ -12,7 +12,7 @@ from pipeline.artifacts import Output
 from pipeline.artifacts.content import resolve_model
 from pipeline.errors import ConfigError
 from pipeline.families import Shape
-from pipeline.recipe import BlockList, Init, Recipe, Student
+from pipeline.recipe import BlockList, Init, Original, Recipe, Student
 from pipeline.training.targets import check_targets, needs_cache, part_weights
 
 
@@ -29,7 +29,7 @@ def plan_links(recipe: Recipe) -> list[Recipe]:
     names = _names(recipe, len(shapes))
     students = _students(recipe, shapes)
     _check(recipe, [family_of(config).shape(config), *shapes], students)
-    steps = link_steps(recipe, len(shapes))
+    steps, weight = link_steps(recipe, len(shapes)), recipe.interpolated.original_weight
     links = []
     for index, student in enumerate(students):
         name = names[index]
@@ -37,9 +37,13 @@ def plan_links(recipe: Recipe) -> list[Recipe]:
             update={
                 "name": name,
                 "max_steps": steps[index],
-                "warmup_steps": min(recipe.distill.warmup_steps, steps[index] // 4),
+                "warmup_steps": round(recipe.distill.warmup_steps * steps[index] / recipe.distill.max_steps),
             }
         )
+        if index and weight != 0.0:
+            original = Original(teacher=lineage.required_teacher(recipe), weight=weight)
+            distill = distill.model_copy(update={"original": original})
+            check_targets(distill, recipe.cache)
         links.append(recipe.model_copy(update={"teacher": teacher, "student": student, "distill": distill}))
         teacher = teacher.model_copy(update={"model": str(_link_root(recipe, name) / "hf"), "name": name})
     return links
@@ -106,8 +110,10 @@ def run_chain(recipe: Recipe) -> list[Output]:
     outputs = []
     for link in plan_links(recipe):
         if needs_cache(link.distill) and not _finished(link):
-            cache_teacher(link, distributed.rank(), distributed.world_size(), loader=teacher_loader(link))
-            distributed.barrier()
+            for taught in (link, lineage.original_recipe(link)):
+                if taught is not None:
+                    cache_teacher(taught, distributed.rank(), distributed.world_size(), loader=teacher_loader(taught))
+                    distributed.barrier()
         outputs.append(distill(link, _output(link), label=f"distill {link.distill.name}"))
     return outputs
 
@@ -148,7 +154,6 @@ def _check(recipe: Recipe, shapes: list[Shape], students: list[Student]) -> None
     """Raise ConfigError, before the first link is begun, for a link whose objective or first weights its shapes do not allow."""
     from pipeline.objectives import presets
     from pipeline.student.initial import check_init
-    from pipeline.teacher.capture import resolve_cut
     from pipeline.training.distiller import check_objective
 
     compares = presets.needs_teacher(part_weights(recipe.distill.objective))
@@ -156,15 +161,21 @@ def _check(recipe: Recipe, shapes: list[Shape], students: list[Student]) -> None
         if made.from_teacher is not None:
             check_init(made.from_teacher, student, teacher)
         if compares:
-            cache = recipe.cache
-            first = resolve_cut(cache.encoder_cut, teacher.encoder_layers, "encoder_cut")
-            second = resolve_cut(cache.decoder_cut, teacher.decoder_layers, "decoder_cut")
-            if recipe.distill.targets == "online":
-                first = second = 0
-            seen = replace(
-                teacher, encoder_layers=teacher.encoder_layers - first, decoder_layers=teacher.decoder_layers - second
-            )
-            check_objective(recipe.distill.objective, student, seen)
+            for shape in {teacher, shapes[0]} if recipe.interpolated.original_weight != 0.0 else {teacher}:
+                check_objective(recipe.distill.objective, student, _seen(recipe, shape))
+
+
+def _seen(recipe: Recipe, teacher: Shape) -> Shape:
+    """What an objective can look at of such a teacher: all of it, or what is after its cache's cut."""
+    from pipeline.teacher.capture import resolve_cut
+
+    first = resolve_cut(recipe.cache.encoder_cut, teacher.encoder_layers, "encoder_cut")
+    second = resolve_cut(recipe.cache.decoder_cut, teacher.decoder_layers, "decoder_cut")
+    if recipe.distill.targets == "online":
+        first = second = 0
+    return replace(
+        teacher, encoder_layers=teacher.encoder_layers - first, decoder_layers=teacher.decoder_layers - second
+    )
 
 
 def _finished(link: Recipe) -> bool:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from pipeline.errors import ConfigError
 from pipeline.objectives import presets
 from pipeline.objectives.schedules import Scheduled
-from pipeline.recipe import Cache, Distill, Objective, Schedule
+from pipeline.recipe import Cache, Distill, Objective, Schedule, ShareSchedule
 
 
 def part_weights(objective: Objective) -> dict[str, Scheduled]:
     """The weight of each part that is trained on; raises ConfigError as `presets.resolve` does."""
-    own: dict[str, Scheduled] = {
-        part: (weight.start, weight.end, weight.steps) if isinstance(weight, Schedule) else float(weight)
-        for part, weight in objective.weights.items()
-    }
+    own = {part: as_scheduled(weight) for part, weight in objective.weights.items()}
     return presets.resolve(objective.preset, own)
+
+
+def as_scheduled(value: float | Schedule | ShareSchedule) -> Scheduled:
+    """A constant or schedule of the recipe as `objectives.schedules` takes it."""
+    return float(value) if isinstance(value, (int, float)) else (value.start, value.end, value.steps)
 
 
 def needs_cache(settings: Distill) -> bool:
@@ -29,6 +31,11 @@ def check_targets(settings: Distill, cache: Cache) -> None:
     (arXiv 2503.16870). Top-k targets hold the k largest probabilities at temperature 1 and the mass of the rest.
     """
     kind, objective = settings.targets, settings.objective
+    if settings.original is not None and not needs_cache(settings):
+        raise ConfigError(
+            "a share of the original teacher (interpolated.original_weight) needs an objective that compares with a teacher, and "
+            "cached targets of both: change distill.objective and distill.targets, or leave it out"
+        )
     if kind in ("states", "online"):
         return
     others = [part for part in part_weights(objective) if part not in ("lm", "logits")]

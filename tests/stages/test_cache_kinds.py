@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -134,20 +133,6 @@ def _shift(root: Path, column: str) -> None:
     output = Output(root, "teacher_cache", manifest.payload, (root / "recipe.yaml").read_text(), manifest.inputs)
     output.write_shard(0, columns, tokens=record.tokens, notes=record.notes)
     assert output.finish(len(manifest.shards), manifest.files)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real filesystem of 16 MB."""
-    where = tmp_path / "disk"
-    where.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(where)], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a small filesystem here: {mounted.stderr.strip()}")
-    yield where
-    subprocess.run(["umount", "-l", str(where)], check=True)
 
 
 def test_a_disk_that_fills_up_loses_nothing(

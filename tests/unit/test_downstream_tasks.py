@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.downstream.metrics import classification_metrics, rouge_metrics
+from pipeline.downstream.metrics import label_metrics, rouge_rows, sentences
 from pipeline.downstream.rows import read_rows
 from pipeline.downstream.tasks import load_task
 from pipeline.errors import DataError
@@ -67,12 +67,23 @@ def test_a_datasets_directory_is_read_with_its_split(tmp_path: Path, monkeypatch
 
 
 def test_rendering_labels_and_counts(tmp_path: Path) -> None:
-    data = load_task(topic_task(write_jsonl(tmp_path / "rows.jsonl", ROWS)))
+    rows = write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    data = load_task(topic_task(rows, validation=rows), 10)
     assert data.labels == ["Person", "Place"]
     assert data.train.sources == ['topic: Paris is a city, "the" city', "topic: A poet\nof Rome", "topic: Lyon"]
     assert data.train.rows == [0, 1, 4]
     assert (data.train.empty, data.train.dropped) == (1, 1)
-    assert load_task(topic_task(data.train.origin, test_rows=2)).test.rows == [0, 1]
+    assert load_task(topic_task(rows, test_rows=2), 10).test.rows == [0, 1]
+
+
+def test_validation_rows_are_held_out_where_the_task_names_none(tmp_path: Path) -> None:
+    rows = [{"text": f"text {i % 60}", "topic": "a" if i % 2 else "b"} for i in range(100)]
+    data = load_task(topic_task(write_jsonl(tmp_path / "rows.jsonl", rows)), 8)
+    held = set(data.validation.sources)
+    assert len(data.validation) == 8
+    assert not held & set(data.train.sources), "a row that occurs twice must not stand on both sides"
+    again = load_task(topic_task(write_jsonl(tmp_path / "other.jsonl", rows[::-1])), 8)
+    assert set(again.validation.sources) == held, "which rows depends on their text alone"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +98,7 @@ def test_rendering_labels_and_counts(tmp_path: Path) -> None:
 )
 def test_a_wrong_task_is_one_line(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        load_task(topic_task(write_jsonl(tmp_path / "rows.jsonl", ROWS), **settings))
+        load_task(topic_task(write_jsonl(tmp_path / "rows.jsonl", ROWS), **settings), 10)
 
 
 @pytest.mark.parametrize(
@@ -113,26 +124,38 @@ def test_a_wrong_file_is_one_line(tmp_path: Path, name: str, content: bytes | No
         read_rows(str(path), "train")
 
 
-def test_classification_metrics_of_a_worked_example() -> None:
+def test_label_metrics_of_a_worked_example() -> None:
     # 2×2 table: TP 2, FN 1, FP 1, TN 2 → MCC = (2·2 - 1·1) / sqrt(3·3·3·3) = 1/3.
     references = ["a", "a", "a", "b", "b", "b"]
     predictions = ["a", "a", "b", "a", "b", "b"]
-    found = classification_metrics(predictions, references)
-    assert found == pytest.approx({"accuracy": 4 / 6, "matthews": 1 / 3, "macro_f1": 4 / 6})
+    found = label_metrics(["accuracy", "matthews", "macro_f1", "f1"], predictions, references, "a")
+    assert found == pytest.approx({"accuracy": 4 / 6, "matthews": 1 / 3, "macro_f1": 4 / 6, "f1": 4 / 6})
     assert all(type(value) is float for value in found.values())
 
 
+def rouge(prediction: str, reference: str) -> dict[str, float]:
+    (found,) = rouge_rows(["rouge1", "rouge2", "rougeL", "rougeLsum"], [prediction], [reference])
+    return found
+
+
 def test_rouge_of_worked_examples() -> None:
-    assert rouge_metrics(["the cats sat"], ["The cat sat."]) == pytest.approx(
-        {"rouge1": 100, "rouge2": 100, "rougeL": 100}
+    assert rouge("the cats sat", "The cat sat.") == pytest.approx(
+        {"rouge1": 100, "rouge2": 100, "rougeL": 100, "rougeLsum": 100}
     )
     # 5 of 6 words in common; bigrams "police kill", "kill the", "the gunman" against "police kill", "the gunman":
-    found = rouge_metrics(["police kill the gunman"], ["police killed the gunman today"])
+    found = rouge("police kill the gunman", "police killed the gunman today")
     assert found["rouge1"] == pytest.approx(100 * 2 * 1.0 * 0.8 / 1.8)
     assert found["rouge2"] == pytest.approx(100 * 2 * 1.0 * 0.75 / 1.75)
     # Lin (2004): the longest common subsequence of a reversed text is shorter than its unigrams in common.
-    reversed_text = rouge_metrics(["gunman the kill police"], ["police kill the gunman"])
-    assert reversed_text["rouge1"] == pytest.approx(100)
-    assert reversed_text["rougeL"] == pytest.approx(25)
-    both = rouge_metrics(["a b", "x y"], ["a b", "c d"])
-    assert both["rouge1"] == pytest.approx(50)
+    backwards = rouge("gunman the kill police", "police kill the gunman")
+    assert backwards["rouge1"] == pytest.approx(100)
+    assert backwards["rougeL"] == pytest.approx(25)
+
+
+def test_rouge_lsum_takes_sentences_one_by_one() -> None:
+    assert sentences('He left. "Why?" she asked!  Nobody\nknew 3.5 things.') == (
+        'He left.\n"Why?\nshe asked!\nNobody\nknew 3.5 things.'
+    )
+    swapped = rouge("The dog barked. The cat sat.", "The cat sat. The dog barked.")
+    assert swapped["rougeLsum"] == pytest.approx(100)
+    assert swapped["rougeL"] < 60

@@ -84,14 +84,17 @@ def test_leaving_out_units_that_are_zero_changes_nothing(tmp_path: Path, name: s
     if not name.startswith("marian"):  # whose computed positions have no feature that is zero
         narrow = replace(narrow, d_model=2 * shape.d_kv if bart else 40, num_heads=2)
     dead = zero_units(teacher, narrow)
-    if bart:  # a layer norm takes off the mean, to which a zero counts like any other number
+    if (
+        bart and narrow.d_model < shape.d_model
+    ):  # a layer norm takes off the mean, to which a zero counts like any other number
         centre_stream(teacher, dead[RESIDUAL])
     student = student_of(teacher, narrow, Init(), tmp_path)
     assert family.shape(student.config) == narrow
     dead = {units: which for units, which in dead.items() if len(which)}
     assert len({tuple(units.tolist()) for units in dead.values()}) >= 7, "other units in every place"
-    assert logits(teacher).std(1).mean() > 0.02, "the logits say something"
-    torch.testing.assert_close(logits(student), logits(teacher), rtol=1e-4, atol=1e-4)
+    assert logits(teacher).std(1).mean() > 0.01, "the logits say something"
+    # The norms' ε is not rescaled: 1e-6 in a T5, 1e-5 in a BART.
+    torch.testing.assert_close(logits(student), logits(teacher), rtol=1e-4, atol=3e-4 if bart else 3e-5)
 
 
 @pytest.mark.parametrize("name", ["t5-v1.1", "bart"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,10 @@ def test_assistants_lie_between_teacher_and_student() -> None:
     assert chain_shapes(config, TEACHER, 1) == [TEACHER, TEACHER]
     by_hand = [Assistant(encoder_layers=3, decoder_layers=2), Assistant(encoder_layers=2, decoder_layers=2)]
     assert [shape.encoder_layers for shape in chain_shapes(config, student, by_hand)] == [3, 2, 1]
+
+    coarse = Shape(encoder_layers=1, decoder_layers=1, d_model=16, d_ff=16, num_heads=1, d_kv=8)
+    with pytest.raises(ConfigError, match=r"no chain .* within 2.5:1, .* list the assistants"):
+        chain_shapes(T5().new_config(coarse, 128), replace(coarse, d_model=8, d_ff=8), "auto")
 
 
 @pytest.mark.parametrize("name", ["t5-base", "t5-3b", "bart-large"])

@@ -1,0 +1,51 @@
+"""A lock that the kernel gives back when its holder dies, so that `kill -9` leaves none behind."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from pipeline.errors import ArtifactError
+
+#: In the directory it guards. The file itself means nothing and is never removed.
+NAME = ".lock"
+
+
+def hold(directory: Path) -> IO[str] | None:
+    """Take the lock of `directory` for as long as the returned file is open, or until this process ends.
+
+    Raises ArtifactError naming the holder when another process has it. Returns None where the filesystem has no locks.
+    """
+    handle = open(directory / NAME, "a+")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            handle.close()
+            return None  # Lustre mounted without `flock`, for one
+        handle.seek(0)
+        holder = handle.read(200).strip() or "another process"
+        handle.close()
+        raise ArtifactError(
+            f"{directory} is being written by {holder}: wait for it or end it, or give this run another name"
+        ) from None
+    handle.truncate(0)
+    handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    handle.flush()
+    return handle
+
+
+@contextlib.contextmanager
+def in_turn(directory: Path) -> Iterator[None]:
+    """Run the block when no other process of the machine (or of those that share the filesystem's locks) runs one here."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / NAME, "a") as handle:
+        with contextlib.suppress(OSError):  # no locks here: as before there were any
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
