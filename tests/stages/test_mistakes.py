@@ -100,7 +100,8 @@ def test_a_corrupt_cache_shard_stops_the_student_and_one_command_mends_it(
         shutil.copytree(finished_run.run / name, run.run / name)
     shard = shard_path(run.run / "teacher_cache/teacher", 2)
     data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 4
+    for place in range(8192, len(data), 97):  # in every row: this training does not read all of them
+        data[place] ^= 4
     shard.write_bytes(data)
     done = run.stage("distill")
     assert done.returncode == 2
