@@ -64,14 +64,14 @@ def peak_extra_bytes(prepare: Callable[..., Callable[[], object]], *args: object
 
 def _peak(send: Any, prepare: Callable[..., Callable[[], object]], args: tuple[object, ...]) -> None:
     run = prepare(*args)
-    before = _status_bytes("VmRSS")
+    before = status_bytes("VmRSS")
     try:
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to VmRSS
     except OSError:
         # Where that is forbidden the peak of all that came before stands; `prepare` holds no more than its inputs.
         before = max(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     run()
-    send.send(_status_bytes("VmHWM") - before)
+    send.send(status_bytes("VmHWM") - before)
 
 
 def cuda_figures(
@@ -120,7 +120,7 @@ def cuda_figures(
     return figures
 
 
-def _status_bytes(field: str) -> int:
+def status_bytes(field: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024

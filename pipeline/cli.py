@@ -48,6 +48,13 @@ def main(argv: list[str] | None = None) -> None:
         "--replay-all", action="store_true", help="of a teacher cache, replay a sample of every shard, not of three"
     )
 
+    export = commands.add_parser("export", help="convert a model directory for another runtime")
+    export.add_argument("model", type=Path, help="a Transformers directory, such as RUN/distill/student/hf")
+    export.add_argument(
+        "--format", choices=("ct2",), required=True, help="ct2: CTranslate2 (pip install 'miniend[ct2]')"
+    )
+    export.add_argument("--out", type=Path, required=True, help="a directory that does not exist yet")
+
     status = commands.add_parser("status", help="show how far every stage of a run is")
     status.add_argument("run", type=Path)
     status.add_argument("--watch", action="store_true", help="show it again every few seconds until Ctrl-C")
@@ -99,6 +106,10 @@ def main(argv: list[str] | None = None) -> None:
         from pipeline.inspection import verify_artifact
 
         verify_artifact(arguments.artifact, everything=arguments.replay_all)
+    elif arguments.command == "export":
+        from pipeline.conversion import to_ctranslate2
+
+        to_ctranslate2(arguments.model, arguments.out)
     elif arguments.command == "status":
         from pipeline.status import show
 

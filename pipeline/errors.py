@@ -18,14 +18,17 @@ EXIT_USER_ERROR = 2
 #: Interrupted by SIGTERM/SIGUSR1 after saving: start the same command again to go on (sysexits' EX_TEMPFAIL).
 EXIT_REQUEUE = 75
 
-#: What is to be done about an error of the operating system's.
-_DISK_ERRORS = {
+#: What is to be done about an error of the operating system's, by its number.
+DISK_MENDS = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space or ask for more",
     errno.EROFS: "make that filesystem writable or choose another `run`",
     errno.EACCES: "ask for the permission or choose another `run`",
     errno.EIO: "look after the disk",
 }
+
+#: What torch.save says when a disk takes no more.
+_TORCH_SAVE_FAILED = ("PytorchStreamWriter failed writing", "unexpected pos", "iostream error")
 
 R = TypeVar("R")
 
@@ -64,15 +67,15 @@ class Preempted(Exception):
 
 def _disk_trouble(error: BaseException) -> str | None:
     """What to say of an error that a disk caused: full, read-only, not permitted, or broken; None for any other."""
-    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+    if isinstance(error, OSError) and error.errno in DISK_MENDS:
         where = f"cannot write {error.filename}" if error.filename else "cannot write"
-        return f"{where}: {error.strerror}; {_DISK_ERRORS[error.errno]}, then run the same command again: what is finished is kept"
+        return f"{where}: {error.strerror}; {DISK_MENDS[error.errno]}, then run the same command again: what is finished is kept"
     # torch.save and safetensors say in their own words that a write failed.
     text = " ".join(str(error).split())
-    for number, mend in _DISK_ERRORS.items():
+    for number, mend in DISK_MENDS.items():
         if f"os error {number})" in text or os.strerror(number) in text:
             return f"cannot write: {os.strerror(number)}; {mend}, then run the same command again: what is finished is kept"
-    if "PytorchStreamWriter failed writing" in text:
+    if any(sign in text for sign in _TORCH_SAVE_FAILED):
         return "cannot write a checkpoint, probably because the disk is full; free some space, then run the same command again"
     return None
 

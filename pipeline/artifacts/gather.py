@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
+import numpy as np
 import torch
 
-from pipeline.artifacts.reader import Artifact
+from pipeline.artifacts.buffers import BUFFERS
+from pipeline.artifacts.reader import Artifact, Pick
 
 #: (shard, row)
 Row = tuple[int, int]
 
 
 def gather(artifact: Artifact, rows: list[Row], columns: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Read rows shard by shard and put them in the order asked for; unsigned integers come as int64."""
-    parts: dict[str, list[torch.Tensor]] = {column: [] for column in columns}
-    places: list[int] = []
-    for shard, mine in _by_shard(rows):
-        places += [place for _, place in mine]
-        for column, tensor in artifact.rows(shard, [row for row, _ in mine], columns).items():
-            parts[column].append(tensor)
-    order = torch.tensor(places).argsort()
-    # Unsigned integers cannot be indexed on every backend, so ids are widened first.
-    return {name: torch.cat([_widened(t) for t in tensors])[order] for name, tensors in parts.items()}
+    """Read rows in the order asked for, each copied once to its place; unsigned integers come as int64."""
+    shards, numbers = np.array(rows, np.int64).T
+    order = np.argsort(shards, kind="stable")
+    cuts = [*np.flatnonzero(np.diff(shards[order], prepend=-1)).tolist(), len(rows)]
+    picks = []
+    for first, after in pairwise(cuts):
+        places = order[first:after]
+        picks.append(Pick(int(shards[places[0]]), numbers[places], places))
+    found = {}
+    for column in columns:
+        dtype, row_shape = artifact.layout(column)
+        found[column] = BUFFERS.empty((len(rows), *row_shape), dtype)
+        artifact.copy_rows(picks, column, found[column])
+    # Unsigned integers cannot be indexed on every backend.
+    return {name: _widened(tensor) for name, tensor in found.items()}
 
 
 def gather_ragged(artifact: Artifact, rows: list[Row], column: str) -> list[bytes]:

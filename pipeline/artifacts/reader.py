@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.artifacts.atomic import sha256_bytes, sha256_file
 from pipeline.artifacts.manifest import STAGES, InputRecord, Kind, Manifest, ShardRecord, read_manifest, shard_path
 from pipeline.errors import CorruptArtifact, StaleArtifact
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+
+    from pipeline.artifacts.mapped import MappedShard
+
+
+class Pick(NamedTuple):
+    """Rows of one shard (int64), and where in a batch each of them goes (int64)."""
+
+    shard: int
+    rows: np.ndarray
+    places: np.ndarray
 
 
 class Artifact:
     """A complete artifact directory.
 
-    Opening one reads the manifest alone. A shard's size and sha256 are checked the first time a row of it is read, once per
-    process: a flipped byte stops the run with the shard's name, and is never trained on.
+    Opening one reads the manifest alone. A shard's size and layout are checked when a row of it is read first, and each row by its
+    checksum when this process reads it first: a flipped byte stops the run with the shard's name, and is never trained on. So a
+    process reads the rows it needs, and not every shard from end to end before the first of them.
     """
 
     def __init__(self, root: Path, kind: Kind | None = None) -> None:
@@ -26,7 +40,7 @@ class Artifact:
         self.manifest: Manifest = read_manifest(self.root)
         if kind is not None and self.manifest.kind != kind:
             raise StaleArtifact(f"{self.root} holds {self.manifest.kind}, but {kind} is needed here")
-        self._open: dict[int, Any] = {}
+        self._open: dict[int, MappedShard] = {}
 
     @property
     def shards(self) -> list[ShardRecord]:
@@ -45,30 +59,61 @@ class Artifact:
     def rows(self, shard: int, rows: slice | Sequence[int], columns: Sequence[str]) -> dict[str, torch.Tensor]:
         """Read rows of some columns of one shard.
 
-        Returns a tensor of shape (rows, *row_shape) per column in the stored dtype; a slice is one sequential read.
+        Returns a tensor of shape (rows, *row_shape) per column in the stored dtype. Raises CorruptArtifact, as all that read do,
+        naming the shard and the mend.
         """
+        import numpy as np
         import torch
 
-        handle = self._handle(shard)
-        found = {}
+        index = np.arange(self.shards[shard].rows)[rows] if isinstance(rows, slice) else np.asarray(rows, np.int64)
+        pick, found = Pick(shard, index, np.arange(len(index))), {}
         for column in columns:
-            view = handle.get_slice(column)
-            found[column] = view[rows] if isinstance(rows, slice) else torch.stack([view[int(row)] for row in rows])
+            dtype, row_shape = self.layout(column)
+            found[column] = torch.empty((len(index), *row_shape), dtype=dtype)
+            self.copy_rows([pick], column, found[column])
         return found
 
+    def layout(self, column: str) -> tuple[torch.dtype, list[int]]:
+        """The dtype of a column of fixed-size rows and the shape of a row, the same in every shard."""
+        import torch
+
+        about = self.shards[0].columns[column]
+        return getattr(torch, about.dtype), about.row_shape
+
+    def copy_rows(self, picks: Sequence[Pick], column: str, into: torch.Tensor) -> None:
+        """Copy the picked rows of a column to their places in `into`, a CPU tensor (any, *row_shape) of the column's dtype."""
+        from pipeline.artifacts import checksum
+        from pipeline.artifacts.mapped import as_bytes
+
+        target, unchecked = as_bytes(into), []
+        for pick in picks:
+            shard = self._open.get(pick.shard) or self._mapped(pick.shard)
+            if shard.copy(column, pick.rows, target, pick.places):
+                unchecked.append(pick)
+        if unchecked:
+            checksums = checksum.of_rows(target)
+            for pick in unchecked:
+                with self._explained(pick.shard):
+                    self._mapped(pick.shard).require(column, pick.rows, checksums[pick.places])
+
     def ragged_rows(self, shard: int, rows: Sequence[int], column: str) -> list[bytes]:
-        """Read rows of a ragged column of one shard; raises CorruptArtifact when its offsets do not fit its bytes."""
-        handle = self._handle(shard)
-        data, offsets = handle.get_slice(column), handle.get_slice(f"{column}.offsets")
-        size, found = data.get_shape()[0], []
-        for row in rows:
-            start, end = (int(value) for value in offsets[int(row) : int(row) + 2])
-            if not 0 <= start <= end <= size:
-                raise CorruptArtifact(
-                    f"{shard_path(self.root, shard)}: row {row} of {column} lies outside it: {self.mend(shard)}"
-                )
-            found.append(data[start:end].numpy().tobytes())
-        return found
+        """Read rows of a ragged column of one shard."""
+        import numpy as np
+
+        with self._explained(shard):
+            return self._mapped(shard).strings(column, np.asarray(rows, np.int64))
+
+    def read_ahead(self, shards: Sequence[int]) -> None:
+        """Bring shards into the page cache, from end to end in large pieces; does nothing when memory cannot hold them all.
+
+        A shard that cannot be read is passed over here: whoever reads its rows says what is wrong.
+        """
+        size = sum(self.shards[shard].bytes for shard in shards)
+        if not hasattr(os, "posix_fadvise") or size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4:
+            return
+        for shard in shards:
+            with contextlib.suppress(OSError), open(shard_path(self.root, shard), "rb") as handle:
+                os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
     def require_sizes(self) -> None:
         """Look at the size of every shard, without reading any; raises CorruptArtifact for one that is not whole."""
@@ -110,10 +155,21 @@ class Artifact:
                 f"{path} is not what was written: to write it anew: rm -f {path} {self.root / 'manifest.json'} && {self._command}"
             )
 
-    def _handle(self, index: int) -> Any:
+    def _mapped(self, index: int) -> MappedShard:
         if index not in self._open:
-            from safetensors import safe_open
+            from pipeline.artifacts.mapped import MappedShard
 
-            self.verify_shard(index)
-            self._open[index] = safe_open(shard_path(self.root, index), framework="pt")
+            with self._explained(index):
+                shard = MappedShard(self._require_size(index), self.shards[index])
+            if not shard.has_checksums:  # written by an earlier release
+                self.verify_shard(index)
+            self._open[index] = shard
         return self._open[index]
+
+    @contextlib.contextmanager
+    def _explained(self, shard: int) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            path = shard_path(self.root, shard)
+            raise CorruptArtifact(f"{path} is not what was written ({error}): {self.mend(shard)}") from None

@@ -1,7 +1,8 @@
 """Writing one shard a few rows at a time, so that a shard may be larger than memory.
 
 A shard is a safetensors file. A column of fixed-size rows is one tensor. A ragged column `x`, whose rows are byte strings of
-differing length, is two: `x`, all bytes one after the other, and `x.offsets`, int64 (rows + 1), where each row begins.
+differing length, is two: `x`, all bytes one after the other, and `x.offsets`, int64 (rows + 1), where each row begins. `checksums`,
+int64 (rows, columns by name), lets a reader check the rows it reads, and no others.
 """
 
 from __future__ import annotations
@@ -14,23 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.artifacts import atomic
+from pipeline.artifacts import atomic, checksum
 from pipeline.artifacts.manifest import Column
+from pipeline.artifacts.mapped import CHECKSUMS, DTYPES, as_bytes
 
 #: Rows of one column: a CPU tensor whose first dimension is the rows, or a byte string for each.
 Rows = torch.Tensor | Sequence[bytes]
 
-_SAFETENSORS = {
-    torch.float32: "F32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int8: "I8",
-    torch.uint32: "U32",
-    torch.uint16: "U16",
-    torch.uint8: "U8",
-}
+_SAFETENSORS = {dtype: name for name, dtype in DTYPES.items()}
 #: The header's length is fixed before the first row is written, and what it does not need is filled with spaces.
 _HEADER_BYTES = 4096
 
@@ -45,6 +37,7 @@ class ShardFile:
         self._file = open(self._temporary, "w+b")
         self._fixed: dict[str, tuple[torch.dtype, tuple[int, ...], int]] = {}
         self._ragged: dict[str, list[bytes]] = {}
+        self._checksums: dict[str, list[np.ndarray]] = {}
         self._end = 8 + _HEADER_BYTES
 
     @property
@@ -52,6 +45,7 @@ class ShardFile:
         columns = {
             name: Column(dtype=str(dtype).removeprefix("torch."), row_shape=list(shape))
             for name, (dtype, shape, _) in self._fixed.items()
+            if name != CHECKSUMS
         }
         return columns | {name: Column(dtype="uint8", row_shape=[], ragged=True) for name in self._ragged}
 
@@ -61,16 +55,19 @@ class ShardFile:
             self._lay_out(columns)
         count = {len(rows) for rows in columns.values()}
         assert len(count) == 1, f"columns differ in rows: {count}"
-        assert columns.keys() == self._fixed.keys() | self._ragged.keys()
+        assert columns.keys() == self._checksums.keys()
         for name, rows in columns.items():
             if not isinstance(rows, torch.Tensor):
                 self._ragged[name] += rows
+                self._checksums[name].append(checksum.of_strings(rows))
                 continue
             dtype, shape, offset = self._fixed[name]
             assert (rows.dtype, tuple(rows.shape[1:])) == (dtype, shape), name
             self._file.seek(offset + self._written * _row_bytes(dtype, shape))
+            data = as_bytes(rows.contiguous())
+            self._checksums[name].append(checksum.of_rows(data))
             if rows.numel():
-                self._file.write(rows.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                self._file.write(data.data)
         self._written += count.pop()
 
     def publish(self) -> tuple[int, str]:
@@ -91,6 +88,10 @@ class ShardFile:
                 self._file.write(data)
                 header[column] = self._entry(dtype, (len(data) // dtype.itemsize,), self._end)
                 self._end += len(data)
+        if CHECKSUMS in self._fixed:
+            self._file.seek(self._fixed[CHECKSUMS][2])
+            columns = [np.concatenate(parts) for _, parts in sorted(self._checksums.items())]
+            self._file.write(np.stack(columns, axis=1).tobytes())
         text = json.dumps(header, separators=(",", ":")).encode()
         assert len(text) <= _HEADER_BYTES, f"a header of {len(text)} bytes"
         self._file.seek(0)
@@ -112,6 +113,9 @@ class ShardFile:
 
     def _lay_out(self, columns: Mapping[str, Rows]) -> None:
         tensors = {name: rows for name, rows in columns.items() if isinstance(rows, torch.Tensor)}
+        self._checksums = {name: [] for name in columns}
+        self._fixed[CHECKSUMS] = (torch.int64, (len(columns),), self._end)
+        self._end += self._rows * _row_bytes(torch.int64, (len(columns),))
         # Wide elements first keeps every column aligned to its elements.
         for name, rows in sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
             shape = tuple(rows.shape[1:])

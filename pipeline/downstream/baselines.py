@@ -6,8 +6,8 @@ Both read the task's columns as the template fills them in; the words that the t
 from __future__ import annotations
 
 from pipeline.artifacts import Output
-from pipeline.downstream.judge import Predictions, judged
-from pipeline.downstream.record import Origin, write_record
+from pipeline.downstream.judge import Predictions, judged, score
+from pipeline.downstream.record import Origin, positive_label, write_record
 from pipeline.downstream.tasks import Examples, TaskData
 from pipeline.lineage import baseline_output
 from pipeline.recipe import Recipe, Task
@@ -29,9 +29,6 @@ def judge_baseline(recipe: Recipe, data: TaskData, name: str) -> Output:
     parts = {**data.tests(), "validation": data.validation}
     found = _lead(data, parts) if name == "lead" else _tfidf(data, parts)
     output.begin()
-    from pipeline.downstream.judge import score
-    from pipeline.downstream.record import positive_label
-
     validation = score(data.task, found.pop("validation"), positive_label(data))
     files, _ = write_record(
         output.root,
@@ -62,8 +59,9 @@ def _tfidf(data: TaskData, parts: dict[str, Examples]) -> dict[str, Predictions]
     from sklearn.pipeline import make_pipeline
 
     task, train = data.task, data.train
-    features = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    model = make_pipeline(features, Ridge() if task.kind == "regression" else LogisticRegression(C=10, max_iter=1000))
+    # Words and pairs of words; in more than a handful of rows, those that occur once are noise.
+    features = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(train) >= 1000 else 1)
+    model = make_pipeline(features, Ridge() if task.kind == "regression" else LogisticRegression(C=30, max_iter=1000))
     model.fit(train.sources, train.references)
     found = {}
     for name, part in parts.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,10 @@ class Encoded:
     cut_sources: int
     cut_targets: int
 
+    def part(self, span: slice) -> Encoded:
+        """Some of the examples; the counts stay those of all."""
+        return replace(self, sources=self.sources[span], targets=self.targets[span])
+
 
 def load_tokenizer(directory: Path) -> Any:
     from transformers import AutoTokenizer
@@ -47,8 +51,8 @@ def load_tokenizer(directory: Path) -> Any:
 
 def encode(tokenizer: Any, examples: Examples, task: Task) -> Encoded:
     """Tokenise `examples`, and say how many were too long."""
-    sources, cut_sources = _token_ids(tokenizer, examples.sources, task.source_length, target=False)
-    targets, cut_targets = _token_ids(tokenizer, examples.targets, task.target_length, target=True)
+    sources, cut_sources = token_ids(tokenizer, examples.sources, task.source_length, target=False)
+    targets, cut_targets = token_ids(tokenizer, examples.targets, task.target_length, target=True)
     for what, count, length in (
         ("sources", cut_sources, task.source_length),
         ("targets", cut_targets, task.target_length),
@@ -70,7 +74,7 @@ def say_once(message: str) -> None:
 def encode_labels(tokenizer: Any, data: TaskData) -> list[list[int]]:
     """Token ids of each label text; raises DataError when the tokenizer cannot tell two of them apart."""
     assert data.labels is not None
-    ids, _ = _token_ids(tokenizer, data.labels, data.task.target_length, target=True)
+    ids, _ = token_ids(tokenizer, data.labels, data.task.target_length, target=True)
     seen: dict[tuple[int, ...], str] = {}
     for label, tokens in zip(data.labels, ids, strict=True):
         other = seen.setdefault(tuple(tokens), label)
@@ -82,8 +86,11 @@ def encode_labels(tokenizer: Any, data: TaskData) -> list[list[int]]:
     return ids
 
 
-def _token_ids(tokenizer: Any, texts: Sequence[str], length: int, *, target: bool) -> tuple[list[list[int]], int]:
-    """Tokenise; texts of more than `length` tokens are cut, keeping the special tokens the tokenizer ends with."""
+def token_ids(tokenizer: Any, texts: Sequence[str], length: int, *, target: bool) -> tuple[list[list[int]], int]:
+    """Tokenise; texts of more than `length` tokens are cut, keeping the special tokens the tokenizer ends with.
+
+    Returns token ids and how many texts were cut.
+    """
     name = "text_target" if target else "text"
     # Without truncation first: that is the only way to learn which texts are too long.
     ids: list[list[int]] = tokenizer(**{name: list(texts)}, verbose=False)["input_ids"]
@@ -120,6 +127,9 @@ class EncodedSource:
         #: What a row costs, in tokens.
         self.lengths = [len(s) + len(t) for s, t in zip(encoded.sources, encoded.targets, strict=True)]
         self._encoded, self._pad = encoded, pad_token_id
+
+    def read_ahead(self, shards: Sequence[int]) -> None:
+        """All is in memory."""
 
     def read(self, rows: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
         sources = [self._encoded.sources[row] for _, row in rows]

@@ -43,16 +43,19 @@ def distil(recipe: Recipe, data: TaskData, shards: str | None = None) -> Output:
     if todo:
         directory = teacher.output.root / "hf"
         tokenizer, model = load_tokenizer(directory), _load(directory, teacher)
+        encoded = encode(tokenizer, replace(rows, targets=[""] * len(rows)), task)
         for index in todo:
-            part = rows.only(range(index * size, min(len(rows), (index + 1) * size)))
-            texts, _ = answers(model, tokenizer, data, encode(tokenizer, replace(part, targets=[""] * len(part)), task))
+            span = slice(index * size, min(len(rows), (index + 1) * size))
+            part = rows.only(range(len(rows))[span])
+            asked = encoded.part(span)
+            texts, _ = answers(model, tokenizer, data, asked)
             if distributed.rank() == 0:
                 columns: dict[str, Any] = {
                     "source": [source.encode() for source in part.sources],
                     "target": [text.encode() for text in texts],
                     "row": torch.tensor(part.rows),
                 }
-                output.write_shard(index, columns, tokens=0)
+                output.write_shard(index, columns, tokens=sum(map(len, asked.sources)))
                 say(f"distilled {task.name}: shard {index} of {count}, {len(part)} rows by {teacher}")
         del model
     if distributed.rank() == 0:

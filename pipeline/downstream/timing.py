@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.artifacts import atomic
 from pipeline.console import say
-from pipeline.downstream.encode import encode, encode_labels, load_tokenizer
+from pipeline.downstream.encode import encode_labels, load_tokenizer, token_ids
 from pipeline.downstream.results import chosen
 from pipeline.downstream.speed import Setting, Work, measurement, time_model
 from pipeline.downstream.tasks import TaskData, load_task
@@ -57,7 +57,7 @@ def _time(data: TaskData, roots: Mapping[str, Path], dtype: str) -> None:
 
 def _work(data: TaskData, model: Path) -> Work:
     tokenizer = load_tokenizer(model)
-    sources = encode(tokenizer, data.test.spread(ROWS), data.task).sources
+    sources, _ = token_ids(tokenizer, data.test.spread(ROWS).sources, data.task.source_length, target=False)
     scored = data.labels is not None and data.task.decoding == "likelihood"
     return Work(sources, encode_labels(tokenizer, data) if scored else None, tokenizer.pad_token_id)
 

@@ -42,8 +42,9 @@ class Values(Section):
         return self
 
     def text(self, value: float) -> str:
-        """The nearest of the numbers, as text."""
-        steps = round((min(max(value, self.low), self.high) - self.low) / self.step)
+        """The nearest of the numbers, as text; halves go to the even step."""
+        # Rounded twice: published labels are float32, and 2.3 must not count as less than half.
+        steps = round(round((min(max(value, self.low), self.high) - self.low) / self.step, 5))
         digits = max(len(f"{number:.6f}".rstrip("0").partition(".")[2]) for number in (self.step, self.low))
         return f"{round(self.low + steps * self.step, digits) + 0.0:.{digits}f}"  # + 0.0: no minus before a zero
 

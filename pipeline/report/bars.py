@@ -21,7 +21,7 @@ class Bar(NamedTuple):
 
 
 def bars(title: str, description: str, label: str, entries: Sequence[Bar]) -> Markup:
-    """entries: shares of the whole, which is marked by a line at 100 %. label: of the axis, with its unit."""
+    """entries: shares of the whole, which is marked by a line at 100%. label: of the axis, with its unit."""
     ends = [end for entry in entries for end in (entry.share, *(entry.interval or ()))]
     axis = linear_axis(label, [0.0, 100.0, *(100 * end for end in ends)], ticks=5, from_zero=True)
     bottom = TOP + ROW * len(entries)

@@ -81,16 +81,17 @@ def _scatter(report: Report, task: str, against: Against) -> Markup | None:
         size_axis(against.label, places.values()),
         linear_axis(metric, ends),
     )
+    shifts = dict(zip(places, panel.side_by_side(list(places.values())), strict=True))
     for name, x in places.items():
         if (ends_of := scores[name]["interval"]) is not None:
-            panel.interval(x, ends_of[0], ends_of[1], series[name])
+            panel.interval(x, ends_of[0], ends_of[1], series[name], shifts[name])
     for name, x in places.items():
         score = scores[name]
         shown = f"{score['mean']:.{digits}f} {words.interval(score['interval'], digits)}"
         hover = f"{name}: {metric} {shown} at {words.scaled(x)} {against.label}"
-        panel.marker(x, score["mean"], series[name], hover)
+        panel.marker(x, score["mean"], series[name], hover, shift=shifts[name])
     for name, x in places.items():
-        panel.label(x, scores[name]["mean"], words.short(name, 16))
+        panel.label(x, scores[name]["mean"], words.short(name, 16), shifts[name])
     for name, score in scores.items():
         if report["models"][name]["baseline"]:
             panel.level(score["mean"], words.short(name, 16), f"{name}: {metric} {score['mean']:.{digits}f}")
@@ -133,10 +134,15 @@ def objective_parts(report: Report) -> list[Markup]:
 def pretraining(report: Report) -> list[Markup]:
     """A panel for each model that was pretrained or distilled: its loss by step, with the others behind it in grey."""
     curves = [curve for curve in report["curves"] if not curve["artifact"].startswith("finetune/")]
-    values = [y for curve in curves for _, y in (*curve["train"], *curve["validation"])]
+    values = [y for curve in curves for _, y in (*_settled(curve["train"]), *curve["validation"])]
     steps = [x for curve in curves for x, _ in (*curve["train"], *curve["validation"])]
     x = linear_axis("optimiser steps", [0, *steps], whole=True)
     return [_pretraining(report, curve, [c for c in curves if c is not curve], x, values) for curve in curves]
+
+
+def _settled(points: Sequence[list[float]]) -> Sequence[list[float]]:
+    """Without the first tenth, whose fall would leave the rest no room."""
+    return points[-(-len(points) // 10) :] or points
 
 
 def fine_tuning(report: Report, task: str) -> list[Markup]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline import __version__
-from pipeline.artifacts.content import model_hash, resolve_model
+from pipeline.artifacts.content import resolve_model
 from pipeline.downstream import results
 from pipeline.errors import DataError, PipelineError
 from pipeline.recipe import Recipe
 from pipeline.report import quality
 from pipeline.report.curves import read_curve
-from pipeline.report.disk import find_recipe, identity_of
+from pipeline.report.disk import find_recipe
 from pipeline.report.document import Curve, Report, Stage
 from pipeline.report.training import Run
 
@@ -46,7 +46,7 @@ def collect(run: Path, name: str = "comparison", recipe: Recipe | None = None) -
         stages=stages,
         curves=_curves(run, stages, scores),
         missing=_missing(recipe, scores, stages),
-        warnings=_warnings(recipe, scores),
+        warnings=_warnings(scores),
     )
 
 
@@ -66,8 +66,14 @@ def _missing(recipe: Recipe, scores: quality.Scores, stages: list[Stage]) -> lis
             lines.append(f"model {model} is not there: {path}")
     for task in recipe.finetune.tasks:
         absent = [model for model in recipe.finetune.models if model not in scores.get(task.name, {})]
-        if absent:
-            lines.append(f"task {task.name} is not finished for {', '.join(absent)}")
+        root = recipe.root / "finetune" / recipe.finetune.name / task.name
+        stale = [model for model in absent if any((root / model).glob("*/manifest.json"))]
+        if stale:
+            lines.append(
+                f"task {task.name} was done for {', '.join(stale)} with another model, data or settings than now, or these are gone"
+            )
+        if set(absent) - set(stale):
+            lines.append(f"task {task.name} is not finished for {', '.join(m for m in absent if m not in stale)}")
         counts = {model: len(scored.units) for model, scored in scores.get(task.name, {}).items()}
         most = max(counts.values(), default=0)
         fewer = [model for model, count in counts.items() if count < most and model in recipe.finetune.models]
@@ -76,7 +82,7 @@ def _missing(recipe: Recipe, scores: quality.Scores, stages: list[Stage]) -> lis
     return lines
 
 
-def _warnings(recipe: Recipe, scores: quality.Scores) -> list[str]:
+def _warnings(scores: quality.Scores) -> list[str]:
     """What makes numbers of one table not comparable."""
     lines = []
     for task, models in scores.items():
@@ -86,21 +92,4 @@ def _warnings(recipe: Recipe, scores: quality.Scores) -> list[str]:
         sessions = {m["session"] for scored in models.values() for m in quality.measurements(scored)}
         if len(sessions) > 1:
             lines.append(f"task {task}: not all models were timed together, so their speeds cannot be compared")
-    return lines + _stale(recipe, scores)
-
-
-def _stale(recipe: Recipe, scores: quality.Scores) -> list[str]:
-    """Units of a model that was made again since."""
-    lines = []
-    for task, models in scores.items():
-        for model, scored in models.items():
-            if model not in recipe.finetune.models:
-                continue
-            try:
-                now = model_hash(resolve_model(recipe.finetune.models[model].model))
-            except PipelineError:
-                continue
-            made_from = {(identity_of(unit.root).get("payload") or {}).get("model") for unit in scored.units}
-            if made_from - {now, None}:
-                lines.append(f"task {task}: {model} was scored before its model was made anew")
     return lines

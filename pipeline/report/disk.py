@@ -36,6 +36,14 @@ def find_recipe(run: Path, name: str) -> Recipe:
     raise DataError(f"{run} is not a run: give the directory that a recipe names as `run`")
 
 
+def teacher_name(root: Path) -> str | None:
+    """What the recipe beside an artifact calls its teacher's model."""
+    try:
+        return str(yaml.safe_load((root / "recipe.yaml").read_text(encoding="utf-8"))["teacher"]["model"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None
+
+
 def _read(path: Path, run: Path) -> Recipe:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -12,13 +12,13 @@ class Estimate(TypedDict):
     mean: float
     #: Sample standard deviation over the seeds; None with one.
     deviation: float | None
-    #: 95 %, by bootstrap over the test rows; None where that is not defined.
+    #: 95%, by bootstrap over the test rows; None where that is not defined.
     interval: list[float] | None
 
 
 class TaskInfo(TypedDict):
     kind: str
-    #: The metric that the task is judged by, and all of them.
+    #: The metric that the task is judged by, and all of them, that one first.
     metric: str
     metrics: list[str]
     #: Test rows scored.
@@ -36,7 +36,7 @@ class Size(TypedDict):
 class Retention(TypedDict):
     #: Score ÷ the reference model's score, on the task's own metric.
     share: float
-    #: 95 %, by paired bootstrap of the difference, the reference's score held fixed.
+    #: 95%, by paired bootstrap of the difference, the reference's score held fixed.
     interval: list[float] | None
 
 

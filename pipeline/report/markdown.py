@@ -6,9 +6,9 @@ import html
 import re
 import unicodedata
 
-from pipeline.report import tables
+from pipeline.report import links, tables
 from pipeline.report.document import Report
-from pipeline.report.tables import Table
+from pipeline.report.table import Table
 
 #: What could begin a tag or an entity.
 _TAG = re.compile(r"<(?=[a-zA-Z/!?])|&(?=[a-zA-Z#])")
@@ -19,7 +19,11 @@ def markdown(report: Report) -> str:
     for title, entries in (("Missing", report["missing"]), ("Take care", report["warnings"])):
         if entries:
             lines += [f"{title}:", "", *(f"- {_text(entry)}" for entry in entries), ""]
-    for table in tables.all_tables(report):
+    shown = [tables.overview(report)]
+    for task in report["tasks"]:
+        shown += [tables.scores(report, task), tables.differences(report, task)]
+    shown += [tables.speed(report), links.totals(report), links.cost(report), links.lineage(report)]
+    for table in (table for table in shown if table.rows):
         lines += [f"## {_text(table.title)}", "", layout(table)]
         if table.note:
             lines += [_text(table.note), ""]

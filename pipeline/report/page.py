@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
-from pipeline.report import charts, tables, words
+from pipeline.report import charts, links, tables, words
 from pipeline.report.document import Report
 from pipeline.report.markup import Markup, el, join, text
 from pipeline.report.panel import COLOURS, marker
-from pipeline.report.tables import Table
+from pipeline.report.table import Table
 
 #: A file that was tampered with still runs no script and asks no host.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -23,13 +23,13 @@ def page(report: Report) -> str:
         (
             "cost",
             "Training cost",
-            join(*(_titled(report, table) for table in (tables.totals(report), tables.cost(report)))),
+            join(*(_titled(report, table) for table in (links.totals(report), links.cost(report)))),
         ),
         ("curves", "Loss curves", _curves(report)),
-        ("lineage", "Lineage", _table(report, tables.lineage(report))),
+        ("lineage", "Lineage", _table(report, links.lineage(report))),
     ]
     shown = [(key, title, body) for key, title, body in sections if body]
-    links = [el("a", title, href=f"#{key}") for key, title, _ in shown]
+    anchors = [el("a", title, href=f"#{key}") for key, title, _ in shown]
     head = el(
         "head",
         el("meta", charset="utf-8"),
@@ -40,7 +40,7 @@ def page(report: Report) -> str:
     )
     body = el(
         "body",
-        el("header", *_header(report), el("nav", *links, aria_label="Sections"), *_notices(report)),
+        el("header", *_header(report), el("nav", *anchors, aria_label="Sections"), *_notices(report)),
         el("main", *(el("section", el("h2", title), body, id=key) for key, title, body in shown)),
         el(
             "footer", f"Written by miniend {report['version']}. The same numbers stand in report.json beside this file."
@@ -84,7 +84,7 @@ def _models(report: Report) -> Markup:
         _tiles(report),
         _table(report, tables.overview(report)),
         _panels(bars) if bars else None,
-        el("p", "Bars: score ÷ that of the reference on the task’s own metric; whiskers: 95 % by bootstrap over the test rows, "
+        el("p", "Bars: score ÷ that of the reference on the task’s own metric; whiskers: 95% by bootstrap over the test rows, "
            "the same resamples for both.", class_="note") if bars else None,
     )  # fmt: skip
 
@@ -148,7 +148,8 @@ def _size_and_speed(report: Report) -> Markup:
     key = _key(_models_of(report)) if parts else None
     note = el(
         "p",
-        "Whiskers: 95 % by bootstrap over the test rows. Dashed lines: baselines, which have no weights.",
+        "Whiskers: 95% by bootstrap over the test rows. Models of about the same size or speed stand side by side. "
+        "Dashed lines and names at the edge: baselines, which have no weights.",
         class_="note",
     )
     return join(key, *parts, note if parts else None, _titled(report, measured))
@@ -160,6 +161,7 @@ def _titled(report: Report, table: Table) -> Markup | None:
 
 def _curves(report: Report) -> Markup:
     distilled, parts = charts.pretraining(report), charts.objective_parts(report)
+    early = el("p", "The first tenth of the logged steps may lie above the panels.", class_="note")
     tuned = [panel for task in report["tasks"] for panel in charts.fine_tuning(report, task)]
     key = el(
         "ul",
@@ -169,7 +171,7 @@ def _curves(report: Report) -> Markup:
         class_="key",
     )
     return join(
-        join(el("h3", "Pretraining and distillation"), key, _panels(distilled)) if distilled else None,
+        join(el("h3", "Pretraining and distillation"), key, _panels(distilled), early) if distilled else None,
         join(el("h3", "Parts of the objective, unweighted"), _key(charts.parts_of(report)), _panels(parts))
         if parts
         else None,
@@ -193,13 +195,17 @@ def _table(report: Report, table: Table) -> Markup | None:
     for first, *others in table.rows:
         sign = _sign(series[first]) if table.header[0] == "model" and first in series else None
         cells = [
-            el("td", _cell(cell), class_="words" if table.is_text(column) else None)
+            el("td", _cell(cell), class_=_kind(cell) if table.is_text(column) else None)
             for column, cell in enumerate(others, 1)
         ]
         rows.append(el("tr", el("th", sign, first, scope="row"), *cells))
     body = el("table", el("thead", el("tr", *head)), el("tbody", *rows))
     box = el("div", body, class_="scroll", role="region", tabindex=0, aria_label=table.title)
     return join(box, el("p", table.note, class_="note") if table.note else None)
+
+
+def _kind(cell: str) -> str:
+    return "words long" if len(cell) > 26 else "words"
 
 
 def _cell(value: str) -> Markup:

@@ -18,6 +18,8 @@ COLOURS = 7
 SHAPES = ("circle", "square", "triangle", "diamond", "down", "cross", "plus", "ring")
 #: Mean width of a character of the labels' 11 px type.
 CHARACTER = 6.1
+#: Marks this close would hide each other.
+NEAR = 7.0
 
 Point = tuple[float, float]
 
@@ -39,19 +41,38 @@ class Panel:
         return LEFT + self.x.share(x) * (WIDTH - LEFT - RIGHT), TOP + (1 - self.y.share(y)) * inner
 
     def line(self, points: Sequence[Point], series: int, kind: str, hover: str | None = None) -> None:
-        """Join points of values. kind: a class of the style sheet (`train`, `validation`, `ghost`)."""
-        path = " ".join(f"{px:.1f},{py:.1f}" for px, py in (self.place(*point) for point in points))
+        """Join points of values; what lies above the y axis is cut off. kind: a class of the style sheet (`train`, `ghost` …)."""
         title = el("title", hover) if hover else None
-        self._marks.append(el("polyline", title, points=path, class_=f"line {kind} s{series % COLOURS}"))
+        for piece in _below(points, self.y.high):
+            path = " ".join(f"{px:.1f},{py:.1f}" for px, py in (self.place(*point) for point in piece))
+            self._marks.append(el("polyline", title, points=path, class_=f"line {kind} s{series % COLOURS}"))
 
-    def marker(self, x: float, y: float, series: int, hover: str, size: float = 5.5) -> None:
+    def side_by_side(self, values: Sequence[float]) -> list[float]:
+        """Shifts in pixels that set marks of about the same place on the x axis beside each other, in their order."""
+        places = [self.place(value, self.y.low)[0] for value in values]
+        order = sorted(range(len(places)), key=places.__getitem__)
+        groups: list[list[int]] = []
+        for index in order:
+            near = groups and places[index] - places[groups[-1][-1]] < NEAR
+            groups[-1].append(index) if near else groups.append([index])
+        shifts = [0.0] * len(places)
+        for group in groups:
+            middle = sum(places[index] for index in group) / len(group)
+            for place, index in enumerate(sorted(group)):
+                if len(group) > 1:
+                    shifts[index] = middle + (place - (len(group) - 1) / 2) * 2 * NEAR - places[index]
+        return shifts
+
+    def marker(self, x: float, y: float, series: int, hover: str, size: float = 5.5, shift: float = 0.0) -> None:
         px, py = self.place(x, y)
+        px += shift
         self._marks.append(marker(px, py, series, size, hover))
         self._taken.append((px - size - 2, py - size - 2, px + size + 2, py + size + 2))
 
-    def interval(self, x: float, low: float, high: float, series: int) -> None:
+    def interval(self, x: float, low: float, high: float, series: int, shift: float = 0.0) -> None:
         """A vertical whisker with caps."""
         (px, top), (_, bottom) = self.place(x, high), self.place(x, low)
+        px += shift
         path = f"M{px:.1f} {top:.1f}V{bottom:.1f}M{px - 3:.1f} {top:.1f}h6M{px - 3:.1f} {bottom:.1f}h6"
         self._marks.append(el("path", d=path, class_=f"whisker s{series % COLOURS}"))
         self._taken.append((px - 4, top, px + 4, bottom))
@@ -78,11 +99,13 @@ class Panel:
         if spot is not None:
             self._write(*spot, label, "level-label", hover)
 
-    def label(self, x: float, y: float, label: str) -> None:
+    def label(self, x: float, y: float, label: str, shift: float = 0.0) -> None:
         """Name a marker beside it, where there is room; the legend names it in any case."""
         px, py = self.place(x, y)
+        px += shift
         wide = CHARACTER * len(label)
-        spots = [(px + 10, py + 4), (px - 10 - wide, py + 4), (px - wide / 2, py - 11), (px - wide / 2, py + 19)]
+        beside = [(px + 10, py + 4), (px - 10 - wide, py + 4), (px - wide / 2, py - 11), (px - wide / 2, py + 19)]
+        spots = beside + [(x, py + dy) for dy in (-9, 17, -22, 30) for x in (px + 7, px - 7 - wide)]
         spot = next((spot for spot in spots if self._free(*spot, label)), None)
         if spot is not None:
             self._write(*spot, label, "name")
@@ -145,6 +168,20 @@ def marker(x: float, y: float, series: int, size: float = 5.5, hover: str | None
         "plus": f"M{x - s * 1.2:.2f} {y:.2f}h{s * 2.4:.2f}M{x:.2f} {y - s * 1.2:.2f}v{s * 2.4:.2f}",
     }[shape]
     return el("path", title, d=path, class_=f"{style}{' stroke' if shape in ('cross', 'plus') else ''}")
+
+
+def _below(points: Sequence[Point], high: float) -> list[list[Point]]:
+    """The pieces of a polyline that lie at or below `high`, ending where it crosses."""
+    pieces: list[list[Point]] = [[]]
+    for before, (x, y) in zip([None, *points], points, strict=False):
+        if before is not None and (before[1] > high) != (y > high):
+            share = (high - before[1]) / (y - before[1])
+            pieces[-1].append((before[0] + share * (x - before[0]), high))
+            if y > high:
+                pieces.append([])
+        if y <= high:
+            pieces[-1].append((x, y))
+    return [piece for piece in pieces if piece]
 
 
 def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -30,8 +30,8 @@ def task_infos(recipe: Recipe, scores: Scores) -> dict[str, TaskInfo]:
         units = [unit for scored in scores.get(task.name, {}).values() for unit in scored.units]
         infos[task.name] = TaskInfo(
             kind=str(task.kind),
-            metric=units[0].metric if units else "",
-            metrics=list(dict.fromkeys(name for unit in units for name in unit.scores)),
+            metric=task.judged_by,
+            metrics=list(dict.fromkeys([task.judged_by, *(name for unit in units for name in unit.scores)])),
             rows=units[0].rows["test"] if units else 0,
         )
     return infos

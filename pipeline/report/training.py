@@ -12,7 +12,7 @@ from pipeline.artifacts.atomic import sha256_file
 from pipeline.artifacts.content import model_hash
 from pipeline.report.cost import forward_cost
 from pipeline.report.curves import read_lines, work_of
-from pipeline.report.disk import identity_of, manifest_of
+from pipeline.report.disk import identity_of, manifest_of, teacher_name
 from pipeline.report.document import Stage
 from pipeline.status.progress import read_json
 
@@ -22,17 +22,19 @@ PLACES = ("tokens/*", "distill/*", "teacher_cache/*", "distill_interpolated/*", 
 UNITS = "finetune/*/*/*/*"
 
 
+#: What this run did not make.
+OUTSIDE = "outside"
+
+
 class Run:
     """The artifacts of a run and who made what from what."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.keys = [
-            path.relative_to(root).as_posix()
-            for place in PLACES
-            for path in sorted(root.glob(place))
-            if (path / "fingerprint.json").is_file()
+        places = [
+            path for place in PLACES for path in sorted(root.glob(place)) if (path / "fingerprint.json").is_file()
         ]
+        self.keys = [path.relative_to(root).as_posix() for path in sorted(places, key=_created)]
         units = [
             path.relative_to(root).as_posix() for path in root.glob(UNITS) if (path / "fingerprint.json").is_file()
         ]
@@ -45,7 +47,7 @@ class Run:
         """The artifact whose fingerprint or model has that hash; a short hash when none of this run has; None for None."""
         if content is None:
             return None
-        return self._by_fingerprint.get(content) or self._by_model.get(content) or f"outside ({content[:12]})"
+        return self._by_fingerprint.get(content) or self._by_model.get(content) or f"{OUTSIDE} ({content[:12]})"
 
     def stages(self) -> list[Stage]:
         return _in_order([self._stage(key) for key in self.keys])
@@ -59,7 +61,7 @@ class Run:
             artifact=key,
             stage=key.split("/")[0],
             state="complete" if manifest else "begun",
-            inputs=self._inputs(payload),
+            inputs=self._inputs(root, payload),
             objective=None,
             initial=None,
             steps=None,
@@ -81,11 +83,13 @@ class Run:
             self._sharded(stage, root, payload, manifest, provenance)
         return stage
 
-    def _inputs(self, payload: dict[str, Any]) -> dict[str, str]:
+    def _inputs(self, root: Path, payload: dict[str, Any]) -> dict[str, str]:
         found = {role: self.maker(payload.get(role)) for role in ("teacher", "cache", "tokens", "tokenizer")}
         preset = ((payload.get("settings") or {}).get("objective") or {}).get("preset")
         if preset == "lm" and payload["student"]["init"] == "random":
             found["teacher"] = None  # named by the recipe, asked for nothing
+        elif (found["teacher"] or "").startswith(OUTSIDE) and (name := teacher_name(root)):
+            found["teacher"] = f"{name}, {found['teacher']}"
         return {role: name for role, name in found.items() if name is not None}
 
     def _trained(self, stage: Stage, root: Path, payload: dict[str, Any]) -> None:
@@ -178,6 +182,11 @@ def _in_order(stages: list[Stage]) -> list[Stage]:
         done += ready or left
         left = [stage for stage in left if stage not in done]
     return done
+
+
+def _created(root: Path) -> str:
+    """When it was finished; what is not comes last."""
+    return str(((manifest_of(root) or {}).get("provenance") or {}).get("created") or "unfinished")
 
 
 def _hash(directory: Path) -> str | None:

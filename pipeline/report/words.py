@@ -40,7 +40,7 @@ def interval(ends: Sequence[float] | None, digits: int) -> str:
 
 
 def percent(share: float | None, digits: int = 0) -> str:
-    return NOTHING if share is None else f"{100 * share:.{digits}f} %"
+    return NOTHING if share is None else f"{100 * share:.{digits}f}%"
 
 
 def times(factor: float | None) -> str:

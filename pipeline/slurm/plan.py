@@ -121,7 +121,7 @@ def plan_jobs(recipe: Recipe, stages: Sequence[str], queued: dict[str, str], cac
     if "distill_interpolated" in stages and "interpolated" in recipe.model_fields_set and recipe.teacher is not None:
         _add_chain(plan, recipe, needs, cache_tasks, cached)
     if "finetune" in stages and recipe.finetune.models and recipe.finetune.tasks:
-        _add_finetuning(plan, recipe, cache_tasks)
+        add_finetuning(plan, recipe, cache_tasks)
     return plan
 
 
@@ -210,7 +210,8 @@ def _add_chain(plan: Plan, recipe: Recipe, needs: Sequence[str], tasks: int, cac
                 needs.append(first)
 
 
-def _add_finetuning(plan: Plan, recipe: Recipe, distil_tasks: int) -> None:
+def add_finetuning(plan: Plan, recipe: Recipe, distil_tasks: int) -> None:
+    """Plan the units, and for those that a fine-tuned teacher teaches what it labels first, at most `distil_tasks` jobs a task."""
     from pipeline.downstream.finetune import chosen_units
     from pipeline.downstream.unit import distilled
 

@@ -15,13 +15,13 @@ from pipeline.console import say
 from pipeline.families import check_dtype, check_length, family_of
 from pipeline.hardware import resolve_dtype
 from pipeline.objectives import presets
-from pipeline.objectives.schedules import Scheduled
 from pipeline.recipe import Distill, Init, Recipe
 from pipeline.student.initial import check_init, describe_init, narrower, write_initial_student
 from pipeline.student.shapes import describe, student_config
 from pipeline.teacher.reader import CachedTargets, check_labels, open_tail
 from pipeline.teacher.vocabulary import check_vocabulary
 from pipeline.training import distributed
+from pipeline.training.card import model_card
 from pipeline.training.compilation import check_compile, compile_blocks
 from pipeline.training.distiller import (
     Distiller,
@@ -109,8 +109,9 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
     engine, quality = trained.engine, trained.validation
     files = export_model(student, output.root / "hf", tokenizer, _card(recipe, output, config, trained))
     engine.destroy()
-    if reference is not None:
-        reference.close()
+    for side in (reference, original.teacher if original is not None else None):
+        if side is not None:
+            side.close()
     if rank == 0:
         write_json(output.root / "summary.json", _summary(trained, settings))
         output.finish(files=[*files, "summary.json"], provenance={"world_size": distributed.world_size()})
@@ -207,35 +208,15 @@ def _importance_batches(recipe: Recipe, init: Init | None, source: TokenSource) 
 
 
 def _card(recipe: Recipe, output: Output, config: Any, trained: Trained) -> str:
-    objective = recipe.distill.objective
-    cut = False
+    shape, cut = family_of(config).shape(config), False
     if recipe.student.from_teacher is not None:
         source = AutoConfig.from_pretrained(resolve_model(lineage.required_teacher(recipe).model))
-        cut = narrower(family_of(config).shape(config), family_of(source).shape(source))
-    weights = part_weights(objective)
-    # No paths: the same run elsewhere gives the same files.
-    teacher = "none"
-    if recipe.teacher is not None and presets.needs_teacher(weights):
-        teacher = f"{recipe.teacher.name} (`{output.payload['teacher'][:16]}`)"
-    return f"""---
-library_name: transformers
-pipeline_tag: text2text-generation
----
-
-# {recipe.distill.name}
-
-Pretrained by MiniEnD on unlabelled text; fine-tune it like any encoder-decoder model.
-
-| | |
-|---|---|
-| teacher | {teacher} |
-| initial weights | {describe_init(recipe.student.from_teacher, cut)} |
-| objective | {objective.preset}: {", ".join(f"{part} × {_shown(weight)}" for part, weight in weights.items())} |
-| steps × batch | {trained.exported} × {recipe.distill.batch_size} |
-| validation LM loss | {trained.validation["lm_loss"]:.4f} |
-| fingerprint | `{output.fingerprint}` |
-"""
-
-
-def _shown(weight: Scheduled) -> str:
-    return f"{weight[0]:g}→{weight[1]:g} over {weight[2]} steps" if isinstance(weight, tuple) else f"{weight:g}"
+        cut = narrower(shape, family_of(source).shape(source))
+    return model_card(
+        recipe,
+        output,
+        shape=shape,
+        initial=describe_init(recipe.student.from_teacher, cut),
+        steps=trained.exported,
+        validation=trained.validation,
+    )

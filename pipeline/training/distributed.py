@@ -52,6 +52,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def local_rank() -> tuple[int, int]:
+    """Which of how many ranks of this node this one is; (0, 1) where no launcher says."""
+    return int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def barrier() -> None:
     if world_size() > 1:
         dist.barrier()

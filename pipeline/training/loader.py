@@ -1,4 +1,8 @@
-"""Batches ahead of time: one thread reads rows while the device computes."""
+"""Batches ahead of time: one thread reads rows while the device computes.
+
+The rows of a step come from a window of shards. While one window is read, the shards of the next are brought into the page cache
+from end to end, so that a network filesystem sees large sequential reads and the rows, in whatever order, are found in memory.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from typing import Protocol
 
 import torch
 
+from pipeline.training import distributed
 from pipeline.training.order import Row, SampleOrder
 
 Batch = dict[str, torch.Tensor]
@@ -22,6 +27,10 @@ class BatchSource(Protocol):
 
     def read(self, rows: list[Row]) -> Batch:
         """Return CPU tensors with len(rows) in the first dimension, in the order of `rows`."""
+        ...
+
+    def read_ahead(self, shards: list[int]) -> None:
+        """Bring shards into the page cache, if they are files and it can hold them; may take as long as reading them does."""
         ...
 
 
@@ -48,6 +57,8 @@ class Loader:
         self._start, self._stop = start, stop
         self._rank, self._world, self._micro, self._device = rank, world, micro, device
         self._queue: queue.Queue[tuple[int, list[Batch]] | BaseException | None] = queue.Queue(maxsize=ahead)
+        # The ranks of a node share its page cache, and so the work of filling it.
+        self._local_rank, self._local_world = distributed.local_rank()
         self._closed = threading.Event()
         self.waited = 0.0
 
@@ -70,13 +81,21 @@ class Loader:
 
     def _produce(self) -> None:
         try:
+            window = None
             for step in range(self._start, self._stop):
+                if self._order.window(step) != window:
+                    first, window = window is None, self._order.window(step)
+                    self._read_ahead(self._order.shards_around(*window)[0 if first else 1])
                 micro = self._order.rank_batches(step, self._rank, self._world, self._micro)
                 if not self._put((step, [self._pin(self._source.read(rows)) for rows in micro])):
                     return
             self._put(None)
         except BaseException as error:
             self._put(error)
+
+    def _read_ahead(self, shards: list[int]) -> None:
+        mine = shards[self._local_rank :: self._local_world]
+        threading.Thread(target=self._source.read_ahead, args=(mine,), name="read ahead", daemon=True).start()
 
     def _put(self, item: tuple[int, list[Batch]] | BaseException | None) -> bool:
         while not self._closed.is_set():
@@ -90,4 +109,4 @@ class Loader:
     def _pin(self, batch: Batch) -> Batch:
         if self._device.type != "cuda":
             return batch
-        return {name: tensor.pin_memory() for name, tensor in batch.items()}
+        return {name: tensor if tensor.is_pinned() else tensor.pin_memory() for name, tensor in batch.items()}

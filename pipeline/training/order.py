@@ -27,20 +27,36 @@ class SampleOrder:
 
     def batch(self, step: int) -> list[Row]:
         """Return the (shard, row) pairs of global step `step`, counted from 0."""
-        return [self._at(position) for position in range(step * self._batch, (step + 1) * self._batch)]
+        rows: list[Row] = []
+        while len(rows) < self._batch:
+            epoch, window, inside = self._place(step * self._batch + len(rows))
+            shards, numbers = self._window_rows(epoch, window)
+            part = slice(inside, inside + self._batch - len(rows))
+            rows += zip(shards[part].tolist(), numbers[part].tolist(), strict=True)
+        return rows
+
+    def window(self, step: int) -> tuple[int, int]:
+        """Which window, as (epoch, number), the last row of `step` lies in."""
+        epoch, window, _ = self._place((step + 1) * self._batch - 1)
+        return epoch, window
+
+    def shards_around(self, epoch: int, window: int) -> tuple[list[int], list[int]]:
+        """The shards of a window and of the next together, and those of the next alone."""
+        windows, _ = self._epoch_windows(epoch)
+        after = windows[window + 1] if window + 1 < len(windows) else self._epoch_windows(epoch + 1)[0][0]
+        return [*windows[window].tolist(), *after.tolist()], after.tolist()
 
     def rank_batches(self, step: int, rank: int, world: int, micro: int) -> list[list[Row]]:
         """Return this rank's micro batches of `step`; together the ranks' cover `batch(step)` exactly once."""
         rows = self.batch(step)
         return [rows[start : start + micro] for start in range(rank * micro, len(rows), world * micro)]
 
-    def _at(self, position: int) -> Row:
+    def _place(self, position: int) -> tuple[int, int, int]:
+        """(epoch, window, place in the window) of a position in the stream of all rows."""
         epoch, offset = divmod(position, self.rows)
         _, ends = self._epoch_windows(epoch)
         window = int(np.searchsorted(ends, offset, side="right"))
-        shards, rows = self._window_rows(epoch, window)
-        inside = offset - (int(ends[window - 1]) if window else 0)
-        return int(shards[inside]), int(rows[inside])
+        return epoch, window, offset - (int(ends[window - 1]) if window else 0)
 
     def _make_epoch_windows(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
         shards = self._generator(epoch, 0).permutation(len(self._shard_rows))

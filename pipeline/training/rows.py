@@ -36,6 +36,10 @@ class TokenSource:
             require_aligned(tokens, found.cache)
             found.cache.require_sizes()
 
+    def read_ahead(self, shards: list[int]) -> None:
+        for artifact in (self._tokens, *(found.cache for _, found in self._targets)):
+            artifact.read_ahead(shards)
+
     def read(self, rows: list[Row]) -> Batch:
         batch = model_inputs(gather(self._tokens, rows, ("input_ids", "labels")), self._pad)
         for prefix, targets in self._targets:

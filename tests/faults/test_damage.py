@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts.sealed import unseal, write_sealed
+from tests import forked
 from tests.faults.kills import verified_hashes
 from tests.tiny_run import TinyRun
 
@@ -24,6 +25,11 @@ Damage = Callable[[Path], None]
 def flip(path: Path) -> None:
     """Change one bit of some byte that is not white space, which would mean the same."""
     data = bytearray(path.read_bytes())
+    if path.parent.name == "shards":  # one in every row: a short training does not read all of them
+        for place in range(8192, len(data), 97):
+            data[place] ^= 1
+        path.write_bytes(data)
+        return
     place = random.Random(path.name).choice([i for i, byte in enumerate(data[:200_000]) if byte not in b" \n"])
     data[place] ^= 1
     path.write_bytes(data)
@@ -184,3 +190,12 @@ def test_nothing_depends_on_the_times_of_files(run_of: Callable[..., TinyRun], f
     metrics = [json.loads(line) for line in (run.run / "distill/student/metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in metrics if "loss/loss" in line]
     assert steps == sorted(set(steps))
+
+
+@pytest.mark.parametrize("stage", ["cache_teacher", "distill"])
+def test_a_clock_that_runs_backwards(run_of: Callable[..., TinyRun], finished_run: TinyRun, stage: str) -> None:
+    run = run_of(stage)
+    python, *script = run.command(stage)
+    done = forked.run([python, str(Path(__file__).with_name("backwards.py")), *script])
+    assert done.returncode == 0, done.stderr
+    assert verified_hashes(run, stage) == verified_hashes(finished_run, stage)

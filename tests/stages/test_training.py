@@ -5,15 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.artifacts import Artifact, Output
-from tests.tiny_run import TinyRun
+from tests.tiny_run import ENVIRONMENT, REPOSITORY, TinyRun
 
 pytestmark = pytest.mark.slow
 
@@ -21,6 +23,9 @@ pytestmark = pytest.mark.slow
 _ROUGH = ("distill.learning_rate=0.3", "distill.warmup_steps=0", "distill.schedule=constant")
 _EARLY = (*_ROUGH, "distill.max_steps=40", "distill.validate_every=2", "distill.patience=2", "distill.min_delta=0.5",
           "distill.export=best", "distill.keep_every=5", "distill.save_every=1")  # fmt: skip
+
+#: Of the feed-forward layers' forward pass, whichever way Transformers writes it.
+_ACTIVATIONS = {"aten::gelu", "aten::tanh"}
 
 
 def _distill(run: TinyRun, name: str, *overrides: str) -> Path:
@@ -71,15 +76,25 @@ def test_early_stopping_exports_the_best_weights_killed_or_not(cached_run: TinyR
     assert _steps(killed) == _steps(early)
     for file in (weights, "summary.json"):
         assert (killed / file).read_bytes() == (early / file).read_bytes()
-    _check_trace(early / "profile/rank-00000.pt.trace.json.gz")
+    _check_trace(_trace(early))
     _check_figures(early)
 
 
-def _check_trace(path: Path) -> None:
-    with gzip.open(path, "rt") as file:
-        events = [event["name"] for event in json.load(file)["traceEvents"] if event.get("ph") == "X"]
-    assert len([name for name in events if name.startswith("ProfilerStep#")]) == 3
-    assert {"forward", "backward", "optimizer", "aten::mm"} <= set(events)
+def _trace(root: Path) -> list[dict[str, Any]]:
+    with gzip.open(root / "profile/rank-00000.pt.trace.json.gz", "rt") as file:
+        return [event for event in json.load(file)["traceEvents"] if event.get("ph") == "X"]
+
+
+def _computed_in(span: str, trace: list[dict[str, Any]]) -> set[str]:
+    ranges = [(event["ts"], event["ts"] + event["dur"]) for event in trace if event["name"] == span]
+    return {event["name"] for event in trace if any(start <= event["ts"] < end for start, end in ranges)}
+
+
+def _check_trace(trace: list[dict[str, Any]]) -> None:
+    assert len([event for event in trace if event["name"].startswith("ProfilerStep#")]) == 3
+    assert "aten::mm" in _computed_in("forward", trace) & _computed_in("backward", trace)
+    assert "aten::addcdiv_" in _computed_in("optimizer", trace)
+    assert not _ACTIVATIONS & _computed_in("backward", trace)
 
 
 def _check_figures(root: Path) -> None:
@@ -91,6 +106,35 @@ def _check_figures(root: Path) -> None:
     assert len(shown) == len(_metrics(root, "validation/lm_loss"))
     assert "**generated" in shown[0]
     assert "<extra_id_0>" in shown[0]
+
+
+def test_other_ways_of_computing_a_step_train_alike(
+    cached_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = ("distill.dtype=float32", "distill.max_steps=4", "distill.warmup_steps=1")
+    ways = {
+        "plain": [],
+        # Optimizer states on the CPU, four micro batches to a step, and activations computed again.
+        "frugal": [
+            f"distill.deepspeed={REPOSITORY}/ds_configs/zero3_offload.json",
+            "distill.micro_batch_size=2",
+            "distill.activation_checkpointing=true",
+            "--profile",
+        ],
+    }
+    if shutil.which("g++"):
+        monkeypatch.setitem(ENVIRONMENT, "TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+        ways["compiled"] = [
+            f"distill.deepspeed={REPOSITORY}/ds_configs/zero2_finetune.json",
+            "distill.compile=true",
+            "distill.activation_checkpointing=true",
+        ]
+    logs = {way: _distill(cached_run, way, *exact, *settings) for way, settings in ways.items()}
+    for way in ways:
+        for key in ("loss/lm", "loss/logits", "loss/decoder_relations", "loss/cross_relations", "train/gradient_norm"):
+            assert _metrics(logs[way], key) == pytest.approx(_metrics(logs["plain"], key), rel=1e-4), (way, key)
+    assert _ACTIVATIONS & _computed_in("backward", _trace(logs["frugal"])), "nothing was computed again"
+    assert "compiled" not in ways or list(tmp_path.glob("compiled/**/*.cpp")), "nothing was compiled"
 
 
 def test_rows_whose_loss_is_not_finite_are_named_and_nothing_of_them_is_saved(cached_run: TinyRun) -> None:

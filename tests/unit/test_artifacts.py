@@ -81,13 +81,19 @@ def test_a_flipped_byte_is_named_before_it_is_read_and_only_that_shard_is_rebuil
     before = Artifact(tmp_path / "a").manifest.content_hash()
     path = shard_path(tmp_path / "a", 1)
     data = bytearray(path.read_bytes())
-    data[-1] ^= 1
+    data[-1] ^= 1  # the last row of states
     path.write_bytes(data)
-    Artifact(tmp_path / "a").rows(0, [0], ("input_ids",))
+    artifact = Artifact(tmp_path / "a")
+    assert artifact.rows(1, [0, 1], ("states",))["states"].tolist() == _columns(1)["states"][:2].tolist()
+    artifact.rows(1, slice(None), ("input_ids",))
     with pytest.raises(
-        CorruptArtifact, match=r"00001\.safetensors is not what was written.*rm .*00001\.json && python stages/"
+        CorruptArtifact,
+        match=r"00001\.safetensors is not what was written \(the checksum of row 2 of states differs\): "
+        r".*rm .*00001\.json && python stages/",
     ):
-        Artifact(tmp_path / "a").rows(1, [0], ("input_ids",))
+        artifact.rows(1, [2, 0], ("states",))
+    with pytest.raises(CorruptArtifact, match=r"00001\.safetensors is not what was written \(sha256 differs\)"):
+        artifact.verify_shard(1)
     sidecar_path(tmp_path / "a", 1).unlink()
     assert not output.complete()
     assert output.missing(2) == [1]

@@ -1,0 +1,141 @@
+"""Rows a second of the training loader, against copying the same bytes from the page cache.
+
+    python benchmarks/loader.py [--quick] [--json OUT]
+
+Two caches of random bytes in the shapes of T5 base, 512 inputs and 114 targets: `states`, tokens and hidden states of width 768
+in bf16 (0.96 MB a row), and `tokens`, tokens alone (1.3 kB a row). The loader gives batches of 16 (256 of tokens) in sample order
+over 4 shards to a consumer that does nothing. Seconds are the processor's, of all threads together: what else runs on the machine
+then counts for little, and the loader's thread is not hidden behind the consumer's.
+
+- `copy`: each shard's bytes copied from its memory-mapped file, from end to end, into one buffer of a batch's size.
+- `first`: an epoch of a loader that has read none of its rows before, so that it checks every row's checksum.
+- `again`: further epochs of the same loader, whose rows were checked.
+- `hashed`: what reading each shard's sha256 before its first row would add to `first`.
+
+`…_over_copy_ratio` is bytes a second of the loader over those of the copy.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+
+from benchmarks import common
+from pipeline.artifacts import Artifact, Output
+from pipeline.artifacts.atomic import sha256_file
+from pipeline.artifacts.gather import gather
+from pipeline.artifacts.manifest import shard_path
+from pipeline.training.loader import Batch, Loader
+from pipeline.training.order import Row, SampleOrder
+
+INPUTS, TARGETS, WIDTH, SHARDS = 512, 114, 768, 4
+
+
+class Source:
+    """Rows of an artifact, all columns."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self._artifact, self._columns = artifact, list(artifact.shards[0].columns)
+        self.shard_rows = [shard.rows for shard in artifact.shards]
+
+    def read_ahead(self, shards: list[int]) -> None:
+        self._artifact.read_ahead(shards)
+
+    def read(self, rows: list[Row]) -> Batch:
+        return gather(self._artifact, rows, self._columns)
+
+
+def write(root: Path, rows: int, states: bool, shards: int = SHARDS) -> Artifact:
+    """Write `shards` shards of `rows` random rows each."""
+    output = Output(root, "teacher_cache", {"stage": "benchmark"}, "", {})
+    output.begin()
+    generator = torch.Generator().manual_seed(0)
+    for shard in range(shards):
+        columns = {
+            name: torch.randint(0, 32000, (rows, length), generator=generator).to(torch.uint16)
+            for name, length in (("input_ids", INPUTS), ("labels", TARGETS))
+        }
+        if states:
+            columns |= {
+                name: torch.randn(rows, length, WIDTH, generator=generator).bfloat16()
+                for name, length in (("encoder_states", INPUTS), ("decoder_states", TARGETS))
+            }
+        output.write_shard(shard, columns, tokens=rows)
+    output.finish(shards)
+    return Artifact(root)
+
+
+def epoch(source: Source, batch: int) -> float:
+    """Seconds to take all steps of an epoch from a loader."""
+    order = SampleOrder(source.shard_rows, batch, seed=1)
+    loader = Loader(
+        source, order, start=0, stop=order.rows // batch, rank=0, world=1, micro=batch, device=torch.device("cpu")
+    )
+    began = time.process_time()
+    for _ in loader:
+        pass
+    return time.process_time() - began
+
+
+def measure(label: str, root: Path, rows: int, batch: int, states: bool, repeats: int) -> dict[str, float]:
+    write(root, rows, states)
+    maps = [np.memmap(shard_path(root, shard), np.uint8, "r") for shard in range(SHARDS)]
+    target = np.zeros(batch * len(maps[0]) // rows, np.uint8)
+
+    def copy() -> float:
+        began = time.process_time()
+        for source in maps:
+            for start in range(0, len(source), len(target)):
+                piece = source[start : start + len(target)]
+                np.copyto(target[: len(piece)], piece)
+        return time.process_time() - began
+
+    def hashed() -> float:
+        began = time.process_time()
+        for shard in range(SHARDS):
+            sha256_file(shard_path(root, shard))
+        return time.process_time() - began
+
+    known = Source(Artifact(root))
+    epoch(known, batch)
+    copy()
+    best = dict.fromkeys(("copy", "first", "again", "hashed"), float("inf"))
+    for _ in range(repeats):
+        for name, seconds in (
+            ("copy", copy()),
+            ("first", epoch(Source(Artifact(root)), batch)),
+            ("again", epoch(known, batch)),
+            ("hashed", hashed()),
+        ):
+            best[name] = min(best[name], seconds)
+    total = rows * SHARDS
+    return {
+        f"{label}_row_bytes": sum(map(len, maps)) / total,
+        **{f"{label}_{name}_rows_per_s": total / best[name] for name in ("copy", "first", "again")},
+        f"{label}_copy_gb_per_s": sum(map(len, maps)) / best["copy"] / 1e9,
+        f"{label}_first_over_copy_ratio": best["copy"] / best["first"],
+        f"{label}_again_over_copy_ratio": best["copy"] / best["again"],
+        f"{label}_hashed_over_first_ratio": best["hashed"] / best["first"],
+    }
+
+
+def main() -> None:
+    args = common.parser(__doc__).parse_args()
+    torch.set_num_threads(1)
+    repeats = 5 if args.quick else 15
+    with tempfile.TemporaryDirectory() as root:
+        figures = measure("states", Path(root) / "states", 128 if args.quick else 256, 16, True, repeats)
+        figures |= measure("tokens", Path(root) / "tokens", 8192 if args.quick else 32768, 256, False, repeats)
+    goals = {"states_first_over_copy_ratio": (">=", 0.8), "states_again_over_copy_ratio": (">=", 0.8)}
+    common.finish("loader", figures, goals, args.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Rows of a shard straight from its memory-mapped file: one copy from the page cache to where they are wanted."""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.artifacts import checksum
+from pipeline.artifacts.manifest import ShardRecord
+
+#: The column that holds the rows' checksums, int64 (rows, columns in the order of their names). Sidecars do not list it.
+CHECKSUMS = "checksums"
+
+#: Rows of at least so many bytes are copied one by one: to pick them together would copy them twice.
+_LARGE_ROW = 16384
+DTYPES = {
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I8": torch.int8,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+}
+
+
+class MappedShard:
+    """One shard; of its file nothing is read but the header.
+
+    Every row is checked by its checksum when this process reads it first. Every method raises ValueError, saying what is wrong, when the
+    file does not fit `record` or a row is not what was written.
+    """
+
+    def __init__(self, path: Path, record: ShardRecord) -> None:
+        with open(path, "rb") as handle:
+            self._map = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bytes = np.frombuffer(self._map, np.uint8)
+        self._columns = self._read_header()
+        self._views: dict[str, np.ndarray] = {}
+        self._require_fit(record)
+        self.has_checksums = CHECKSUMS in self._columns
+        self._expected: dict[str, np.ndarray] = {}
+        if self.has_checksums:
+            stored = self._words(CHECKSUMS)
+            self._expected = {name: stored[:, place] for place, name in enumerate(sorted(record.columns))}
+        self._checked = {name: np.full(record.rows, not self.has_checksums) for name in record.columns}
+
+    def copy(self, column: str, rows: np.ndarray, into: np.ndarray, places: np.ndarray) -> bool:
+        """Copy rows of a column to these places of `into`, uint8 (any, bytes of a row).
+
+        Returns whether some of them must yet be checked, by `require`.
+        """
+        source = self._rows(column)
+        if source.shape[1] < _LARGE_ROW:
+            into[places] = source[rows]
+        else:
+            for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+                into[place] = source[row]
+        return not self._checked[column][rows].all()
+
+    def require(self, column: str, rows: np.ndarray, checksums: np.ndarray) -> None:
+        """Compare the checksums of what was copied with those that were stored."""
+        wrong = np.flatnonzero(checksums != self._expected[column][rows])
+        if len(wrong):
+            raise ValueError(f"the checksum of row {rows[wrong[0]]} of {column} differs")
+        self._checked[column][rows] = True
+
+    def strings(self, column: str, rows: np.ndarray) -> list[bytes]:
+        """Rows of a ragged column."""
+        data, offsets, found = self._rows(column)[:, 0], self._words(f"{column}.offsets")[:, 0], []
+        for row in rows.tolist():
+            start, stop = offsets[row : row + 2].tolist()
+            if not 0 <= start <= stop <= len(data):
+                raise ValueError(f"row {row} of {column} lies outside it")
+            found.append(data[start:stop].tobytes())
+        if not self._checked[column][rows].all():
+            self.require(column, rows, checksum.of_strings(found))
+        return found
+
+    def _read_header(self) -> dict[str, tuple[torch.dtype, tuple[int, ...], int]]:
+        """(dtype, shape, first byte) of each column."""
+        first = 8 + int.from_bytes(self._map[:8], "little")
+        columns = {}
+        try:
+            for name, entry in json.loads(self._map[8:first]).items():
+                dtype, shape, (start, stop) = DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
+                if not 0 <= start <= stop <= len(self._bytes) - first or stop - start != dtype.itemsize * math.prod(
+                    shape
+                ):
+                    raise ValueError("a column lies outside the file")
+                columns[name] = (dtype, shape, first + start)
+        except (KeyError, TypeError, AttributeError):
+            raise ValueError("its header is damaged") from None
+        return columns
+
+    def _require_fit(self, record: ShardRecord) -> None:
+        expected = {CHECKSUMS: ("int64", [record.rows, len(record.columns)])} if CHECKSUMS in self._columns else {}
+        for name, column in record.columns.items():
+            if column.ragged:
+                expected[f"{name}.offsets"] = ("int64", [record.rows + 1])
+            else:
+                expected[name] = (column.dtype, [record.rows, *column.row_shape])
+        for name, (dtype, shape) in expected.items():
+            found = self._columns.get(name)
+            if found is None or (str(found[0]), list(found[1])) != (f"torch.{dtype}", shape):
+                raise ValueError(f"its header is damaged: {name}")
+
+    def _rows(self, column: str) -> np.ndarray:
+        """A column as uint8 (rows, bytes of a row) on the mapped file."""
+        if column not in self._views:
+            dtype, shape, offset = self._columns[column]
+            size = dtype.itemsize * math.prod(shape[1:])
+            self._views[column] = self._bytes[offset : offset + shape[0] * size].reshape(shape[0], size)
+        return self._views[column]
+
+    def _words(self, column: str) -> np.ndarray:
+        return self._rows(column).view("<i8")
+
+
+def as_bytes(tensor: torch.Tensor) -> np.ndarray:
+    """A contiguous CPU tensor (rows, …) as uint8 (rows, bytes of a row) over the same memory."""
+    rows = len(tensor)
+    return tensor.view(torch.uint8).reshape(rows, -1).numpy() if tensor.numel() else np.zeros((rows, 0), np.uint8)
