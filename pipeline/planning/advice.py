@@ -64,6 +64,9 @@ def follows(every: Sequence[LinkEstimate], one: LinkEstimate, kind: str) -> list
             f"a student reads {longest:.1%} of the rows: the rest of the text need not be tokenised or cached (one view is enough), "
             "or raise distill.max_steps"
         )
+    second = one.link.key.startswith("distill_interpolated/") and one.link.teacher is not every[0].link.teacher
+    if second and one.recipe.interpolated.original_weight != 0.0:
+        found.append("what interpolated.original_weight adds to reading, operations and memory here is not counted")
     if kind != "online":
         if reads <= 1.2:
             found.append(
