@@ -15,7 +15,7 @@ from pipeline.downstream.tasks import Examples, TaskData
 from pipeline.downstream.unit import Unit
 
 if TYPE_CHECKING:
-    from pipeline.training.loop import LossFn, ValidateFn
+    from pipeline.training.loop import LossFn, Trained, ValidateFn
 
 
 def fit(unit: Unit, data: TaskData, train_on: Examples, lesson: Lesson | None, tokenizer: Any) -> None:
@@ -53,7 +53,7 @@ def fit(unit: Unit, data: TaskData, train_on: Examples, lesson: Lesson | None, t
         steps = {"best": trained.exported, "trained": trained.steps}
         kept = {name: trained.validation[name] for name in unit.task.measured_by}
         atomic.write_json(root / "trained.json", {"steps": steps, "validation": kept})
-    export_model(trained.engine.module, root / "hf", unit.directory, _card(unit, len(train_on)))
+    export_model(trained.engine.module, root / "hf", unit.directory, _card(unit, len(train_on), trained))
     trained.engine.destroy()
 
 
@@ -110,10 +110,11 @@ def _cross_entropy(logits: Any, labels: Any) -> Any:
     return cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
 
 
-def _card(unit: Unit, rows: int) -> str:
+def _card(unit: Unit, rows: int, trained: Trained) -> str:
     task = unit.task
+    early = f" (training was stopped early, after {trained.steps})" if trained.steps < unit.settings.max_steps else ""
     return (
         f"# {unit.model}, fine-tuned on {task.name}\n\n"
-        f"A {task.kind} model: `{task.source}` → `{task.target}`, at most {unit.settings.max_steps} steps of "
-        f"{unit.settings.batch_size} examples out of {rows}. Scores and predictions stand beside this directory.\n"
+        f"A {task.kind} model: `{task.source}` → `{task.target}`, {trained.exported} steps of "
+        f"{unit.settings.batch_size} examples out of {rows}{early}. Scores and predictions stand beside this directory.\n"
     )

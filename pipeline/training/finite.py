@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipeline.errors import PipelineError
 from pipeline.training import distributed
 from pipeline.training.loader import Batch
 from pipeline.training.order import Row
@@ -49,3 +51,19 @@ def offending_rows(
             finite = all(bool(torch.isfinite(value).all()) for value in parts.values())
             bad[(number * world + rank) * micro + row] = float(not finite)
     return [row for row, count in zip(rows, distributed.sum_over_ranks(bad), strict=True) if count]
+
+
+def not_finite(
+    label: str, done: int, in_a_row: int, bad: list[Row], rows: list[Row], saved: Path | None
+) -> PipelineError:
+    """The error that ends a run after `in_a_row` steps were skipped; bad: of `rows` those found to be at fault."""
+    whose = (
+        "the loss of each of these rows alone is not finite" if bad else "the loss of each of its rows alone is finite"
+    )
+    named = ", ".join(f"{shard}:{row}" for shard, row in (bad or rows)[:8])
+    kept = f"finite weights are saved in {saved}" if saved else "nor are its weights, which were not saved"
+    return PipelineError(
+        f"{label}: the gradients of {in_a_row} steps in a row were not finite, the last at step {done}; {whose} (shard:row {named}"
+        f"{', …' * (len(bad or rows) > 8)}); {kept}: lower learning_rate, use dtype float32, or look at these rows; remove the "
+        "checkpoints to begin anew"
+    )

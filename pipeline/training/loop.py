@@ -17,18 +17,18 @@ from torch import nn
 from torch.profiler import record_function
 
 from pipeline.console import Progress, say
-from pipeline.errors import ConfigError, PipelineError, Preempted
+from pipeline.errors import ConfigError, Preempted
 from pipeline.hardware import resolve_dtype
 from pipeline.recipe import Optimisation
 from pipeline.training import distributed
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.convergence import Convergence
 from pipeline.training.engine import deepspeed_config, initialize, replace_weights
-from pipeline.training.finite import is_finite, offending_rows
+from pipeline.training.finite import is_finite, not_finite, offending_rows
 from pipeline.training.gradients import GradientNorms
 from pipeline.training.loader import Batch, BatchSource, Loader
 from pipeline.training.metrics import MetricsLog
-from pipeline.training.order import Row, SampleOrder
+from pipeline.training.order import SampleOrder
 from pipeline.training.peak import peak_flops
 from pipeline.training.preemption import StopRequest
 from pipeline.training.schedule import learning_rate
@@ -170,7 +170,7 @@ def train(
                     saved = is_finite(engine)
                     if saved:
                         save(done)
-                    raise _not_finite(label, done, in_a_row, bad, rows, checkpoints.root if saved else None)
+                    raise not_finite(label, done, in_a_row, bad, rows, checkpoints.root if saved else None)
             else:
                 in_a_row = 0
                 window.add(of_step, batches)
@@ -218,7 +218,7 @@ def train(
             if stopping:
                 raise Preempted(f"{label}: saved after step {done} on {stop.received or 'another rank’s signal'}")
     if convergence.exhausted and rank == 0:
-        say(f"{label}: stopped after step {done}, {settings.patience} validations without improvement")
+        say(f"{label}: stopped after step {done}; validations in a row without improvement: {settings.patience}")
     engine.eval()
     exported = done
     if settings.export == "best" and convergence.best_step not in (None, done):
@@ -250,21 +250,6 @@ def _spike_line(label: str) -> Callable[[int, float, float], None]:
 
 def _finite(value: float) -> float:
     return value if math.isfinite(value) else 0.0
-
-
-def _not_finite(
-    label: str, done: int, in_a_row: int, bad: list[Row], rows: list[Row], saved: Path | None
-) -> PipelineError:
-    whose = (
-        "the loss of each of these rows alone is not finite" if bad else "the loss of each of its rows alone is finite"
-    )
-    named = ", ".join(f"{shard}:{row}" for shard, row in (bad or rows)[:8])
-    kept = f"finite weights are saved in {saved}" if saved else "nor are its weights, which were not saved"
-    return PipelineError(
-        f"{label}: the gradients of {in_a_row} steps in a row were not finite, the last at step {done}; {whose} (shard:row {named}"
-        f"{', …' * (len(bad or rows) > 8)}); {kept}: lower learning_rate, use dtype float32, or look at these rows; remove the "
-        "checkpoints to begin anew"
-    )
 
 
 def _mix(*parts: int) -> int:

@@ -45,6 +45,7 @@ def _refused(run: TinyRun, stage: str, *overrides: str) -> str:
         ("distill", ["distill.batch_size=9", "distill.micro_batch_size=4"], "is not a multiple of"),
         ("distill", ["distill.deepspeed=nowhere.json"], "nowhere.json does not exist"),
         ("distill", ["distill.dtype=float16"], "overflow"),
+        ("distill", ["distill.compile=true"], "leaves nothing to compile: set deepspeed="),
         ("distill", ["teacher=null"], "names no teacher"),
         ("distill_interpolated", ["interpolated.step_shares=[1, 1, 1]"], "3 entries for 2 links"),
         ("finetune", ["finetune.models={student: nowhere/at/all}"], "no such directory"),
