@@ -124,8 +124,11 @@ class EncodedSource:
         count = len(encoded.sources)
         self.shard_rows = [count]
         self.mean_target_tokens = sum(map(len, encoded.targets)) / count
-        #: What a row costs, in tokens.
-        self.lengths = [len(s) + len(t) for s, t in zip(encoded.sources, encoded.targets, strict=True)]
+        #: What a row costs, in tokens, padded: texts of labels then do not tell rows apart, nor sort batches by label.
+        self.lengths = [
+            round_up(len(source)) + round_up(len(target))
+            for source, target in zip(encoded.sources, encoded.targets, strict=True)
+        ]
         self._encoded, self._pad = encoded, pad_token_id
 
     def read_ahead(self, shards: Sequence[int]) -> None:
