@@ -26,6 +26,12 @@ def of_rows(rows: np.ndarray) -> np.ndarray:
     return (pages * weights).sum(axis=1, dtype=np.uint64).view(np.int64)
 
 
+def of_row(row: np.ndarray) -> np.int64:
+    """Return the checksum of one row of at least one byte, given as uint8 (bytes of a row)."""
+    word, page, weights = _layout(len(row))
+    return np.dot(np.add.reduce(row.view(word).reshape(-1, page), axis=1, dtype=np.uint64), weights).view(np.int64)
+
+
 @cache
 def _layout(size: int) -> tuple[str, int, np.ndarray]:
     """Word, words in a page and the pages' weights of rows of `size` bytes."""

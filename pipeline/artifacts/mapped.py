@@ -16,7 +16,7 @@ from pipeline.artifacts.manifest import ShardRecord
 #: The column that holds the rows' checksums, int64 (rows, columns in the order of their names). Sidecars do not list it.
 CHECKSUMS = "checksums"
 
-#: Rows of at least so many bytes are copied one by one: to pick them together would copy them twice.
+#: Rows of at least so many bytes are copied, and checked, one by one: to pick them together would copy them twice.
 _LARGE_ROW = 16384
 DTYPES = {
     "F32": torch.float32,
@@ -55,21 +55,27 @@ class MappedShard:
     def copy(self, column: str, rows: np.ndarray, into: np.ndarray, places: np.ndarray) -> bool:
         """Copy rows of a column to these places of `into`, uint8 (any, bytes of a row).
 
-        Returns whether some of them must yet be checked, by `require`.
+        Returns whether some of them must yet be checked, by `require`; large rows are checked here.
         """
         source = self._rows(column)
         if source.shape[1] < _LARGE_ROW:
             into[places] = source[rows]
-        else:
-            for row, place in zip(rows.tolist(), places.tolist(), strict=True):
-                into[place] = source[row]
-        return not self._checked[column][rows].all()
+            return not self._checked[column][rows].all()
+        checked = self._checked[column]
+        for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+            copied = into[place]
+            copied[:] = source[row]
+            if not checked[row]:  # at once, while the copy is in the processor's cache
+                if checksum.of_row(copied) != self._expected[column][row]:
+                    raise _differs(column, row)
+                checked[row] = True
+        return False
 
     def require(self, column: str, rows: np.ndarray, checksums: np.ndarray) -> None:
         """Compare the checksums of what was copied with those that were stored."""
         wrong = np.flatnonzero(checksums != self._expected[column][rows])
         if len(wrong):
-            raise ValueError(f"the checksum of row {rows[wrong[0]]} of {column} differs")
+            raise _differs(column, rows[wrong[0]])
         self._checked[column][rows] = True
 
     def strings(self, column: str, rows: np.ndarray) -> list[bytes]:
@@ -122,6 +128,10 @@ class MappedShard:
 
     def _words(self, column: str) -> np.ndarray:
         return self._rows(column).view("<i8")
+
+
+def _differs(column: str, row: int) -> ValueError:
+    return ValueError(f"the checksum of row {row} of {column} differs")
 
 
 def as_bytes(tensor: torch.Tensor) -> np.ndarray:

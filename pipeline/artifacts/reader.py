@@ -87,9 +87,9 @@ class Artifact:
 
         target, unchecked = as_bytes(into), []
         for pick in picks:
-            shard = self._open.get(pick.shard) or self._mapped(pick.shard)
-            if shard.copy(column, pick.rows, target, pick.places):
-                unchecked.append(pick)
+            with self._explained(pick.shard):
+                if self._mapped(pick.shard).copy(column, pick.rows, target, pick.places):
+                    unchecked.append(pick)
         if unchecked:
             checksums = checksum.of_rows(target)
             for pick in unchecked:

@@ -1,4 +1,4 @@
-"""Batches ahead of time: one thread reads rows while the device computes.
+"""Batches ahead of time: threads read rows while the device computes.
 
 The rows of a step come from a window of shards. While one window is read, the shards of the next are brought into the page cache
 from end to end, so that a network filesystem sees large sequential reads and the rows, in whatever order, are found in memory.
@@ -9,7 +9,9 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import torch
@@ -18,6 +20,9 @@ from pipeline.training import distributed
 from pipeline.training.order import Row, SampleOrder
 
 Batch = dict[str, torch.Tensor]
+
+#: Threads that read, each a micro batch: while one copies, the other compares checksums; both let other threads run meanwhile.
+READERS = 2
 
 
 class BatchSource(Protocol):
@@ -81,17 +86,29 @@ class Loader:
 
     def _produce(self) -> None:
         try:
-            window = None
-            for step in range(self._start, self._stop):
-                if self._order.window(step) != window:
-                    first, window = window is None, self._order.window(step)
-                    self._read_ahead(self._order.shards_around(*window)[0 if first else 1])
-                micro = self._order.rank_batches(step, self._rank, self._world, self._micro)
-                if not self._put((step, [self._pin(self._source.read(rows)) for rows in micro])):
-                    return
+            with ThreadPoolExecutor(READERS, "reader") as readers:
+                reading: deque[tuple[int, list[Future[Batch]]]] = deque()
+                window = None
+                for step in range(self._start, self._stop):
+                    if self._order.window(step) != window:
+                        first, window = window is None, self._order.window(step)
+                        self._read_ahead(self._order.shards_around(*window)[0 if first else 1])
+                    micro = self._order.rank_batches(step, self._rank, self._world, self._micro)
+                    reading.append((step, [readers.submit(self._read, rows) for rows in micro]))
+                    if len(reading) >= READERS and not self._deliver(*reading.popleft()):
+                        return
+                while reading:
+                    if not self._deliver(*reading.popleft()):
+                        return
             self._put(None)
         except BaseException as error:
             self._put(error)
+
+    def _deliver(self, step: int, batches: list[Future[Batch]]) -> bool:
+        return self._put((step, [batch.result() for batch in batches]))
+
+    def _read(self, rows: list[Row]) -> Batch:
+        return self._pin(self._source.read(rows))
 
     def _read_ahead(self, shards: list[int]) -> None:
         mine = shards[self._local_rank :: self._local_world]
