@@ -44,16 +44,18 @@ def collect(run: Path, name: str = "comparison", recipe: Recipe | None = None) -
         models=models,
         differences=pairs,
         stages=stages,
-        curves=_curves(run, stages, scores),
+        curves=_curves(run, recipe, stages, scores),
         missing=_missing(recipe, scores, stages),
         warnings=_warnings(scores),
     )
 
 
-def _curves(run: Path, stages: list[Stage], scores: quality.Scores) -> list[Curve]:
-    roots = [run / stage["artifact"] for stage in stages]
-    roots += [unit.root for models in scores.values() for scored in models.values() for unit in scored.units[:1]]
-    found = [read_curve(root, root.resolve().relative_to(run.resolve()).as_posix()) for root in roots]
+def _curves(run: Path, recipe: Recipe, stages: list[Stage], scores: quality.Scores) -> list[Curve]:
+    roots = {stage["artifact"]: run / stage["artifact"] for stage in stages}
+    units = [unit for models in scores.values() for scored in models.values() for unit in scored.units[:1]]
+    # By the names they have in the run: what is there may be a link to another disk.
+    roots |= {unit.root.relative_to(recipe.root).as_posix(): unit.root for unit in units}
+    found = [read_curve(root, name) for name, root in roots.items()]
     return [curve for curve in found if curve is not None]
 
 
