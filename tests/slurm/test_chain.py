@@ -56,7 +56,11 @@ def test_a_failure_cancels_what_needs_it_and_the_next_submission_makes_only_what
     run.copy(undisturbed, "tokens", "distill/teacher", "teacher_cache/teacher", "distill_interpolated/chain")
     run.copy(undisturbed, "distill_interpolated/chain.assistant-1", "teacher_cache/chain.assistant-1")
     shard = run.run / "teacher_cache/teacher/shards/00005.safetensors"
-    shard.write_bytes(shard.read_bytes()[:-1] + b"?")  # the size fits, so only a reader finds it out
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 10 :: 1000] = bytes(
+        len(data[len(data) // 10 :: 1000])
+    )  # the size fits, so only who reads a row finds it out
+    shard.write_bytes(data)
     jobs = run.submit()
     assert list(jobs) == ["distill/student", "finetune/comparison", "finetune/comparison/report"]
     cluster.wait_for_jobs()
