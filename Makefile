@@ -1,6 +1,7 @@
 # make demo   set everything up and run the whole pipeline on real text
 # make test   set everything up and run the tests
 # make chaos  kill every stage at random, 100 times, and write docs/reliability.md's table
+# make performance   write docs/performance.md from benchmarks/results/
 # make check  format, lint, types, import rules
 #
 # PYTHON=python3.12 chooses the interpreter. TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch without CUDA.
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST_ARGS ?=
 
-.PHONY: demo test test-fast chaos slurm check format clean
+.PHONY: demo test test-fast chaos performance slurm check format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/miniend demo
@@ -25,6 +26,9 @@ test-fast: $(VENV)/.dev
 # Kills every stage at random moments and compares what comes of it: CHAOS_KILLS=100, CHAOS_SEED=… to repeat one.
 chaos: $(VENV)/.dev
 	$(BIN)/python -m tests.faults.chaos docs/reliability.md
+
+performance: $(VENV)/.dev
+	$(BIN)/python benchmarks/performance.py docs/performance.md
 
 # A real Slurm for tests/slurm, where it can be installed (root on Debian or Ubuntu); elsewhere these tests are skipped and say so.
 # Their cluster has its own configuration, key and ports; nothing under /etc is used.
