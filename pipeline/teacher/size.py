@@ -9,6 +9,8 @@ from pathlib import Path
 from pipeline.artifacts import ShardRecord
 from pipeline.errors import ArtifactError
 from pipeline.recipe import Cache, States
+from pipeline.teacher import states
+from pipeline.teacher.sparse import TOPK
 
 #: Bytes a target position of `sampled` takes: benchmarks/cache_size.py measures 17 to 27 at 50 draws; more draws, more ids.
 SAMPLED_BYTES_PER_DRAW = 0.6
@@ -26,15 +28,19 @@ def state_bytes(settings: States, width: int, computed: str) -> float:
 
 def row_bytes(cache: Cache, length_in: int, length_out: int, width: int, vocab_size: int, computed: str) -> float:
     """Bytes of one row of the kinds that `cache` holds: exact but for `sampled` (see SAMPLED_BYTES_PER_DRAW)."""
-    row = 0.0
+    row, columns = 0.0, 0
     if "states" in cache.kinds:
-        positions = length_in * (2 if cache.states.encoder_output else 1) + length_out
+        stacks = 3 if cache.states.encoder_output else 2
+        positions = length_in * (stacks - 1) + length_out
         row += positions * state_bytes(cache.states, width, computed)
+        columns += stacks * len(states.names("", cache.states))
     if "topk" in cache.kinds:
         row += length_out * (cache.topk.k * (4 if vocab_size <= 1 << 16 else 6) + 4)
+        columns += len(TOPK)
     if "sampled" in cache.kinds:
         row += length_out * cache.sampled.draws * SAMPLED_BYTES_PER_DRAW
-    return row
+        columns += 1
+    return row + 8 * columns  # and a checksum for each
 
 
 def cache_bytes(cache: Cache, tokens: Sequence[ShardRecord], width: int, vocab_size: int, computed: str) -> float:

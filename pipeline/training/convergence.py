@@ -40,10 +40,11 @@ class Convergence:
     def state(self) -> dict[str, Any]:
         if self.best_step is None:
             return {"waited": self._waited}
-        return {"waited": self._waited, "reference": self._reference, "step": self.best_step, "best": self.best}
+        best = {"step": self.best_step, "loss": self.best_loss, "best": self.best}
+        return {"waited": self._waited, "reference": self._reference, **best}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._waited = state.get("waited", 0)
         if "best" in state:
             self.best_step, self.best, self._reference = state["step"], dict(state["best"]), state["reference"]
-            self.best_loss = next(iter(self.best.values()))
+            self.best_loss = state["loss"]  # a record on disk does not keep which number of `best` came first

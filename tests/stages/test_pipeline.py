@@ -45,8 +45,9 @@ def test_metrics_and_tensorboard_carry_the_same_numbers(finished_run: TinyRun) -
     tags = set(board.Tags()["scalars"])
     parts = ("lm", "logits", "decoder_relations", "cross_relations")
     losses = {"loss/loss", *(f"{kind}/{part}" for kind in ("loss", "weighted") for part in parts)}
-    rest = {"train/learning_rate", "train/gradient_norm", "speed/tokens_per_second", "speed/loader_wait_share",
-            "speed/checkpoint_seconds", "memory/peak_gib", "train/skipped_steps", "validation/lm_loss"}  # fmt: skip
+    rest = {"train/learning_rate", "train/gradient_norm", "train/gradient_norm_spikes", "train/skipped_steps",
+            "speed/tokens_per_second", "speed/tflops_per_device", "speed/mfu", "speed/loader_wait_share",
+            "speed/checkpoint_seconds", "memory/peak_gib", "validation/lm_loss"}  # fmt: skip
     assert tags == losses | rest
     for tag in tags:
         written = [(line["step"], line[tag]) for line in lines if tag in line]
