@@ -19,7 +19,7 @@ from pipeline.objectives.head.chunks import budget, logits_of, scored_rows
 from pipeline.objectives.scratch import Scratch, exp_, log_softmax_, wide_dtype
 
 #: Chunks of logits in one block, whose products are taken together: each block passes over the weight's whole gradient once.
-CHUNKS_PER_BLOCK = 3
+CHUNKS_PER_BLOCK = 2
 
 
 class AtOnce(torch.autograd.Function):
