@@ -91,7 +91,14 @@ def epochs(source: Source, batch: int, count: int = 1) -> None:
     """Take all steps of `count` epochs from a loader."""
     order = SampleOrder(source.shard_rows, batch, seed=1)
     loader = Loader(
-        source, order, start=0, stop=count * (order.rows // batch), rank=0, world=1, micro=batch, device=torch.device("cpu")
+        source,
+        order,
+        start=0,
+        stop=count * (order.rows // batch),
+        rank=0,
+        world=1,
+        micro=batch,
+        device=torch.device("cpu"),
     )
     for _ in loader:
         pass
