@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import pytest
-import torch
 
-from pipeline.artifacts import Artifact, Output
+from tests.poison import poison
 from tests.tiny_run import TinyRun
 
 pytestmark = pytest.mark.slow
 
 
-def _poison(root: Path, shard: int) -> None:
-    """Make one row's cached states NaN in a shard whose hashes and records fit."""
-    artifact = Artifact(root)
-    record, manifest = artifact.shards[shard], artifact.manifest
-    columns = {name: artifact.rows(shard, slice(0, record.rows), (name,))[name].clone() for name in record.columns}
-    columns["decoder_states"][-1] = torch.nan
-    output = Output(root, "teacher_cache", manifest.payload, (root / "recipe.yaml").read_text(), manifest.inputs)
-    output.write_shard(shard, columns, tokens=record.tokens, notes=record.notes)
-    assert output.finish(len(manifest.shards), manifest.files)
-
-
 def test_one_bad_row_costs_one_step(cached_run: TinyRun) -> None:
     for shard in range(4):
-        _poison(cached_run.run / "teacher_cache/teacher", shard)
+        poison(cached_run.run / "teacher_cache/teacher", shard)
     done = cached_run.stage("distill", "distill.max_steps=60", "distill.log_every=1", "distill.save_every=60")
     assert done.returncode == 0, done.stderr
     skipped = done.stdout.count("skipped, its gradient is not finite")

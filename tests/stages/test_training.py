@@ -14,7 +14,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pipeline.artifacts import Artifact, Output
+from tests.poison import poison
 from tests.tiny_run import ENVIRONMENT, REPOSITORY, TinyRun
 
 pytestmark = pytest.mark.slow
@@ -139,7 +139,7 @@ def test_other_ways_of_computing_a_step_train_alike(
 
 def test_rows_whose_loss_is_not_finite_are_named_and_nothing_of_them_is_saved(cached_run: TinyRun) -> None:
     cache = cached_run.run / "teacher_cache/teacher"
-    poisoned = {(shard, _poison(cache, shard)) for shard in range(4)}
+    poisoned = {(shard, poison(cache, shard)) for shard in range(4)}
     done = cached_run.stage("distill", "distill.max_steps=100", "distill.max_skipped_steps=1")
     assert done.returncode == 2, done.stdout
     named = done.stderr.split("the loss of each of these rows alone is not finite (shard:row ")[1].split(")")[0]
@@ -162,15 +162,3 @@ def test_weights_that_are_not_finite_are_not_saved(cached_run: TinyRun) -> None:
     assert done.returncode == 2, done.stdout
     assert "weights or moments are not finite after step 1, so nothing was saved" in done.stderr
     assert not list(cached_run.run.glob("distill/student/checkpoints/*/*"))
-
-
-def _poison(root: Path, shard: int) -> int:
-    """Make the cached states of a shard's last row NaN; its hashes and records fit. Returns that row."""
-    artifact = Artifact(root)
-    record, manifest = artifact.shards[shard], artifact.manifest
-    columns = {name: artifact.rows(shard, slice(0, record.rows), (name,))[name].clone() for name in record.columns}
-    columns["decoder_states"][-1] = torch.nan
-    output = Output(root, "teacher_cache", manifest.payload, (root / "recipe.yaml").read_text(), manifest.inputs)
-    output.write_shard(shard, columns, tokens=record.tokens, notes=record.notes)
-    assert output.finish(len(manifest.shards), manifest.files)
-    return record.rows - 1
