@@ -146,11 +146,14 @@ class Output:
         if not path.exists():
             # A temporary file or the lock is a process killed, or another one right now, at the beginning of `begin`.
             entries = self.root.iterdir() if self.root.is_dir() else ()
-            if any(not atomic.is_temporary(entry) and entry.name != lock.NAME for entry in entries):
+            foreign = any(not atomic.is_temporary(entry) and entry.name != lock.NAME for entry in entries)
+            # Looked at again: what was found may be the first files of a process that began in between.
+            if foreign and not path.exists():
                 raise StaleArtifact(
                     f"{self.root} is not empty and not an artifact of this pipeline: choose another `run`"
                 )
-            return None
+            if not foreign:
+                return None
         try:
             payload: Mapping[str, Any] = unseal(path.read_bytes())["payload"]
         except (ValueError, KeyError):

@@ -6,6 +6,7 @@ Shared by the quick set (test_random_kills.py) and the long one (chaos.py). Ever
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import shutil
 import time
@@ -115,10 +116,10 @@ class Killer:
                 yield
                 time.sleep(0.001)
             return
-        seen, left = set(run.run.rglob("*")), self._random.randint(1, 40)
+        seen, left = _paths(run.run), self._random.randint(1, 40)
         while left > 0:
             yield
-            now = set(run.run.rglob("*"))
+            now = _paths(run.run)
             left -= len(now - seen)
             seen |= now
             time.sleep(0.002)
@@ -151,6 +152,11 @@ class Killer:
             shutil.copytree(self.finished.run / name, run.run / name)
         run.run.mkdir(exist_ok=True)
         return run
+
+
+def _paths(root: Path) -> set[str]:
+    """Whatever is below `root`; unlike rglob it bears directories that vanish while it looks."""
+    return {f"{directory}/{name}" for directory, below, files in os.walk(root) for name in (*below, *files)}
 
 
 @contextlib.contextmanager

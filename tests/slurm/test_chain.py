@@ -14,8 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_whole_pipeline_runs_on_two_nodes_to_the_final_table(undisturbed: SlurmRun) -> None:
-    status = undisturbed.status()
-    assert {state for state, _ in status.values()} == {"complete"}, status
+    assert {key: found for key, found in undisturbed.status().items() if found[0] != "complete"} == {}
     for artifacts in ARTIFACTS.values():
         assert all((undisturbed.run / name / "manifest.json").is_file() for name in artifacts)
     table = undisturbed.log("finetune/comparison/report/job-*.out")

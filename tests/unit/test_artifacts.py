@@ -76,6 +76,22 @@ def test_a_foreign_directory_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_processes_may_begin_the_same_artifact_at_the_same_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As the tasks of a job array do. The other one is put where it hurts: after this one saw that nothing has been begun.
+    is_dir, others = Path.is_dir, [_output(tmp_path / "a")]
+
+    def is_dir_after_the_other(path: Path) -> bool:
+        if path == tmp_path / "a" and others:
+            others.pop().begin()
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", is_dir_after_the_other)
+    _output(tmp_path / "a").begin()
+    assert others == []
+
+
 def test_a_flipped_byte_is_named_before_it_is_read_and_only_that_shard_is_rebuilt(tmp_path: Path) -> None:
     output = _written(tmp_path / "a")
     before = Artifact(tmp_path / "a").manifest.content_hash()
