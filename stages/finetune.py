@@ -8,6 +8,7 @@ Every model of `finetune.models` is fine-tuned on every task of `finetune.tasks`
 its test rows: labels by the likelihood of their texts, summaries by greedy decoding or beam search. One artifact each in
 RUN/finetune/<name>/<task>/<model>/<trial>/ (docs/downstream.md); then report.json, report.md and
 report.html over all that are finished (docs/report.md).
+`--units-only` leaves out the timing of the models and the reports, for arrays of jobs and sweeps that are judged once at their end.
 `--distil` makes the rows that a fine-tuned teacher labels, RUN/distilled/<name>/<task>/, and nothing else.
 
 Start it again after any interruption: finished units are kept, an unfinished one goes on from its newest checkpoint.
@@ -30,8 +31,8 @@ def main() -> None:
     if chosen.distil is not None:
         finetune.distil_alone(recipe, chosen.distil, chosen.shards)
         return
-    finetune.run(recipe, models=chosen.models, tasks=chosen.tasks, trials=chosen.trials)
-    if environment_rank()[0] == 0:
+    finetune.run(recipe, models=chosen.models, tasks=chosen.tasks, trials=chosen.trials, timed=not chosen.units_only)
+    if environment_rank()[0] == 0 and not chosen.units_only:
         say(write_report(recipe.root, recipe.finetune.name, recipe=recipe).table)
 
 
@@ -39,6 +40,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", type=_names, metavar="a,b", help="only these of finetune.models")
     parser.add_argument("--tasks", type=_names, metavar="x,y", help="only these of finetune.tasks")
     parser.add_argument("--trials", type=_names, metavar="seed-0", help="only these seeds and rates, by directory")
+    parser.add_argument("--units-only", action="store_true", help="neither time the models nor write the reports")
     parser.add_argument("--distil", metavar="TASK", help="only let the fine-tuned teacher label the task's rows")
     parser.add_argument("--shards", metavar="3,7-9", help="with --distil: only these shards")
 

@@ -31,8 +31,9 @@ def run(
     models: Collection[str] | None = None,
     tasks: Collection[str] | None = None,
     trials: Collection[str] | None = None,
+    timed: bool = True,
 ) -> None:
-    """Make every unit that is not finished, and time the models of each task on which all are.
+    """Make every unit that is not finished, and time the models of each task on which all are, unless `timed` is false.
 
     models (baselines among them), tasks, trials: names to restrict the work to; all when None.
     Every rank calls it. Raises ConfigError or DataError before anything is written when a model, a task's rows or its labels
@@ -56,7 +57,7 @@ def run(
                 judge_baseline(recipe, data[task.name], name)
         for unit in sorted(pending, key=lambda unit: unit.is_taught):
             _make(unit, data[unit.task.name])
-    if environment_rank()[0] == 0:
+    if timed and environment_rank()[0] == 0:
         time_models(recipe)
 
 

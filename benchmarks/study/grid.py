@@ -1,0 +1,143 @@
+"""What is compared: students, paths from the teacher to them, and which of their combinations are run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+SEEDS = (0, 1, 2)
+
+#: Weights beside the LM loss, by name. Written out in full, so that a preset may follow from the study without changing it.
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "lm": {},
+    "logits": {"weights": {"logits": 1.0}},
+    "logits_reverse": {"weights": {"logits": 1.0}, "divergence": "reverse_kl"},
+    "logits_js": {"weights": {"logits": 1.0}, "divergence": "jensen_shannon"},
+    "minilm": {"weights": {"encoder_relations": 1.0, "decoder_relations": 1.0}},
+    "encoder": {"weights": {"encoder_relations": 1.0}},
+    "decoder": {"weights": {"decoder_relations": 1.0}},
+    "cross": {"weights": {"cross_relations": 1.0}},
+    "self_cross": {"weights": {"encoder_relations": 1.0, "decoder_relations": 1.0, "cross_relations": 1.0}},
+    "self_cross_logits": {
+        "weights": {"logits": 1.0, "encoder_relations": 1.0, "decoder_relations": 1.0, "cross_relations": 1.0}
+    },
+    "decoder_cross_logits": {"weights": {"logits": 1.0, "decoder_relations": 1.0, "cross_relations": 1.0}},
+    "hidden": {"weights": {"hidden": 1.0}},
+}
+
+#: Shapes beside the teacher's, whose d_model, heads and so on the rest keeps.
+STUDENTS: dict[str, dict[str, Any]] = {
+    "half": {"encoder_layers": 2, "decoder_layers": 2},
+    "narrow": {"encoder_layers": 2, "decoder_layers": 2, "d_model": 128, "d_ff": 256, "num_heads": 2},
+    "gap": {"scale": 0.4},
+}
+
+#: Where the teacher's side comes from: settings of the cache, and the kind of target that training reads.
+CACHES: dict[str, dict[str, Any]] = {
+    "states": {"cache": {"kinds": ["states"]}, "targets": "states"},
+    "int8": {"cache": {"kinds": ["states"], "states": {"dtype": "int8"}}, "targets": "states"},
+    "sampled": {"cache": {"kinds": ["sampled"]}, "targets": "sampled"},
+    "topk": {"cache": {"kinds": ["topk"]}, "targets": "topk"},
+}
+
+
+@dataclass(frozen=True)
+class Path:
+    """One way from the teacher to a student."""
+
+    student: str
+    objective: str
+    init: str = "layers"
+    cache: str = "states"
+    assistants: int = 0
+
+    @property
+    def name(self) -> str:
+        parts = [self.student, self.objective, self.init]
+        parts += [self.cache] if self.cache != "states" else []
+        return "-".join([*parts, *([f"{self.assistants}_assistants"] if self.assistants else [])])
+
+
+@dataclass(frozen=True)
+class Unit:
+    path: Path
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.path.name}-seed_{self.seed}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Paths that are read together in one table of docs/study.md."""
+
+    name: str
+    title: str
+    paths: tuple[Path, ...]
+    #: What the others are tested against.
+    reference: Path
+    note: str = ""
+    seeds: tuple[int, ...] = field(default=SEEDS)
+
+    def units(self) -> list[Unit]:
+        """Seed by seed, so that a study cut short compares all paths on the seeds it has."""
+        return [Unit(path, seed) for seed in self.seeds for path in self.paths]
+
+
+_FEW = ("lm", "logits", "minilm", "self_cross", "self_cross_logits", "decoder_cross_logits", "hidden")
+
+
+def _paths(student: str, objectives: tuple[str, ...], init: str) -> tuple[Path, ...]:
+    return tuple(Path(student, objective, init) for objective in objectives)
+
+
+def groups(best: str) -> list[Group]:
+    """best: the objective that caches and assistants are compared with."""
+    every = tuple(OBJECTIVES)
+    return [
+        Group(
+            "half_layers",
+            "Half the depth, first weights from the teacher's layers",
+            _paths("half", every, "layers"),
+            Path("half", "lm"),
+        ),
+        Group(
+            "half_random",
+            "Half the depth, random first weights",
+            _paths("half", every, "random"),
+            Path("half", "lm", "random"),
+        ),
+        Group(
+            "narrow",
+            "Half the depth and half the width",
+            _paths("narrow", _FEW, "layers"),
+            Path("narrow", "lm"),
+        ),
+        Group("gap", "2.5 : 1 in non-embedding parameters", _paths("gap", _FEW, "layers"), Path("gap", "lm")),
+        Group(
+            "caches",
+            "What the cache holds",
+            (
+                Path("half", "logits"),
+                *(Path("half", "logits", cache=cache) for cache in ("int8", "sampled", "topk")),
+                *((Path("half", best), Path("half", best, cache="int8")) if best != "logits" else ()),
+            ),
+            Path("half", "logits"),
+        ),
+        Group(
+            "assistants",
+            "Through assistants, at equal total steps",
+            (
+                Path("narrow", best),
+                *(Path("narrow", best, assistants=number) for number in (1, 2)),
+            ),
+            Path("narrow", best),
+        ),
+    ]
+
+
+def quick_groups() -> list[Group]:
+    """Two paths and one seed: whether it works, not what is better."""
+    paths = (Path("half", "lm", "random"), Path("half", "decoder_cross_logits"))
+    return [Group("quick", "Two paths, one seed", paths, paths[0], seeds=(0,))]

@@ -1,0 +1,3 @@
+def write_page(record, page):
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text("x")

@@ -1,0 +1,190 @@
+"""The study's work as stage commands, in the order in which one needs the other. What is finished is left alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.study import corpus, forks
+from benchmarks.study.forks import Command, Work
+from benchmarks.study.grid import CACHES, OBJECTIVES, STUDENTS, Unit
+from pipeline import lineage
+from pipeline.artifacts import Output, atomic
+from pipeline.corpus import reviews
+from pipeline.corpus.splits import write_splits
+from pipeline.errors import PipelineError
+from pipeline.recipe import Recipe, load_recipe
+from pipeline.training import interpolated
+
+RECIPES = Path(__file__).parent / "recipes"
+#: Of the corpus' lines the students read these: as many as their steps take once, and some more.
+STUDENTS_SHARE = 0.15
+#: What makes a version of a few minutes of it, for tests: nothing it says of paths means anything.
+QUICK_TEACHER = ["distill.max_steps=20", "distill.warmup_steps=5", "distill.validate_every=10", "distill.validation_rows=32",
+                 "tokens.views=1", "tokens.documents_per_shard=300", "tokenizer.vocab_size=2000", "student.d_model=64",
+                 "student.d_ff=128", "student.num_heads=1", "corpus.text=extract", "corpus.key=title"]  # fmt: skip
+QUICK_STUDENTS = ["distill.max_steps=8", "distill.warmup_steps=2", "distill.validate_every=4", "distill.validation_rows=16",
+                  "distill.batch_size=8", "finetune.max_steps=6", "finetune.validate_every=3", "finetune.validation_rows=16",
+                  "finetune.warmup_steps=1", "corpus.text=extract", "corpus.key=title"]  # fmt: skip
+QUICK_DOCUMENTS = 600
+
+
+class Study:
+    """One study below a directory of its own: the teacher's run in it, the students' in its `students/`."""
+
+    def __init__(self, root: Path, *, quick: bool = False) -> None:
+        self.root, self.quick = root, quick
+        self.students = root / "students"
+        self._teacher = [f"run={root}", *(QUICK_TEACHER if quick else [])]
+        self._students = [f"run={self.students}", *(QUICK_STUDENTS if quick else [])]
+
+    # -- what all units share ---------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Text, the teacher, and its cache of states; each stage with all cores."""
+        self._text()
+        teacher = ["--recipe", str(RECIPES / "teacher.yaml"), *self._teacher]
+        students = ["--recipe", str(RECIPES / "students.yaml"), *self._students]
+        _run("tokenize_corpus", teacher)
+        _run("distill", teacher)
+        _run("tokenize_corpus", students)
+        _run("cache_teacher", students)
+
+    def _text(self) -> None:
+        directory = self.root / "corpus"
+        if self.quick:
+            documents = corpus.wiki.fetch_wiki(directory).read_text(encoding="utf-8").splitlines(keepends=True)
+            rows = documents[::10][:QUICK_DOCUMENTS]
+            atomic.write_text(directory / "corpus.jsonl", "".join(rows))
+            share = rows
+        else:
+            with open(corpus.fetch(directory), encoding="utf-8") as handle:
+                lines = list(handle)
+            share = lines[: round(len(lines) * STUDENTS_SHARE)]
+            note = directory / "corpus.jsonl.attribution.txt"
+            atomic.write_text(self.students / "corpus.jsonl.attribution.txt", note.read_text(encoding="utf-8"))
+        if not (self.students / "corpus.jsonl").is_file():
+            atomic.write_text(self.students / "corpus.jsonl", "".join(share))
+        split = self.recipe().corpus.split  # type: ignore[union-attr]
+        write_splits(directory / "wiki.jsonl", directory / "topics", "title", split)
+        write_splits(reviews.fetch_sentiment(directory), directory / "reviews", "movie", split)
+
+    # -- units ------------------------------------------------------------------------------------------------------------
+
+    def recipe(self, *overrides: str) -> Recipe:
+        return load_recipe(RECIPES / "students.yaml", [*self._students, *overrides])
+
+    def overrides(self, unit: Unit) -> list[str]:
+        """What a unit's recipe says beyond the students'."""
+        path = unit.path
+        student = STUDENTS[path.student] | {"init": path.init}
+        distill = {"name": unit.name, "targets": CACHES[path.cache]["targets"]}
+        objective = {"preset": "lm"} | OBJECTIVES[path.objective]
+        found = [f"seed={unit.seed}", f"student={json.dumps(student)}", f"distill.objective={json.dumps(objective)}"]
+        found += [f"distill.{key}={value}" for key, value in distill.items()]
+        if path.cache != "states":
+            cache = self.recipe().cache.model_dump(mode="json") | CACHES[path.cache]["cache"]
+            found += [f"cache={json.dumps(cache)}", f"teacher.name={self._cache_name(unit)}"]
+        if path.assistants:
+            found += [f"interpolated.name={unit.name}", f"interpolated.assistants={path.assistants}"]
+        return found
+
+    def _cache_name(self, unit: Unit) -> str:
+        # A recipe's seed decides what is drawn, so samples differ from seed to seed as they would between whole runs.
+        return f"sampled-seed_{unit.seed}" if unit.path.cache == "sampled" else unit.path.cache
+
+    def output(self, unit: Unit) -> Output:
+        """Where a unit's student lies; raises PipelineError while what it needs is not made."""
+        recipe = self.recipe(*self.overrides(unit))
+        if unit.path.assistants:
+            recipe = interpolated.plan_links(recipe)[-1]
+            return lineage.distill_output(recipe, needs_cache=True, stage="distill_interpolated")
+        return lineage.distill_output(recipe, needs_cache=unit.path.objective != "lm")
+
+    def model(self, name: str, unit: Unit | None) -> Path:
+        """The directory of a student, or of the teacher where there is no unit."""
+        if unit is None:
+            return self.root / "distill" / "teacher" / "hf"
+        stage = "distill_interpolated" if unit.path.assistants else "distill"
+        return self.students / stage / name / "hf"
+
+    def caching(self, units: list[Unit]) -> Iterator[Work]:
+        """The caches, beside the shared one, that units read, each once."""
+        wanted = {self._cache_name(unit): unit for unit in units if unit.path.cache != "states"}
+        for name, unit in wanted.items():
+            yield self._steps(name, [("cache_teacher", self.overrides(unit))])
+
+    def work(self, unit: Unit) -> Work:
+        """Distil one student, then fine-tune it on both tasks."""
+        stage = "distill_interpolated" if unit.path.assistants else "distill"
+        steps = [] if self._complete(unit) else [(stage, self.overrides(unit))]
+        if not self.tuned(unit.name, unit, unit.seed):
+            steps.append(("finetune", self._tuning(unit.name, unit, unit.seed)))
+        return self._steps(unit.name, steps)
+
+    def teacher_work(self, seed: int) -> Work:
+        """Fine-tune the teacher itself with one seed."""
+        done = self.tuned("teacher", None, seed)
+        return self._steps(f"teacher-seed_{seed}", [] if done else [("finetune", self._tuning("teacher", None, seed))])
+
+    def tuning_recipe(self, name: str, unit: Unit | None, seed: int) -> Recipe:
+        return self.recipe(*self._tuning(name, unit, seed)[:-1])
+
+    def tuned(self, name: str, unit: Unit | None, seed: int) -> bool:
+        """Whether the fine-tuning of a model on both tasks is finished."""
+        try:
+            recipe = self.tuning_recipe(name, unit, seed)
+            return all(
+                lineage.finetune_output(
+                    recipe, task, name, f"seed-{seed}", seed, recipe.finetune.rates(task)[0], {}
+                ).complete()
+                for task in recipe.finetune.tasks
+            )
+        except PipelineError:
+            if (self.students / "finetune" / "study" / "topic" / name / f"seed-{seed}" / "manifest.json").is_file():
+                raise
+            return False  # its model is not made yet
+
+    def _tuning(self, name: str, unit: Unit | None, seed: int) -> list[str]:
+        models = {name: str(self.model(name, unit))}
+        return [f"seed={seed}", f"finetune.models={json.dumps(models)}", f"finetune.seeds=[{seed}]", "--units-only"]
+
+    def _complete(self, unit: Unit) -> bool:
+        try:
+            return self.output(unit).complete()
+        except PipelineError:
+            stage = "distill_interpolated" if unit.path.assistants else "distill"
+            if (self.students / stage / unit.name / "manifest.json").is_file():
+                raise
+            return False
+
+    def _steps(self, name: str, steps: list[tuple[str, list[str]]]) -> Work:
+        left = iter(steps)
+        log = self.students / "logs" / f"{name}.log"
+
+        def following() -> Command | None:
+            self._forget_checkpoints(name)
+            step = next(left, None)
+            if step is None:
+                return None
+            stage, overrides = step
+            return Command(stage, ["--recipe", str(RECIPES / "students.yaml"), *self._students, *overrides], log)
+
+        return following
+
+    def _forget_checkpoints(self, name: str) -> None:
+        """A hundred finished students' optimizers would fill the disk; hf/ is what counts."""
+        for stage in ("distill", "distill_interpolated", "finetune/study/topic", "finetune/study/sentiment"):
+            for manifest in (self.students / stage).glob(f"{name}*/**/manifest.json"):
+                for directory in ("checkpoints", "initial"):
+                    shutil.rmtree(manifest.parent / directory, ignore_errors=True)
+
+
+def _run(stage: str, arguments: list[str]) -> None:
+    done = subprocess.run([sys.executable, str(forks.REPOSITORY / "stages" / f"{stage}.py"), *arguments], check=False)
+    if done.returncode:
+        raise forks.Failed(f"{stage} failed with exit code {done.returncode}; its error stands above")
