@@ -2,6 +2,7 @@
 # make test   set everything up and run the tests
 # make chaos  kill every stage at random, 100 times, and write docs/reliability.md's table
 # make performance   write docs/performance.md from benchmarks/results/
+# make study  compare the objectives on real text and write docs/study.md (hours; resumable, STUDY_ARGS=--quick: minutes)
 # make check  format, lint, types, import rules
 #
 # PYTHON=python3.12 chooses the interpreter. TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch without CUDA.
@@ -12,7 +13,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST_ARGS ?=
 
-.PHONY: demo test test-fast chaos performance slurm check format clean
+STUDY_ARGS ?=
+
+.PHONY: demo test test-fast chaos performance study slurm check format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/miniend demo
@@ -29,6 +32,9 @@ chaos: $(VENV)/.dev
 
 performance: $(VENV)/.dev
 	$(BIN)/python benchmarks/performance.py docs/performance.md
+
+study: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.study $(STUDY_ARGS)
 
 # A real Slurm for tests/slurm, where it can be installed (root on Debian or Ubuntu); elsewhere these tests are skipped and say so.
 # Their cluster has its own configuration, key and ports; nothing under /etc is used.

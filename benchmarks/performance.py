@@ -44,7 +44,7 @@ def _met(value: float, goal: dict[str, Any]) -> bool:
 
 def main() -> None:
     lines = [INTRODUCTION.rstrip()]
-    for machine in sorted(path for path in (HERE / "results").iterdir() if path.is_dir()):
+    for machine in sorted(path for path in (HERE / "results").iterdir() if path.is_dir() and path.name != "study"):
         lines += ["", f"## {machine.name}"]
         for path in sorted(machine.glob("*.json")):
             lines += section(json.loads(path.read_text(encoding="utf-8")))

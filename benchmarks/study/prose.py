@@ -75,7 +75,9 @@ def _plain(text: str) -> str:
 class _Paragraphs(html.parser.HTMLParser):
     """Collects the text between tags that begin or end a block."""
 
-    _BLOCKS = frozenset({"p", "li", "div", "td", "th", "h1", "h2", "h3", "h4", "h5", "blockquote", "br", "ul", "ol", "body"})
+    _BLOCKS = frozenset(
+        {"p", "li", "div", "td", "th", "h1", "h2", "h3", "h4", "h5", "blockquote", "br", "ul", "ol", "body"}
+    )
     _UNREAD = frozenset({"script", "style", "head", "pre", "code"})
 
     def __init__(self) -> None:

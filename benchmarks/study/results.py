@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,8 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from benchmarks import common
-from benchmarks.study.grid import Group, Path as Way, Unit
+from benchmarks.study.grid import Group, Unit
+from benchmarks.study.grid import Path as Way
 from benchmarks.study.work import Study
 from pipeline import lineage
 from pipeline.artifacts import Artifact
@@ -166,7 +168,7 @@ def _at_flops(unit: Record, budget: float) -> float:
     """The LM loss where training has cost `budget` FLOPs, on straight lines between validations."""
     step = budget / unit["flops_per_step"]
     points = unit["curve"]
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
         if x0 <= step <= x1:
             return float(y0 + (y1 - y0) * (step - x0) / (x1 - x0))
     return float(points[-1][1] if step > points[-1][0] else points[0][1])

@@ -23,6 +23,8 @@ from pipeline.training import interpolated
 RECIPES = Path(__file__).parent / "recipes"
 #: Of the corpus' lines the students read these: as many as their steps take once, and some more.
 STUDENTS_SHARE = 0.15
+#: Rows each task is fine-tuned on.
+TUNING_ROWS = 2000
 #: What makes a version of a few minutes of it, for tests: nothing it says of paths means anything.
 QUICK_TEACHER = ["distill.max_steps=20", "distill.warmup_steps=5", "distill.validate_every=10", "distill.validation_rows=32",
                  "tokens.views=1", "tokens.documents_per_shard=300", "tokenizer.vocab_size=2000", "student.d_model=64",
@@ -30,7 +32,7 @@ QUICK_TEACHER = ["distill.max_steps=20", "distill.warmup_steps=5", "distill.vali
 QUICK_STUDENTS = ["distill.max_steps=8", "distill.warmup_steps=2", "distill.validate_every=4", "distill.validation_rows=16",
                   "distill.batch_size=8", "finetune.max_steps=6", "finetune.validate_every=3", "finetune.validation_rows=16",
                   "finetune.warmup_steps=1", "corpus.text=extract", "corpus.key=title"]  # fmt: skip
-QUICK_DOCUMENTS = 600
+QUICK_ROWS = 600
 
 
 class Study:
@@ -56,22 +58,23 @@ class Study:
 
     def _text(self) -> None:
         directory = self.root / "corpus"
+        articles, films = corpus.wiki.fetch_wiki(directory), reviews.fetch_sentiment(directory)
         if self.quick:
-            documents = corpus.wiki.fetch_wiki(directory).read_text(encoding="utf-8").splitlines(keepends=True)
-            rows = documents[::10][:QUICK_DOCUMENTS]
-            atomic.write_text(directory / "corpus.jsonl", "".join(rows))
-            share = rows
+            articles = _some(articles, directory / "few-articles.jsonl", QUICK_ROWS)
+            films = _some(films, directory / "few-films.jsonl", QUICK_ROWS)
+            _some(articles, directory / "corpus.jsonl", QUICK_ROWS)
+            _some(articles, self.students / "corpus.jsonl", QUICK_ROWS)
         else:
-            with open(corpus.fetch(directory), encoding="utf-8") as handle:
+            path = corpus.fetch(directory)
+            with open(path, encoding="utf-8") as handle:
                 lines = list(handle)
-            share = lines[: round(len(lines) * STUDENTS_SHARE)]
-            note = directory / "corpus.jsonl.attribution.txt"
-            atomic.write_text(self.students / "corpus.jsonl.attribution.txt", note.read_text(encoding="utf-8"))
-        if not (self.students / "corpus.jsonl").is_file():
-            atomic.write_text(self.students / "corpus.jsonl", "".join(share))
+            atomic.write_text(self.students / "corpus.jsonl", "".join(lines[: round(len(lines) * STUDENTS_SHARE)]))
+            atomic.write_text(self.students / "corpus.jsonl.attribution.txt", corpus.ATTRIBUTION + "\n")
         split = self.recipe().corpus.split  # type: ignore[union-attr]
-        write_splits(directory / "wiki.jsonl", directory / "topics", "title", split)
-        write_splits(reviews.fetch_sentiment(directory), directory / "reviews", "movie", split)
+        for rows, name, key in ((articles, "topics", "title"), (films, "reviews", "movie")):
+            paths = write_splits(rows, directory / name, key, split)
+            # Fine-tuning sees each of these about once; more would only be tokenised.
+            _some(paths["train"], directory / name / "some.jsonl", TUNING_ROWS)
 
     # -- units ------------------------------------------------------------------------------------------------------------
 
@@ -182,6 +185,13 @@ class Study:
             for manifest in (self.students / stage).glob(f"{name}*/**/manifest.json"):
                 for directory in ("checkpoints", "initial"):
                     shutil.rmtree(manifest.parent / directory, ignore_errors=True)
+
+
+def _some(rows: Path, path: Path, count: int) -> Path:
+    """Write about `count` of a file's lines, evenly spaced, to `path`; returns it."""
+    lines = rows.read_text(encoding="utf-8").splitlines(keepends=True)
+    atomic.write_text(path, "".join(lines[:: max(1, len(lines) // count)][:count]))
+    return path
 
 
 def _run(stage: str, arguments: list[str]) -> None:

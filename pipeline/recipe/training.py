@@ -18,6 +18,9 @@ class Optimisation(Section):
     #: Examples in one forward pass on one rank; all of a rank's share when absent.
     micro_batch_size: PositiveInt | None = None
     learning_rate: Annotated[float, Field(gt=0.0)] = 5e-4
+    #: Multiply each weight's learning rate by the root mean square of its first values, as Adafactor does (arXiv 1804.04235, section 8):
+    #: T5's first weights differ in scale a hundredfold. Set learning_rate to about 1e-2 then.
+    scale_parameter: bool = False
     warmup_steps: NonNegativeInt = 1000
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     #: The learning rate ends at this share of its peak.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -108,8 +109,35 @@ def initialize(model: nn.Module, settings: Optimisation, *, universal: bool = Fa
         config["checkpoint"] = {**config.get("checkpoint", {}), "load_universal": True}
 
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    engine, *_ = deepspeed.initialize(model=model, model_parameters=parameters, config=config)
+    groups = {1.0: parameters} if not settings.scale_parameter else group_by_scale(parameters)
+    engine, *_ = deepspeed.initialize(
+        model=model, model_parameters=[{"params": members} for members in groups.values()], config=config
+    )
+    # Kept apart from the optimizer's groups, whose own entries a checkpoint replaces.
+    engine.rate_scales = list(groups)
     return engine
+
+
+def set_learning_rate(engine: Any, rate: float) -> None:
+    """Set the learning rate of the next step; weights whose rate is scaled take their share of it."""
+    for group, scale in zip(engine.optimizer.param_groups, engine.rate_scales, strict=True):
+        group["lr"] = rate * scale
+
+
+def group_by_scale(parameters: list[nn.Parameter]) -> dict[float, list[nn.Parameter]]:
+    """Group parameters by the root mean square of their values, rounded to a power of 2 so that there are few groups.
+
+    The same values give the same groups on any number of ranks. Adafactor's floor of 1e-3 lets weights move that begin at zero.
+    """
+    import deepspeed
+
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        gathered = deepspeed.zero.GatheredParameters([parameter]) if hasattr(parameter, "ds_id") else None
+        with gathered or contextlib.nullcontext():
+            root = parameter.detach().float().square().mean().sqrt().item()
+        groups.setdefault(2.0 ** round(math.log2(max(root, 1e-3))), []).append(parameter)
+    return dict(sorted(groups.items()))
 
 
 def load_weights(model: PreTrainedModel, directory: Path) -> None:

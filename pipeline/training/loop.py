@@ -23,7 +23,7 @@ from pipeline.recipe import Optimisation
 from pipeline.training import distributed
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.convergence import Convergence
-from pipeline.training.engine import deepspeed_config, initialize, replace_weights
+from pipeline.training.engine import deepspeed_config, initialize, replace_weights, set_learning_rate
 from pipeline.training.finite import is_finite, not_finite, offending_rows
 from pipeline.training.gradients import GradientNorms
 from pipeline.training.loader import Batch, BatchSource, Loader
@@ -144,8 +144,7 @@ def train(
     ):
         for step, batches in loader:
             rate = learning_rate(settings, step)
-            for group in engine.optimizer.param_groups:
-                group["lr"] = rate
+            set_learning_rate(engine, rate)
             # Dropout depends on (seed, step, rank) alone: nothing to save, nothing to restore.
             torch.manual_seed(_mix(seed, step, rank))
             of_step = Means()

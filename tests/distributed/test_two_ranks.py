@@ -54,14 +54,18 @@ def test_two_ranks_follow_the_loss_curve_of_one(finished_run: TinyRun, copied_ru
     assert weights.stat().st_size == (finished_run.run / "distill/student/hf/model.safetensors").stat().st_size
 
 
-@pytest.mark.parametrize("ranks", [(2, 1), (1, 2)], ids=["2 to 1", "1 to 2"])
+@pytest.mark.parametrize(
+    ("ranks", "rates"),
+    [((2, 1), ()), ((1, 2), ("distill.scale_parameter=true", "distill.learning_rate=0.02"))],
+    ids=["2 to 1", "1 to 2, scaled rates"],
+)
 def test_another_number_of_ranks_continues_the_curve(
-    finished_run: TinyRun, few_documents: Path, tmp_path: Path, ranks: tuple[int, int]
+    finished_run: TinyRun, few_documents: Path, tmp_path: Path, ranks: tuple[int, int], rates: tuple[str, ...]
 ) -> None:
     run = TinyRun(tmp_path, few_documents)
     for name in ("tokens", "distill/teacher", "teacher_cache"):
         shutil.copytree(finished_run.run / name, run.run / name)
-    settings = ("distill.save_every=6", "distill.log_every=2")
+    settings = ("distill.save_every=6", "distill.log_every=2", *rates)
     first, second = (
         (lambda *o: _two_ranks(run, "distill", *o)) if n == 2 else (lambda *o: run.stage("distill", *o)) for n in ranks
     )
