@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.hardware import usable_cpus
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 _LIBRARIES = (
     "torch", "torch.utils.tensorboard", "numpy", "safetensors.torch", "sentencepiece", "pydantic", "yaml", "tqdm", "transformers",
@@ -137,6 +139,13 @@ def _become(arguments: list[str]) -> None:
     sys.argv = arguments
     sys.path[0] = str(Path(arguments[0]).parent)
     runpy.run_path(arguments[0], run_name="__main__")
+
+
+def devices() -> int:
+    """How many ranks this machine has a device for: its GPUs, else its cores."""
+    import torch
+
+    return torch.cuda.device_count() or usable_cpus()
 
 
 def _forks_are_safe() -> bool:

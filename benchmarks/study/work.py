@@ -52,7 +52,8 @@ class Study:
         teacher = ["--recipe", str(RECIPES / "teacher.yaml"), *self._teacher]
         students = ["--recipe", str(RECIPES / "students.yaml"), *self._students]
         _run("tokenize_corpus", teacher)
-        _run("distill", teacher)
+        # Several ranks of one thread are faster than one rank of several: on two cores 11,000 tokens a second instead of 7,400.
+        _run("distill", teacher, ranks=1 if self.quick else forks.devices())
         _run("tokenize_corpus", students)
         _run("cache_teacher", students)
 
@@ -194,7 +195,10 @@ def _some(rows: Path, path: Path, count: int) -> Path:
     return path
 
 
-def _run(stage: str, arguments: list[str]) -> None:
-    done = subprocess.run([sys.executable, str(forks.REPOSITORY / "stages" / f"{stage}.py"), *arguments], check=False)
+def _run(stage: str, arguments: list[str], ranks: int = 1) -> None:
+    command = [str(forks.REPOSITORY / "stages" / f"{stage}.py"), *arguments]
+    if ranks > 1:
+        command = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), *command]
+    done = subprocess.run([sys.executable, *command], check=False)
     if done.returncode:
         raise forks.Failed(f"{stage} failed with exit code {done.returncode}; its error stands above")

@@ -42,7 +42,8 @@ def test_docstrings_are_read_and_nothing_is_run() -> None:
 def test_html_gives_its_paragraphs_and_neither_code_nor_links_between_pages() -> None:
     page = (
         "<html><head><title>A title that has enough words to be prose, or so it seems.</title></head><body>"
-        "<p>One <b>long</b> enough sentence that stands\nin a paragraph &amp; ends.</p><pre>code that is long enough to be taken for prose.</pre>"
+        "<p>One <b>long</b> enough sentence that stands\nin a paragraph &amp; ends.</p>"
+        "<pre>code that is long enough to be taken for prose.</pre>"
         "<div><a href='x'>next page</a></div></body></html>"
     )
     assert list(prose.from_html(page)) == ["One long enough sentence that stands in a paragraph & ends."]
