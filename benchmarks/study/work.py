@@ -71,7 +71,7 @@ class Study:
                 lines = list(handle)
             atomic.write_text(self.students / "corpus.jsonl", "".join(lines[: round(len(lines) * STUDENTS_SHARE)]))
             atomic.write_text(self.students / "corpus.jsonl.attribution.txt", corpus.ATTRIBUTION + "\n")
-        split = self.recipe().corpus.split  # type: ignore[union-attr]
+        split = self.recipe().corpus.split
         for rows, name, key in ((articles, "topics", "title"), (films, "reviews", "movie")):
             paths = write_splits(rows, directory / name, key, split)
             # Fine-tuning sees each of these about once; more would only be tokenised.
