@@ -16,7 +16,7 @@ from pipeline import lineage
 from pipeline.artifacts import Output, atomic
 from pipeline.corpus import reviews
 from pipeline.corpus.splits import write_splits
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, StaleArtifact
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.training import interpolated
 
@@ -148,9 +148,9 @@ class Study:
                 ).complete()
                 for task in recipe.finetune.tasks
             )
+        except StaleArtifact:
+            raise
         except PipelineError:
-            if (self.students / "finetune" / "study" / "topic" / name / f"seed-{seed}" / "manifest.json").is_file():
-                raise
             return False  # its model is not made yet
 
     def _tuning(self, name: str, unit: Unit | None, seed: int) -> list[str]:
@@ -160,11 +160,10 @@ class Study:
     def _complete(self, unit: Unit) -> bool:
         try:
             return self.output(unit).complete()
+        except StaleArtifact:
+            raise
         except PipelineError:
-            stage = "distill_interpolated" if unit.path.assistants else "distill"
-            if (self.students / stage / unit.name / "manifest.json").is_file():
-                raise
-            return False
+            return False  # what it needs is not made yet
 
     def _steps(self, name: str, steps: list[tuple[str, list[str]]]) -> Work:
         left = iter(steps)
