@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmarks.study import corpus, forks
 from benchmarks.study.forks import Command, Work
@@ -86,9 +87,11 @@ class Study:
         """What a unit's recipe says beyond the students'."""
         path = unit.path
         student = STUDENTS[path.student] | {"init": path.init}
-        distill = {"name": unit.name, "targets": CACHES[path.cache]["targets"]}
+        distill: dict[str, Any] = {"name": unit.name, "targets": CACHES[path.cache]["targets"]}
         objective = {"preset": "lm"} | OBJECTIVES[path.objective]
         found = [f"seed={unit.seed}", f"student={json.dumps(student)}", f"distill.objective={json.dumps(objective)}"]
+        if path.init == "random":  # which learns faster so, as the teacher did; what begins with its layers does not
+            distill |= {"learning_rate": 0.01, "scale_parameter": "true", "weight_decay": 0.0}
         found += [f"distill.{key}={value}" for key, value in distill.items()]
         if path.cache != "states":
             cache = self.recipe().cache.model_dump(mode="json") | CACHES[path.cache]["cache"]
