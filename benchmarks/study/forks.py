@@ -140,7 +140,9 @@ def _start(command: Command) -> int:
 
 def _become(arguments: list[str]) -> None:
     import numpy as np
+    import torch
 
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # torch has read the variable long before it was set
     np.random.seed(os.getpid() ^ int(time.time()))  # forks of one process would all draw the same numbers
     sys.argv = arguments
     sys.path[0] = str(Path(arguments[0]).parent)
