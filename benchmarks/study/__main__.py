@@ -22,7 +22,7 @@ sys.path.insert(0, str(REPOSITORY))
 from benchmarks.study import forks, grid  # noqa: E402
 from pipeline.artifacts import atomic  # noqa: E402
 from pipeline.console import say  # noqa: E402
-from pipeline.errors import ConfigError, PipelineError, exit_on_error  # noqa: E402
+from pipeline.errors import ConfigError, exit_on_error  # noqa: E402
 from pipeline.hardware import usable_cpus  # noqa: E402
 
 #: What caches and assistants are compared with.
@@ -57,13 +57,10 @@ def _run(study, groups, jobs: int) -> None:
         finished = len(units) - len(waiting) + made
         say(f"study: {finished} of {len(units)} students distilled and fine-tuned, about {left:.0f} min left")
 
-    try:
-        forks.run_all((study.teacher_work(seed) for seed in groups[0].seeds), jobs)
-        forks.run_all(study.caching(waiting), jobs)
-        began = time.monotonic()
-        forks.run_all((study.work(unit) for unit in waiting), jobs, done)
-    except forks.Failed as failure:
-        raise PipelineError(str(failure)) from None
+    forks.run_all((study.teacher_work(seed) for seed in groups[0].seeds), jobs)
+    forks.run_all(study.caching(waiting), jobs)
+    began = time.monotonic()
+    forks.run_all((study.work(unit) for unit in waiting), jobs, done)
 
 
 def _write(study, run: Path, groups, quick: bool) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.errors import PipelineError
 from pipeline.hardware import usable_cpus
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -27,7 +28,7 @@ _LIBRARIES = (
 )  # fmt: skip
 
 
-class Failed(Exception):
+class Failed(PipelineError):
     """A stage ended with an exit code other than 0."""
 
 
