@@ -26,7 +26,7 @@ from pipeline.errors import ConfigError, exit_on_error  # noqa: E402
 from pipeline.hardware import usable_cpus  # noqa: E402
 
 #: What caches and assistants are compared with.
-BEST = "decoder_cross_logits"
+BEST = "logits"
 
 
 @exit_on_error

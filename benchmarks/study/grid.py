@@ -23,6 +23,12 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     },
     "decoder_cross_logits": {"weights": {"logits": 1.0, "decoder_relations": 1.0, "cross_relations": 1.0}},
     "hidden": {"weights": {"hidden": 1.0}},
+    "logits_alone": {"weights": {"lm": 0.0, "logits": 1.0}},
+    "logits_fourfold": {"weights": {"logits": 4.0}},
+    "self_cross_tenth": {"weights": {"encoder_relations": 0.1, "decoder_relations": 0.1, "cross_relations": 0.1}},
+    "self_cross_tenth_logits": {
+        "weights": {"logits": 1.0, "encoder_relations": 0.1, "decoder_relations": 0.1, "cross_relations": 0.1}
+    },
 }
 
 #: Shapes beside the teacher's, whose d_model, heads and so on the rest keeps.
@@ -90,7 +96,10 @@ class Group:
         return [Unit(path, seed) for seed in self.seeds for path in self.paths]
 
 
-_FEW = ("lm", "logits", "minilm", "self_cross", "self_cross_logits", "decoder_cross_logits", "hidden")
+_FEW = ("lm", "logits", "minilm", "self_cross", "self_cross_logits")
+_ALONE = ("encoder", "decoder", "cross", "hidden")
+_DIVERGENCES = ("logits_reverse", "logits_js")
+_WEIGHTS = ("logits_alone", "logits_fourfold", "self_cross_tenth", "self_cross_tenth_logits")
 
 
 def _paths(student: str, objectives: tuple[str, ...], init: str) -> tuple[Path, ...]:
@@ -99,18 +108,23 @@ def _paths(student: str, objectives: tuple[str, ...], init: str) -> tuple[Path, 
 
 def groups(best: str) -> list[Group]:
     """best: the objective that caches and assistants are compared with."""
-    every = tuple(OBJECTIVES)
     return [
         Group(
             "half_layers",
             "Half the depth, first weights from the teacher's layers",
-            _paths("half", every, "layers"),
+            _paths("half", (*_FEW, *_ALONE, *_DIVERGENCES, "decoder_cross_logits"), "layers"),
             Path("half", "lm"),
+        ),
+        Group(
+            "weights",
+            "Other weights",
+            _paths("half", ("lm", "logits", "self_cross", "self_cross_logits", *_WEIGHTS), "layers"),
+            Path("half", "logits"),
         ),
         Group(
             "half_random",
             "Half the depth, random first weights",
-            _paths("half", every, "random"),
+            _paths("half", (*_FEW, *_ALONE), "random"),
             Path("half", "lm", "random"),
         ),
         Group(
@@ -118,17 +132,6 @@ def groups(best: str) -> list[Group]:
             "Half the depth and half the width",
             _paths("narrow", _FEW, "layers"),
             Path("narrow", "lm"),
-        ),
-        Group("gap", "2.5 : 1 in non-embedding parameters", _paths("gap", _FEW, "layers"), Path("gap", "lm")),
-        Group(
-            "caches",
-            "What the cache holds",
-            (
-                Path("half", "logits"),
-                *(Path("half", "logits", cache=cache) for cache in ("int8", "sampled", "topk")),
-                *((Path("half", best), Path("half", best, cache="int8")) if best != "logits" else ()),
-            ),
-            Path("half", "logits"),
         ),
         Group(
             "assistants",
@@ -139,6 +142,17 @@ def groups(best: str) -> list[Group]:
             ),
             Path("narrow", best),
         ),
+        Group(
+            "caches",
+            "What the cache holds",
+            (
+                Path("half", "logits"),
+                *(Path("half", "logits", cache=cache) for cache in ("int8", "sampled", "topk")),
+                *((Path("half", best), Path("half", best, cache="int8")) if best != "logits" else ()),
+            ),
+            Path("half", "logits"),
+        ),
+        Group("gap", "2.5 : 1 in non-embedding parameters", _paths("gap", _FEW, "layers"), Path("gap", "lm")),
     ]
 
 
