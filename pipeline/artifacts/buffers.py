@@ -14,6 +14,9 @@ import torch
 
 #: Smaller tensors are left to the allocator, which keeps such blocks itself.
 _LEAST = 1 << 20
+#: Where in a page of memory a buffer begins: half a page from where a shard's columns do. A load from and a store to the same place of
+#: different pages wait for each other, which costs a copy a fifth of its speed.
+_PAGE, _PLACE = 4096, 2048
 #: So many buffers of one size are kept; more in use at a time are given back when done with.
 _MOST = 32
 
@@ -36,10 +39,16 @@ class Buffers:
                 # A tensor made from an array refers to it for as long as it, a view or a graph that needs it lives.
                 if sys.getrefcount(arrays[place]) == 2:  # the list's reference and the call's own
                     return torch.from_numpy(arrays[place]).view(dtype).view(shape)
-            array = np.empty(size, np.uint8)
+            array = _allocate(size)
             if len(arrays) < _MOST:
                 arrays.append(array)
             return torch.from_numpy(array).view(dtype).view(shape)
+
+
+def _allocate(size: int) -> np.ndarray:
+    memory = np.empty(size + _PAGE, np.uint8)
+    start = (_PLACE - memory.ctypes.data) % _PAGE
+    return memory[start : start + size]
 
 
 BUFFERS = Buffers()

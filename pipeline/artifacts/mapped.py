@@ -50,25 +50,25 @@ class MappedShard:
         if self.has_checksums:
             stored = self._words(CHECKSUMS)
             self._expected = {name: stored[:, place] for place, name in enumerate(sorted(record.columns))}
-        self._checked = {name: np.full(record.rows, not self.has_checksums) for name in record.columns}
+        #: Rows that were not read yet, of columns that have such rows.
+        self._unchecked = {name: np.ones(record.rows, bool) for name in self._expected}
 
     def copy(self, column: str, rows: np.ndarray, into: np.ndarray, places: np.ndarray) -> bool:
         """Copy rows of a column to these places of `into`, uint8 (any, bytes of a row).
 
         Returns whether some of them must yet be checked, by `require`; large rows are checked here.
         """
-        source = self._rows(column)
+        source, unchecked = self._rows(column), self._unchecked.get(column)
         if source.shape[1] < _LARGE_ROW:
             into[places] = source[rows]
-            return not self._checked[column][rows].all()
-        checked = self._checked[column]
+            return unchecked is not None and bool(unchecked[rows].any())
         for row, place in zip(rows.tolist(), places.tolist(), strict=True):
             copied = into[place]
             copied[:] = source[row]
-            if not checked[row]:  # at once, while the copy is in the processor's cache
-                if checksum.of_row(copied) != self._expected[column][row]:
-                    raise _differs(column, row)
-                checked[row] = True
+            # At once, while the copy is in the processor's cache.
+            if unchecked is not None and unchecked[row] and checksum.of_row(copied) != self._expected[column][row]:
+                raise _differs(column, row)
+        self._mark(column, rows)
         return False
 
     def require(self, column: str, rows: np.ndarray, checksums: np.ndarray) -> None:
@@ -76,7 +76,7 @@ class MappedShard:
         wrong = np.flatnonzero(checksums != self._expected[column][rows])
         if len(wrong):
             raise _differs(column, rows[wrong[0]])
-        self._checked[column][rows] = True
+        self._mark(column, rows)
 
     def strings(self, column: str, rows: np.ndarray) -> list[bytes]:
         """Rows of a ragged column."""
@@ -86,9 +86,18 @@ class MappedShard:
             if not 0 <= start <= stop <= len(data):
                 raise ValueError(f"row {row} of {column} lies outside it")
             found.append(data[start:stop].tobytes())
-        if not self._checked[column][rows].all():
+        unchecked = self._unchecked.get(column)
+        if unchecked is not None and unchecked[rows].any():
             self.require(column, rows, checksum.of_strings(found))
         return found
+
+    def _mark(self, column: str, rows: np.ndarray) -> None:
+        """Remember that these rows were checked."""
+        unchecked = self._unchecked.get(column)
+        if unchecked is not None:
+            unchecked[rows] = False
+            if not unchecked.any():
+                self._unchecked.pop(column, None)  # another thread may have been first
 
     def _read_header(self) -> dict[str, tuple[torch.dtype, tuple[int, ...], int]]:
         """(dtype, shape, first byte) of each column."""

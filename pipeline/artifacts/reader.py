@@ -86,10 +86,12 @@ class Artifact:
         from pipeline.artifacts.mapped import as_bytes
 
         target, unchecked = as_bytes(into), []
-        for pick in picks:
-            with self._explained(pick.shard):
-                if self._mapped(pick.shard).copy(column, pick.rows, target, pick.places):
-                    unchecked.append(pick)
+        for shard, rows, places in picks:
+            try:  # not _explained, whose cost shows where rows are small
+                if self._mapped(shard).copy(column, rows, target, places):
+                    unchecked.append(Pick(shard, rows, places))
+            except ValueError as error:
+                raise self._differs(shard, error) from None
         if unchecked:
             checksums = checksum.of_rows(target)
             for pick in unchecked:
@@ -171,5 +173,8 @@ class Artifact:
         try:
             yield
         except ValueError as error:
-            path = shard_path(self.root, shard)
-            raise CorruptArtifact(f"{path} is not what was written ({error}): {self.mend(shard)}") from None
+            raise self._differs(shard, error) from None
+
+    def _differs(self, shard: int, error: ValueError) -> CorruptArtifact:
+        path = shard_path(self.root, shard)
+        return CorruptArtifact(f"{path} is not what was written ({error}): {self.mend(shard)}")
