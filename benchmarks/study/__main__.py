@@ -25,9 +25,6 @@ from pipeline.console import say  # noqa: E402
 from pipeline.errors import ConfigError, exit_on_error  # noqa: E402
 from pipeline.hardware import usable_cpus  # noqa: E402
 
-#: What caches and assistants are compared with.
-BEST = "logits"
-
 
 @exit_on_error
 def main() -> None:
@@ -37,11 +34,11 @@ def main() -> None:
 
     run = chosen.run or Path("runs/study-quick" if chosen.quick else "runs/study")
     study = Study(run, quick=chosen.quick)
-    groups = grid.quick_groups() if chosen.quick else _named(grid.groups(BEST), chosen.groups)
+    groups = grid.quick_groups() if chosen.quick else _named(grid.groups(), chosen.groups)
     if not chosen.collect:
         study.prepare()
         _run(study, groups, chosen.jobs or usable_cpus())
-    _write(study, run, groups if chosen.quick else grid.groups(BEST), chosen.quick)
+    _write(study, run, groups if chosen.quick else grid.groups(), chosen.quick)
 
 
 def _run(study, groups, jobs: int) -> None:

@@ -25,6 +25,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "hidden": {"weights": {"hidden": 1.0}},
     "logits_alone": {"weights": {"lm": 0.0, "logits": 1.0}},
     "logits_fourfold": {"weights": {"logits": 4.0}},
+    "decoder_cross_logits_fourfold": {"weights": {"logits": 4.0, "decoder_relations": 1.0, "cross_relations": 1.0}},
     "self_cross_tenth": {"weights": {"encoder_relations": 0.1, "decoder_relations": 0.1, "cross_relations": 0.1}},
     "self_cross_tenth_logits": {
         "weights": {"logits": 1.0, "encoder_relations": 0.1, "decoder_relations": 0.1, "cross_relations": 0.1}
@@ -96,7 +97,10 @@ class Group:
         return [Unit(path, seed) for seed in self.seeds for path in self.paths]
 
 
-_FEW = ("lm", "logits", "minilm", "self_cross", "self_cross_logits")
+#: What chains, exact and int8 states, and all students are compared by: the path that the first two tables speak for.
+BEST = "decoder_cross_logits_fourfold"
+_FEW = ("lm", "logits", "minilm", "self_cross")
+_MIXED = ("self_cross_logits", "decoder_cross_logits")
 _ALONE = ("encoder", "decoder", "cross", "hidden")
 _DIVERGENCES = ("logits_reverse", "logits_js")
 _WEIGHTS = ("logits_alone", "logits_fourfold", "self_cross_tenth", "self_cross_tenth_logits")
@@ -106,53 +110,59 @@ def _paths(student: str, objectives: tuple[str, ...], init: str) -> tuple[Path, 
     return tuple(Path(student, objective, init) for objective in objectives)
 
 
-def groups(best: str) -> list[Group]:
-    """best: the objective that caches and assistants are compared with."""
+def groups() -> list[Group]:
     return [
         Group(
             "half_layers",
             "Half the depth, first weights from the teacher's layers",
-            _paths("half", (*_FEW, *_ALONE, *_DIVERGENCES, "decoder_cross_logits"), "layers"),
+            _paths("half", (*_FEW, *_MIXED, *_ALONE, *_DIVERGENCES), "layers"),
             Path("half", "lm"),
         ),
         Group(
             "weights",
             "Other weights",
-            _paths("half", ("lm", "logits", "self_cross", "self_cross_logits", *_WEIGHTS), "layers"),
+            _paths("half", ("lm", "logits", "self_cross", *_MIXED, *_WEIGHTS, BEST), "layers"),
             Path("half", "logits"),
         ),
         Group(
             "half_random",
             "Half the depth, random first weights",
-            _paths("half", (*_FEW, *_ALONE), "random"),
+            _paths("half", (*_FEW, BEST, *_ALONE), "random"),
             Path("half", "lm", "random"),
         ),
         Group(
             "narrow",
             "Half the depth and half the width",
-            _paths("narrow", _FEW, "layers"),
+            _paths("narrow", ("lm", "logits", "self_cross", BEST), "layers"),
             Path("narrow", "lm"),
         ),
         Group(
             "assistants",
             "Through assistants, at equal total steps",
             (
-                Path("narrow", best),
-                *(Path("narrow", best, assistants=number) for number in (1, 2)),
+                Path("narrow", BEST),
+                *(Path("narrow", BEST, assistants=number) for number in (1, 2)),
             ),
-            Path("narrow", best),
+            Path("narrow", BEST),
         ),
         Group(
             "caches",
             "What the cache holds",
             (
+                Path("half", BEST),
+                Path("half", BEST, cache="int8"),
                 Path("half", "logits"),
-                *(Path("half", "logits", cache=cache) for cache in ("int8", "sampled", "topk")),
-                *((Path("half", best), Path("half", best, cache="int8")) if best != "logits" else ()),
+                # Of a distribution alone there are no relations.
+                *(Path("half", "logits", cache=cache) for cache in ("sampled", "topk")),
             ),
             Path("half", "logits"),
         ),
-        Group("gap", "2.5 : 1 in non-embedding parameters", _paths("gap", _FEW, "layers"), Path("gap", "lm")),
+        Group(
+            "gap",
+            "2.5 : 1 in non-embedding parameters",
+            _paths("gap", ("lm", "logits", BEST), "layers"),
+            Path("gap", "lm"),
+        ),
     ]
 
 

@@ -71,7 +71,7 @@ PRESETS: dict[str, dict[str, float]] = {
     "minilm": {"lm": 1.0, "encoder_relations": 1.0, "decoder_relations": 1.0},
     "minilm_v1": {"lm": 1.0, "encoder_attention": 1.0, "decoder_attention": 1.0},
     "tinybert": {"lm": 1.0, "encoder_relations": 1.0, "decoder_relations": 1.0, "hidden": 1.0},
-    "miniend": {"lm": 1.0, "logits": 1.0, "decoder_relations": 1.0, "cross_relations": 1.0},
+    "miniend": {"lm": 1.0, "logits": 4.0, "decoder_relations": 1.0, "cross_relations": 1.0},
 }
 
 
