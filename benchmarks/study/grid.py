@@ -97,7 +97,7 @@ class Group:
         return [Unit(path, seed) for seed in self.seeds for path in self.paths]
 
 
-#: What chains, exact and int8 states, and all students are compared by: the path that the first two tables speak for.
+#: What the first two tables speak for, and so what is tried with every student, through assistants and from int8 states: the preset `miniend`.
 BEST = "decoder_cross_logits_fourfold"
 _FEW = ("lm", "logits", "minilm", "self_cross")
 _MIXED = ("self_cross_logits", "decoder_cross_logits")
@@ -127,7 +127,7 @@ def groups() -> list[Group]:
         Group(
             "half_random",
             "Half the depth, random first weights",
-            _paths("half", (*_FEW, BEST, *_ALONE), "random"),
+            _paths("half", (*_FEW, "logits_fourfold", BEST, *_ALONE), "random"),
             Path("half", "lm", "random"),
         ),
         Group(
