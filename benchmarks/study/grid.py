@@ -97,7 +97,7 @@ class Group:
         return [Unit(path, seed) for seed in self.seeds for path in self.paths]
 
 
-#: What the first two tables speak for, and so what is tried with every student, through assistants and from int8 states: the preset `miniend`.
+#: What the first two tables speak for, so what is tried with every student, through assistants and from int8 states: `miniend`.
 BEST = "decoder_cross_logits_fourfold"
 _FEW = ("lm", "logits", "minilm", "self_cross")
 _MIXED = ("self_cross_logits", "decoder_cross_logits")
