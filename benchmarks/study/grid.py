@@ -174,5 +174,7 @@ def quick_groups() -> list[Group]:
 
 def short(path: str) -> str:
     """A path's name without the student that all of a table share, and without what is usual."""
-    words = path.partition("-")[2].removesuffix("-layers").replace("-layers-", ", ").replace("-", ", ").replace("_", " ")
+    words = (
+        path.partition("-")[2].removesuffix("-layers").replace("-layers-", ", ").replace("-", ", ").replace("_", " ")
+    )
     return words.replace("1 assistants", "1 assistant")
