@@ -13,7 +13,7 @@ from pipeline.report.panel import WIDTH, Panel, marker
 
 _STYLE = Path(__file__).resolve().parents[2] / "pipeline" / "report" / "page.css"
 _GAP, _LINE = 24.0, 20.0
-_LABEL = 190.0
+_LABEL = 270.0
 
 Record = dict[str, Any]
 
