@@ -24,7 +24,7 @@ from pipeline.training import interpolated
 RECIPES = Path(__file__).parent / "recipes"
 #: Of the corpus' lines the students read these: as many as their steps take once, and some more.
 STUDENTS_SHARE = 0.15
-#: Rows each task is fine-tuned on.
+#: Rows kept of each task's training set.
 TUNING_ROWS = 5000
 #: What makes a version of a few minutes of it, for tests: nothing it says of paths means anything.
 QUICK_TEACHER = ["distill.max_steps=20", "distill.warmup_steps=5", "distill.validate_every=10", "distill.validation_rows=32",
@@ -75,7 +75,7 @@ class Study:
         split = self.recipe().corpus.split
         for rows, name, key in ((articles, "topics", "title"), (films, "reviews", "movie")):
             paths = write_splits(rows, directory / name, key, split)
-            # Fine-tuning sees each of these about once; more would only be tokenised.
+            # Fine-tuning sees each of these once at most, or nearly so; more would only be tokenised.
             _some(paths["train"], directory / name / "some.jsonl", TUNING_ROWS)
 
     # -- units ------------------------------------------------------------------------------------------------------------
