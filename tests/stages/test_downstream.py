@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from scipy.stats import pearsonr
 
 from pipeline.artifacts import Artifact
 from pipeline.downstream import results
@@ -143,13 +144,15 @@ def test_published_sets_a_sweep_and_baselines(workspace: Path) -> None:
     cut = (workspace / "published/finetune/comparison/cnn_dailymail/small/seed-3/metrics.json").read_text()
     assert json.loads(cut)["cut"]["targets"] > 0
     # From the stored rows alone, the scores of the files come out again.
+    rows = generated.predictions()
+    hits = [prediction == reference for prediction, reference in zip(rows.predictions, rows.references, strict=True)]
+    assert sum(hits) / len(hits) == pytest.approx(generated.scores["accuracy"], abs=1e-9)
     stsb = found["stsb"]["small"].units[0]
-    from scipy.stats import pearsonr
-
     rows = stsb.predictions()
-    assert pearsonr([float(p) for p in rows.predictions], [float(r) for r in rows.references]).statistic == (
-        pytest.approx(stsb.scores["pearson"], abs=1e-9)
-    )
+    predictions, references = ([float(text) for text in side] for side in (rows.predictions, rows.references))
+    # After so few steps a model may give every row one number; no correlation is defined then, and 0 is reported.
+    correlated = pearsonr(predictions, references).statistic if len(set(predictions)) > 1 else 0.0
+    assert correlated == pytest.approx(stsb.scores["pearson"], abs=1e-9)
 
 
 def taught(workspace: Path, name: str) -> Path:
