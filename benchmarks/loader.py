@@ -17,6 +17,7 @@ all threads together: what the loader takes from whatever else runs.
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -76,6 +77,19 @@ def write(root: Path, rows: int, states: bool, shards: int = SHARDS) -> Artifact
     return Artifact(root)
 
 
+def read_anew(path: Path) -> None:
+    """Have the page cache hold what was read of a file, and not what was written.
+
+    Where memory is cleared, or another node reads, training finds pages that reading ahead left, which are larger.
+    """
+    with open(path, "rb") as handle:
+        os.fsync(handle.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        while handle.read(1 << 24):
+            pass
+
+
 class Seconds(NamedTuple):
     wall: float
     cpu: float
@@ -106,6 +120,8 @@ def epochs(source: Source, batch: int, count: int = 1) -> None:
 
 def measure(label: str, root: Path, rows: int, batch: int, states: bool, repeats: int) -> dict[str, float]:
     write(root, rows, states)
+    for shard in range(SHARDS):
+        read_anew(shard_path(root, shard))
     maps = [np.memmap(shard_path(root, shard), np.uint8, "r") for shard in range(SHARDS)]
     target = np.zeros(len(maps[0]), np.uint8)
 

@@ -22,14 +22,8 @@ def of_rows(rows: np.ndarray) -> np.ndarray:
     if not size or not count:
         return np.zeros(count, np.int64)
     word, page, weights = _layout(size)
-    pages = rows.view(word).reshape(count, -1, page).sum(axis=2, dtype=np.uint64)
-    return (pages * weights).sum(axis=1, dtype=np.uint64).view(np.int64)
-
-
-def of_row(row: np.ndarray) -> np.int64:
-    """Return the checksum of one row of at least one byte, given as uint8 (bytes of a row)."""
-    word, page, weights = _layout(len(row))
-    return np.dot(np.add.reduce(row.view(word).reshape(-1, page), axis=1, dtype=np.uint64), weights).view(np.int64)
+    pages = np.add.reduce(rows.view(word).reshape(count, -1, page), axis=2, dtype=np.uint64)
+    return (pages @ weights).view(np.int64)
 
 
 @cache

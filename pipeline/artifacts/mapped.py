@@ -16,8 +16,9 @@ from pipeline.artifacts.manifest import ShardRecord
 #: The column that holds the rows' checksums, int64 (rows, columns in the order of their names). Sidecars do not list it.
 CHECKSUMS = "checksums"
 
-#: Rows of at least so many bytes are copied, and checked, one by one: to pick them together would copy them twice.
-_LARGE_ROW = 16384
+#: Rows of at least so many bytes are checked as they are read, from the copy, which the processor's cache holds then. Of smaller ones
+#: a block is checked when a row of it is read, so that few calls check many.
+_LARGE_ROW, _BLOCK = 16384, 1 << 20
 DTYPES = {
     "F32": torch.float32,
     "BF16": torch.bfloat16,
@@ -34,8 +35,8 @@ DTYPES = {
 class MappedShard:
     """One shard; of its file nothing is read but the header.
 
-    Every row is checked by its checksum when this process reads it first. Every method raises ValueError, saying what is wrong, when the
-    file does not fit `record` or a row is not what was written.
+    Every row is checked by its checksum when this process reads it, or a row of its block, first. Every method raises ValueError,
+    saying what is wrong, when the file does not fit `record` or a row is not what was written.
     """
 
     def __init__(self, path: Path, record: ShardRecord) -> None:
@@ -53,30 +54,20 @@ class MappedShard:
         #: Rows that were not read yet, of columns that have such rows.
         self._unchecked = {name: np.ones(record.rows, bool) for name in self._expected}
 
-    def copy(self, column: str, rows: np.ndarray, into: np.ndarray, places: np.ndarray) -> bool:
-        """Copy rows of a column to these places of `into`, uint8 (any, bytes of a row).
-
-        Returns whether some of them must yet be checked, by `require`; large rows are checked here.
-        """
+    def copy(self, column: str, rows: np.ndarray, into: np.ndarray) -> None:
+        """Copy rows of a column to `into`, uint8 (rows, bytes of a row)."""
         source, unchecked = self._rows(column), self._unchecked.get(column)
-        if source.shape[1] < _LARGE_ROW:
-            into[places] = source[rows]
-            return unchecked is not None and bool(unchecked[rows].any())
-        for row, place in zip(rows.tolist(), places.tolist(), strict=True):
-            copied = into[place]
-            copied[:] = source[row]
-            # At once, while the copy is in the processor's cache.
-            if unchecked is not None and unchecked[row] and checksum.of_row(copied) != self._expected[column][row]:
-                raise _differs(column, row)
-        self._mark(column, rows)
-        return False
-
-    def require(self, column: str, rows: np.ndarray, checksums: np.ndarray) -> None:
-        """Compare the checksums of what was copied with those that were stored."""
-        wrong = np.flatnonzero(checksums != self._expected[column][rows])
-        if len(wrong):
-            raise _differs(column, rows[wrong[0]])
-        self._mark(column, rows)
+        # Readers are threads: what is one call here lets the others run for as long as it takes.
+        np.take(source, rows, axis=0, out=into, mode="clip")  # `raise` would copy twice
+        if unchecked is None or not unchecked[rows].any():
+            return
+        if source.shape[1] >= _LARGE_ROW:
+            self._require(column, rows, checksum.of_rows(into))
+            return
+        block = _BLOCK // max(1, source.shape[1])
+        for start in np.unique(rows // block) * block:
+            around = np.arange(start, min(start + block, len(source)))
+            self._require(column, around, checksum.of_rows(source[around[0] : around[-1] + 1]))
 
     def strings(self, column: str, rows: np.ndarray) -> list[bytes]:
         """Rows of a ragged column."""
@@ -88,11 +79,14 @@ class MappedShard:
             found.append(data[start:stop].tobytes())
         unchecked = self._unchecked.get(column)
         if unchecked is not None and unchecked[rows].any():
-            self.require(column, rows, checksum.of_strings(found))
+            self._require(column, rows, checksum.of_strings(found))
         return found
 
-    def _mark(self, column: str, rows: np.ndarray) -> None:
-        """Remember that these rows were checked."""
+    def _require(self, column: str, rows: np.ndarray, checksums: np.ndarray) -> None:
+        """Compare the checksums of rows with those that were stored, and remember that it was done."""
+        wrong = np.flatnonzero(checksums != self._expected[column][rows])
+        if len(wrong):
+            raise ValueError(f"the checksum of row {rows[wrong[0]]} of {column} differs")
         unchecked = self._unchecked.get(column)
         if unchecked is not None:
             unchecked[rows] = False
@@ -137,10 +131,6 @@ class MappedShard:
 
     def _words(self, column: str) -> np.ndarray:
         return self._rows(column).view("<i8")
-
-
-def _differs(column: str, row: int) -> ValueError:
-    return ValueError(f"the checksum of row {row} of {column} differs")
 
 
 def as_bytes(tensor: torch.Tensor) -> np.ndarray:

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class Pick(NamedTuple):
-    """Rows of one shard (int64), and where in a batch each of them goes (int64)."""
+    """Rows of one shard (int64), and where in a batch the first of them goes; the others follow it."""
 
     shard: int
     rows: np.ndarray
-    places: np.ndarray
+    start: int
 
 
 class Artifact:
@@ -66,7 +66,7 @@ class Artifact:
         import torch
 
         index = np.arange(self.shards[shard].rows)[rows] if isinstance(rows, slice) else np.asarray(rows, np.int64)
-        pick, found = Pick(shard, index, np.arange(len(index))), {}
+        pick, found = self.pick(shard, index, 0), {}
         for column in columns:
             dtype, row_shape = self.layout(column)
             found[column] = torch.empty((len(index), *row_shape), dtype=dtype)
@@ -80,23 +80,22 @@ class Artifact:
         about = self.shards[0].columns[column]
         return getattr(torch, about.dtype), about.row_shape
 
+    def pick(self, shard: int, rows: np.ndarray, start: int) -> Pick:
+        """Return a `Pick` of rows that are there; raises IndexError for others."""
+        if len(rows) and not 0 <= rows.min() <= rows.max() < self.shards[shard].rows:
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of shard {shard}, which has {self.shards[shard].rows}")
+        return Pick(shard, rows, start)
+
     def copy_rows(self, picks: Sequence[Pick], column: str, into: torch.Tensor) -> None:
         """Copy the picked rows of a column to their places in `into`, a CPU tensor (any, *row_shape) of the column's dtype."""
-        from pipeline.artifacts import checksum
         from pipeline.artifacts.mapped import as_bytes
 
-        target, unchecked = as_bytes(into), []
-        for shard, rows, places in picks:
+        batch = as_bytes(into)
+        for pick in picks:
             try:  # not _explained, whose cost shows where rows are small
-                if self._mapped(shard).copy(column, rows, target, places):
-                    unchecked.append(Pick(shard, rows, places))
+                self._mapped(pick.shard).copy(column, pick.rows, batch[pick.start : pick.start + len(pick.rows)])
             except ValueError as error:
-                raise self._differs(shard, error) from None
-        if unchecked:
-            checksums = checksum.of_rows(target)
-            for pick in unchecked:
-                with self._explained(pick.shard):
-                    self._mapped(pick.shard).require(column, pick.rows, checksums[pick.places])
+                raise self._differs(pick.shard, error) from None
 
     def ragged_rows(self, shard: int, rows: Sequence[int], column: str) -> list[bytes]:
         """Read rows of a ragged column of one shard."""

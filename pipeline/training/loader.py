@@ -6,12 +6,12 @@ from end to end, so that a network filesystem sees large sequential reads and th
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -21,7 +21,7 @@ from pipeline.training.order import Row, SampleOrder
 
 Batch = dict[str, torch.Tensor]
 
-#: Threads that read, each a micro batch: while one copies, the other compares checksums; both let other threads run meanwhile.
+#: Threads that read, each a micro batch at a time. Most of that is copies and checksums, during which others may run.
 READERS = 2
 
 
@@ -40,9 +40,10 @@ class BatchSource(Protocol):
 
 
 class Loader:
-    """Iterate (step, micro batches of this rank) from `start` to `stop`; `waited` sums the seconds spent on an empty queue.
+    """Iterate (step, micro batches of this rank) from `start` to `stop`; `waited` sums the seconds in which none was ready.
 
-    An error while reading is raised in the consumer.
+    While the consumer has a step, up to `ahead` later ones are read. An error while reading is raised in the consumer, when the step
+    it belongs to is due.
     """
 
     def __init__(
@@ -59,53 +60,36 @@ class Loader:
         ahead: int = 4,
     ) -> None:
         self._source, self._order = source, order
-        self._start, self._stop = start, stop
+        self._steps, self._ahead = range(start, stop), ahead
         self._rank, self._world, self._micro, self._device = rank, world, micro, device
-        self._queue: queue.Queue[tuple[int, list[Batch]] | BaseException | None] = queue.Queue(maxsize=ahead)
         # The ranks of a node share its page cache, and so the work of filling it.
         self._local_rank, self._local_world = distributed.local_rank()
-        self._closed = threading.Event()
+        self._window: tuple[int, int] | None = None
         self.waited = 0.0
 
     def __iter__(self) -> Iterator[tuple[int, list[Batch]]]:
-        thread = threading.Thread(target=self._produce, name="loader", daemon=True)
-        thread.start()
+        reading: deque[list[Future[Batch]]] = deque()
+        coming = iter(self._steps)
+        readers = ThreadPoolExecutor(READERS, "reader")
         try:
-            while True:
+            for step in self._steps:
+                for later in islice(coming, self._ahead + 1 - len(reading)):
+                    reading.append(self._begin(later, readers))
                 began = time.perf_counter()
-                item = self._queue.get()
+                batches = [batch.result() for batch in reading.popleft()]
                 self.waited += time.perf_counter() - began
-                if item is None:
-                    return
-                if isinstance(item, BaseException):
-                    raise item
-                step, batches = item
                 yield step, [{k: v.to(self._device, non_blocking=True) for k, v in batch.items()} for batch in batches]
         finally:
-            self._closed.set()
+            readers.shutdown(wait=False, cancel_futures=True)
 
-    def _produce(self) -> None:
-        try:
-            with ThreadPoolExecutor(READERS, "reader") as readers:
-                reading: deque[tuple[int, list[Future[Batch]]]] = deque()
-                window = None
-                for step in range(self._start, self._stop):
-                    if self._order.window(step) != window:
-                        first, window = window is None, self._order.window(step)
-                        self._read_ahead(self._order.shards_around(*window)[0 if first else 1])
-                    micro = self._order.rank_batches(step, self._rank, self._world, self._micro)
-                    reading.append((step, [readers.submit(self._read, rows) for rows in micro]))
-                    if len(reading) >= READERS and not self._deliver(*reading.popleft()):
-                        return
-                while reading:
-                    if not self._deliver(*reading.popleft()):
-                        return
-            self._put(None)
-        except BaseException as error:
-            self._put(error)
-
-    def _deliver(self, step: int, batches: list[Future[Batch]]) -> bool:
-        return self._put((step, [batch.result() for batch in batches]))
+    def _begin(self, step: int, readers: ThreadPoolExecutor) -> list[Future[Batch]]:
+        """Have the micro batches of `step` read, and the shards of the window after its own when it is the first of one."""
+        window = self._order.window(step)
+        if window != self._window:
+            self._read_ahead(self._order.shards_around(*window)[0 if self._window is None else 1])
+            self._window = window
+        micro = self._order.rank_batches(step, self._rank, self._world, self._micro)
+        return [readers.submit(self._read, rows) for rows in micro]
 
     def _read(self, rows: list[Row]) -> Batch:
         return self._pin(self._source.read(rows))
@@ -113,15 +97,6 @@ class Loader:
     def _read_ahead(self, shards: list[int]) -> None:
         mine = shards[self._local_rank :: self._local_world]
         threading.Thread(target=self._source.read_ahead, args=(mine,), name="read ahead", daemon=True).start()
-
-    def _put(self, item: tuple[int, list[Batch]] | BaseException | None) -> bool:
-        while not self._closed.is_set():
-            try:
-                self._queue.put(item, timeout=0.5)
-                return True
-            except queue.Full:
-                continue
-        return False
 
     def _pin(self, batch: Batch) -> Batch:
         if self._device.type != "cuda":

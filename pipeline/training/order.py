@@ -47,9 +47,12 @@ class SampleOrder:
         return [*windows[window].tolist(), *after.tolist()], after.tolist()
 
     def rank_batches(self, step: int, rank: int, world: int, micro: int) -> list[list[Row]]:
-        """Return this rank's micro batches of `step`; together the ranks' cover `batch(step)` exactly once."""
+        """Return this rank's micro batches of `step`; together the ranks' cover `batch(step)` exactly once.
+
+        The rows of each are sorted, in which order they are read fastest.
+        """
         rows = self.batch(step)
-        return [rows[start : start + micro] for start in range(rank * micro, len(rows), world * micro)]
+        return [sorted(rows[start : start + micro]) for start in range(rank * micro, len(rows), world * micro)]
 
     def _place(self, position: int) -> tuple[int, int, int]:
         """(epoch, window, place in the window) of a position in the stream of all rows."""
