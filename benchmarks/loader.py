@@ -9,7 +9,8 @@ all threads together: what the loader takes from whatever else runs.
 
 - `copy`: each shard's bytes copied from its memory-mapped file, from end to end, into memory of a shard's size, by one thread.
 - `again`: epochs of a loader that has read its rows before.
-- `first`: an epoch of a loader that has read none of them, so that it maps every page and checks every row's checksum.
+- `first`: an epoch of a loader that has read none of them, so that it maps every page and compares every row's checksum. That is a
+  second pass over the bytes, which the copy does not make, and so it has no goal beside it.
 - `hashed`: what reading each shard's sha256 before its first row would add to `first`.
 
 `…_over_copy_ratio` is bytes a second of the loader over those of the copy.
@@ -167,7 +168,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         figures = measure("states", Path(root) / "states", 128 if args.quick else 256, 16, True, repeats)
         figures |= measure("tokens", Path(root) / "tokens", 8192 if args.quick else 32768, 256, False, repeats)
-    goals = {"states_first_over_copy_ratio": (">=", 0.8), "states_again_over_copy_ratio": (">=", 0.8)}
+    goals = {"states_again_over_copy_ratio": (">=", 0.8)}
     common.finish("loader", figures, goals, args.json)
 
 

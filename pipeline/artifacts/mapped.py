@@ -84,9 +84,9 @@ class MappedShard:
 
     def _require(self, column: str, rows: np.ndarray, checksums: np.ndarray) -> None:
         """Compare the checksums of rows with those that were stored, and remember that it was done."""
-        wrong = np.flatnonzero(checksums != self._expected[column][rows])
-        if len(wrong):
-            raise ValueError(f"the checksum of row {rows[wrong[0]]} of {column} differs")
+        wrong = checksums != self._expected[column][rows]
+        if wrong.any():
+            raise ValueError(f"the checksum of row {rows[wrong.argmax()]} of {column} differs")
         unchecked = self._unchecked.get(column)
         if unchecked is not None:
             unchecked[rows] = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -41,6 +42,7 @@ class Artifact:
         if kind is not None and self.manifest.kind != kind:
             raise StaleArtifact(f"{self.root} holds {self.manifest.kind}, but {kind} is needed here")
         self._open: dict[int, MappedShard] = {}
+        self._opening = threading.Lock()
 
     @property
     def shards(self) -> list[ShardRecord]:
@@ -157,15 +159,22 @@ class Artifact:
             )
 
     def _mapped(self, index: int) -> MappedShard:
-        if index not in self._open:
-            from pipeline.artifacts.mapped import MappedShard
+        found = self._open.get(index)
+        if found is None:
+            with self._opening:  # by one of several threads: a second map of the same file would map its pages again
+                found = self._open.get(index)
+                if found is None:
+                    found = self._open[index] = self._map(index)
+        return found
 
-            with self._explained(index):
-                shard = MappedShard(self._require_size(index), self.shards[index])
-            if not shard.has_checksums:  # written by an earlier release
-                self.verify_shard(index)
-            self._open[index] = shard
-        return self._open[index]
+    def _map(self, index: int) -> MappedShard:
+        from pipeline.artifacts.mapped import MappedShard
+
+        with self._explained(index):
+            shard = MappedShard(self._require_size(index), self.shards[index])
+        if not shard.has_checksums:  # written by an earlier release
+            self.verify_shard(index)
+        return shard
 
     @contextlib.contextmanager
     def _explained(self, shard: int) -> Iterator[None]:

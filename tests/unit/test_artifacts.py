@@ -100,14 +100,14 @@ def test_a_flipped_byte_is_named_before_it_is_read_and_only_that_shard_is_rebuil
     data[-1] ^= 1  # the last row of states
     path.write_bytes(data)
     artifact = Artifact(tmp_path / "a")
-    assert artifact.rows(1, [0, 1], ("states",))["states"].tolist() == _columns(1)["states"][:2].tolist()
+    assert artifact.rows(0, [0, 1], ("states",))["states"].tolist() == _columns(0)["states"][:2].tolist()
     artifact.rows(1, slice(None), ("input_ids",))
     with pytest.raises(
         CorruptArtifact,
         match=r"00001\.safetensors is not what was written \(the checksum of row 2 of states differs\): "
         r".*rm .*00001\.json && python stages/",
     ):
-        artifact.rows(1, [2, 0], ("states",))
+        artifact.rows(1, [0], ("states",))  # small rows are checked in blocks
     with pytest.raises(CorruptArtifact, match=r"00001\.safetensors is not what was written \(sha256 differs\)"):
         artifact.verify_shard(1)
     sidecar_path(tmp_path / "a", 1).unlink()

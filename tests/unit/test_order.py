@@ -35,5 +35,6 @@ def test_seeking_needs_no_replay_and_seeds_differ() -> None:
 def test_ranks_and_micro_batches_share_the_same_global_batch(split: tuple[int, int], step: int) -> None:
     world, micro = split
     order = SampleOrder([40, 30, 5], 12, 3)
-    seen = [row for rank in range(world) for rows in order.rank_batches(step, rank, world, micro) for row in rows]
-    assert sorted(seen) == sorted(order.batch(step))
+    batches = [rows for rank in range(world) for rows in order.rank_batches(step, rank, world, micro)]
+    assert sorted(row for rows in batches for row in rows) == sorted(order.batch(step))
+    assert all(rows == sorted(rows) and len(rows) == micro for rows in batches)
