@@ -18,7 +18,7 @@ CHECKSUMS = "checksums"
 
 #: Rows of at least so many bytes are checked as they are read, from the copy, which the processor's cache holds then. Of smaller ones
 #: a block is checked when a row of it is read, so that few calls check many.
-_LARGE_ROW, _BLOCK = 16384, 1 << 20
+_LARGE_ROW, _BLOCK = 16384, 1 << 18
 DTYPES = {
     "F32": torch.float32,
     "BF16": torch.bfloat16,

@@ -83,7 +83,9 @@ def test_a_row_that_is_not_what_was_written_stops_the_consumer(artifact: Artifac
         seen.extend(step for step, _ in batches)
     stream = [order.batch(step)[0] for step in range(35)]
     damaged = stream.index((2, 4)) if column == "wide" else [shard for shard, _ in stream].index(2)
-    assert len(seen) == damaged, "every row before it, or before its block of small rows, was handed out, and none after"
+    assert len(seen) == damaged, (
+        "every row before it, or before its block of small rows, was handed out, and none after"
+    )
 
 
 @given(st.integers(1, 4), st.integers(1, 9000), st.randoms())
