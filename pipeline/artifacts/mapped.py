@@ -16,8 +16,8 @@ from pipeline.artifacts.manifest import ShardRecord
 #: The column that holds the rows' checksums, int64 (rows, columns in the order of their names). Sidecars do not list it.
 CHECKSUMS = "checksums"
 
-#: Rows of at least so many bytes are checked as they are read, from the copy, which the processor's cache holds then. Of smaller ones
-#: a block is checked when a row of it is read, so that few calls check many.
+#: Rows of at least so many bytes are checked as they are read, from the copy, which the processor's cache may hold. Of smaller ones a
+#: block of so many bytes is checked before a row of it is read, so that few calls check many.
 _LARGE_ROW, _BLOCK = 16384, 1 << 18
 DTYPES = {
     "F32": torch.float32,
@@ -57,17 +57,16 @@ class MappedShard:
     def copy(self, column: str, rows: np.ndarray, into: np.ndarray) -> None:
         """Copy rows of a column to `into`, uint8 (rows, bytes of a row)."""
         source, unchecked = self._rows(column), self._unchecked.get(column)
+        large, new = source.shape[1] >= _LARGE_ROW, unchecked is not None and unchecked[rows].any()
+        if new and not large:
+            block = _BLOCK // max(1, source.shape[1])
+            for start in (np.unique(rows // block) * block).tolist():
+                stop = min(start + block, len(source))
+                self._require(column, np.arange(start, stop), checksum.of_rows(source[start:stop]))
         # Readers are threads: what is one call here lets the others run for as long as it takes.
         np.take(source, rows, axis=0, out=into, mode="clip")  # `raise` would copy twice
-        if unchecked is None or not unchecked[rows].any():
-            return
-        if source.shape[1] >= _LARGE_ROW:
+        if new and large:
             self._require(column, rows, checksum.of_rows(into))
-            return
-        block = _BLOCK // max(1, source.shape[1])
-        for start in np.unique(rows // block) * block:
-            around = np.arange(start, min(start + block, len(source)))
-            self._require(column, around, checksum.of_rows(source[around[0] : around[-1] + 1]))
 
     def strings(self, column: str, rows: np.ndarray) -> list[bytes]:
         """Rows of a ragged column."""
@@ -135,5 +134,7 @@ class MappedShard:
 
 def as_bytes(tensor: torch.Tensor) -> np.ndarray:
     """A contiguous CPU tensor (rows, …) as uint8 (rows, bytes of a row) over the same memory."""
-    rows = len(tensor)
-    return tensor.view(torch.uint8).reshape(rows, -1).numpy() if tensor.numel() else np.zeros((rows, 0), np.uint8)
+    size = tensor.dtype.itemsize * math.prod(tensor.shape[1:])
+    if not tensor.numel():
+        return np.zeros((len(tensor), size), np.uint8)
+    return tensor.view(torch.uint8).reshape(-1, size).numpy()

@@ -32,8 +32,8 @@ class Artifact:
     """A complete artifact directory.
 
     Opening one reads the manifest alone. A shard's size and layout are checked when a row of it is read first, and each row by its
-    checksum when this process reads it first: a flipped byte stops the run with the shard's name, and is never trained on. So a
-    process reads the rows it needs, and not every shard from end to end before the first of them.
+    checksum when this process first reads it, or one of its block of small rows: a flipped byte stops the run with the shard's name,
+    and is never trained on. So a process reads what it needs, and not every shard from end to end before the first row.
     """
 
     def __init__(self, root: Path, kind: Kind | None = None) -> None:

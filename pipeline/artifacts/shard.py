@@ -2,7 +2,7 @@
 
 A shard is a safetensors file. A column of fixed-size rows is one tensor. A ragged column `x`, whose rows are byte strings of
 differing length, is two: `x`, all bytes one after the other, and `x.offsets`, int64 (rows + 1), where each row begins. `checksums`,
-int64 (rows, columns by name), lets a reader check the rows it reads, and no others.
+int64 (rows, columns by name), lets a reader check the rows it reads, and not the whole shard.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class BatchSource(Protocol):
 
 
 class Loader:
-    """Iterate (step, micro batches of this rank) from `start` to `stop`; `waited` sums the seconds in which none was ready.
+    """Iterate (step, micro batches of this rank) from `start` to `stop`; `waited` sums the seconds until they were there.
 
     While the consumer has a step, up to `ahead` later ones are read. An error while reading is raised in the consumer, when the step
     it belongs to is due.
@@ -71,11 +71,12 @@ class Loader:
         reading: deque[list[Future[Batch]]] = deque()
         coming = iter(self._steps)
         readers = ThreadPoolExecutor(READERS, "reader")
+        self._window = None
         try:
             for step in self._steps:
+                began = time.perf_counter()
                 for later in islice(coming, self._ahead + 1 - len(reading)):
                     reading.append(self._begin(later, readers))
-                began = time.perf_counter()
                 batches = [batch.result() for batch in reading.popleft()]
                 self.waited += time.perf_counter() - began
                 yield step, [{k: v.to(self._device, non_blocking=True) for k, v in batch.items()} for batch in batches]

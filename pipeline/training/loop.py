@@ -164,7 +164,7 @@ def train(
                     say(f"{label}: step {done} skipped, its gradient is not finite ({in_a_row} in a row)")
                 if in_a_row >= settings.max_skipped_steps:
                     engine.eval()
-                    rows = order.batch(step)
+                    rows = [row for part in order.micro_batches(step, micro) for row in part]
                     bad = offending_rows(engine, loss, step, batches, rows)
                     saved = is_finite(engine)
                     if saved:

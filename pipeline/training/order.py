@@ -46,13 +46,14 @@ class SampleOrder:
         after = windows[window + 1] if window + 1 < len(windows) else self._epoch_windows(epoch + 1)[0][0]
         return [*windows[window].tolist(), *after.tolist()], after.tolist()
 
-    def rank_batches(self, step: int, rank: int, world: int, micro: int) -> list[list[Row]]:
-        """Return this rank's micro batches of `step`; together the ranks' cover `batch(step)` exactly once.
-
-        The rows of each are sorted, in which order they are read fastest.
-        """
+    def micro_batches(self, step: int, micro: int) -> list[list[Row]]:
+        """Return `batch(step)` in parts of `micro` rows, those of each sorted: in this order they are read fastest."""
         rows = self.batch(step)
-        return [sorted(rows[start : start + micro]) for start in range(rank * micro, len(rows), world * micro)]
+        return [sorted(rows[start : start + micro]) for start in range(0, len(rows), micro)]
+
+    def rank_batches(self, step: int, rank: int, world: int, micro: int) -> list[list[Row]]:
+        """Return this rank's micro batches of `step`; together the ranks' cover `batch(step)` exactly once."""
+        return self.micro_batches(step, micro)[rank::world]
 
     def _place(self, position: int) -> tuple[int, int, int]:
         """(epoch, window, place in the window) of a position in the stream of all rows."""
@@ -71,7 +72,7 @@ class SampleOrder:
         counts = self._shard_rows[shards]
         permutation = self._generator(epoch, window + 1).permutation(int(counts.sum()))
         starts = np.cumsum(counts) - counts
-        which = np.searchsorted(np.cumsum(counts), permutation, side="right")
+        which = np.repeat(np.arange(len(counts)), counts)[permutation]
         return shards[which], permutation - starts[which]
 
     def _generator(self, epoch: int, stream: int) -> np.random.Generator:

@@ -102,6 +102,7 @@ def test_a_flipped_byte_is_named_before_it_is_read_and_only_that_shard_is_rebuil
     artifact = Artifact(tmp_path / "a")
     assert artifact.rows(0, [0, 1], ("states",))["states"].tolist() == _columns(0)["states"][:2].tolist()
     artifact.rows(1, slice(None), ("input_ids",))
+    assert artifact.rows(1, [], ("states",))["states"].shape == (0, *_columns(1)["states"].shape[1:])
     with pytest.raises(
         CorruptArtifact,
         match=r"00001\.safetensors is not what was written \(the checksum of row 2 of states differs\): "

@@ -38,3 +38,9 @@ def test_ranks_and_micro_batches_share_the_same_global_batch(split: tuple[int, i
     batches = [rows for rank in range(world) for rows in order.rank_batches(step, rank, world, micro)]
     assert sorted(row for rows in batches for row in rows) == sorted(order.batch(step))
     assert all(rows == sorted(rows) and len(rows) == micro for rows in batches)
+    in_turn = [
+        order.rank_batches(step, rank, world, micro)[turn]
+        for turn in range(12 // micro // world)
+        for rank in range(world)
+    ]
+    assert in_turn == order.micro_batches(step, micro)
