@@ -9,11 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.tiny_run import ARTIFACTS, TinyRun, write_few_documents
 
 # Before anything imports huggingface_hub: no test may depend on, or wait for, the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# How long an example takes is the machine's affair.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -30,10 +30,14 @@ def _launch(tmp_path: Path, script: str) -> subprocess.Popen[str]:
 def test_a_failing_rank_gives_the_exit_code_and_its_last_lines(tmp_path: Path) -> None:
     launcher = _launch(
         tmp_path,
-        """import os, sys, time
-print("arguments", sys.argv[1:])
+        f"""import os, sys, time
+printed = {str(tmp_path / "printed")!r}
 if os.environ["RANK"] == "1":
+    while not os.path.exists(printed):
+        time.sleep(0.01)
     sys.exit("error: no such thing")
+print("arguments", sys.argv[1:], flush=True)
+open(printed, "w").close()
 time.sleep(60)
 """,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 
@@ -18,8 +19,10 @@ def test_a_second_training_is_refused_and_the_first_is_not_disturbed(
 ) -> None:
     run = run_of("distill")
     first = run.logging("distill", "distill/student", 2)
+    first.send_signal(signal.SIGSTOP)
     second = run.stage("distill")
-    assert first.poll() is None, "the first was over before the second was refused"
+    assert first.poll() is None, "the first was over before it was stopped"
+    first.send_signal(signal.SIGCONT)
     assert second.returncode == 2
     assert second.stderr.count("\n") == 1, second.stderr
     assert f"distill/student is being written by process {first.pid} on " in second.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -144,8 +145,8 @@ def test_a_disk_that_fills_up_loses_nothing(
     (run.run / "teacher_cache").symlink_to(small_disk, target_is_directory=True)
     root = run.run / "teacher_cache/teacher"
     need = sum(path.stat().st_size for path in (finished_run.run / "teacher_cache/teacher/shards").iterdir())
-    size = 16 * 2**20
-    assert 0 < need < size // 2
+    size = 3 * need // 4096 * 4096
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(small_disk)], check=True)
     ballast = small_disk / "ballast"
     # Too small from the start: told before the first byte.
     ballast.write_bytes(b"x" * (size - need // 2))
@@ -157,7 +158,9 @@ def test_a_disk_that_fills_up_loses_nothing(
     process = run.start("cache_teacher")
     while not sidecar_path(root, 0).exists():
         assert process.poll() is None, process.communicate()[1]
+    process.send_signal(signal.SIGSTOP)
     ballast.write_bytes(b"x" * (size - need // 2))
+    process.send_signal(signal.SIGCONT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2, errors
     assert "No space left on device; free some space and run the same command again" in errors
