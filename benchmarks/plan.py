@@ -25,8 +25,8 @@ from pipeline.families import Shape
 REPOSITORY = Path(__file__).resolve().parent.parent
 #: name → (shape, vocabulary, input and target length, micro batch, DeepSpeed JSON, dtype, ranks)
 RUNS: dict[str, tuple[Shape, int, tuple[int, int], int, str, str, int]] = {
-    "demo": (Shape(1, 1, 256, 512, 4, 64), 8128, (128, 31), 32, "zero3_cpu", "bfloat16", 1),
-    "demo_2_ranks": (Shape(1, 1, 256, 512, 4, 64), 8128, (128, 31), 16, "zero3_cpu", "bfloat16", 2),
+    "demo": (Shape(1, 1, 256, 512, 4, 64), 2112, (128, 92), 32, "zero3_cpu", "bfloat16", 1),
+    "demo_2_ranks": (Shape(1, 1, 256, 512, 4, 64), 2112, (128, 92), 16, "zero3_cpu", "bfloat16", 2),
     "t5_base_6_6": (Shape(6, 6, 768, 2048, 12, 64), 32128, (512, 114), 4, "zero3", "bfloat16", 1),
     "t5_base_6_6_2_ranks": (Shape(6, 6, 768, 2048, 12, 64), 32128, (512, 114), 2, "zero3", "bfloat16", 2),
     "t5_base_6_6_float32": (Shape(6, 6, 768, 2048, 12, 64), 32128, (512, 114), 1, "zero3", "float32", 1),
