@@ -14,7 +14,8 @@ class LiveBytes(TorchDispatchMode):
     """`with LiveBytes() as live:` follows every tensor made inside, by its storage: `now` and `peak` in bytes.
 
     What was there before does not count, nor do buffers that an operation uses inside. On the meta device, code that asks how many
-    entries of a tensor are true is told all of them, and any number it reads is 1: masks without padding, finite losses.
+    entries of a tensor are true is told all of them, and any number it reads is 1: masks without padding, finite losses. Tensors that it
+    compares are close.
     """
 
     def __init__(self) -> None:
@@ -52,7 +53,7 @@ class LiveBytes(TorchDispatchMode):
     def _answer(func: Any, args: Any) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
             return True if args[0].dtype == torch.bool else 1.0 if args[0].is_floating_point() else 1
-        return None
+        return True if func is torch.ops.aten.allclose.default else None
 
 
 def _is_meta(args: Any) -> bool:

@@ -123,6 +123,13 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
         make_plan(path, tokens="1B", gpu="tpu")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_cpu_is_planned_in_either_dtype(dtype: str, tmp_path: Path) -> None:
+    overrides = [f"distill.dtype={dtype}"]  # in float32 the head's gradients are made in the forward pass
+    (link,) = make_plan(str(recipe_in(tmp_path)), overrides, gpus=1, gpu="cpu", tokens="1B", room="1T")["links"]
+    assert link["memory"]["peak"] > 16 * link["student"]["parameters"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CLUSTER, ids=lambda path: path.stem)
 def test_every_cluster_recipe_is_planned_and_fits(path: Path) -> None:
