@@ -95,13 +95,24 @@ run_ranks() {
   end_job "$code"
 }
 
-# Where the launchers of several nodes meet: a port that is free on the first node, where this script runs.
+# Where the launchers of several nodes meet: a port that is free on the first node, where this script runs. Not one of those that the
+# system hands out: srun, started next, could be given it. Another job on this node looks from another port on.
 rendezvous() {
   ((SLURM_NNODES > 1)) || return 0
   local first address port
   first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
   address=$(scontrol show node -o "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
-  port=$("${CONTAINER[@]}" "$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
+  port=$("${CONTAINER[@]}" "$PYTHON" -c '
+import socket, sys
+for step in range(10000):
+    port = 20000 + (17 * int(sys.argv[1]) + step) % 10000
+    with socket.socket() as free:
+        try:
+            free.bind(("", port))
+        except OSError:
+            continue
+    print(port)
+    break' "$SLURM_JOB_ID")
   export MINIEND_RENDEZVOUS=${address:-$first}:$port
 }
 
@@ -129,9 +140,11 @@ end_job() {
   esac
 }
 
-# The last line of a rank's log that tells an error, for people and for `miniend status`.
+# The last line of a rank's log of this job that tells an error, for people and for `miniend status`.
 last_error() {
-  local lines
-  lines=$(tail -q -n 40 "$LOGS"/rank-*.log 2>/dev/null | grep -E '^(error:|[A-Za-z_.]*(Error|Exception|Interrupt)\b)|Killed|out of memory' | tail -n 1)
+  local log lines
+  lines=$(for log in "$LOGS"/rank-*.log; do
+    awk -v job=", job $SLURM_JOB_ID," '/^== rank / { mine = index($0, job) } mine' "$log" 2>/dev/null | tail -n 40
+  done | grep -E '^(error:|[A-Za-z_.]*(Error|Exception|Interrupt)\b)|Killed|out of memory' | tail -n 1)
   echo "${lines:-see $LOGS}"
 }
