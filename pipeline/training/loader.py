@@ -64,14 +64,13 @@ class Loader:
         self._rank, self._world, self._micro, self._device = rank, world, micro, device
         # The ranks of a node share its page cache, and so the work of filling it.
         self._local_rank, self._local_world = distributed.local_rank()
-        self._window: tuple[int, int] | None = None
         self.waited = 0.0
 
     def __iter__(self) -> Iterator[tuple[int, list[Batch]]]:
         reading: deque[list[Future[Batch]]] = deque()
         coming = iter(self._steps)
         readers = ThreadPoolExecutor(READERS, "reader")
-        self._window = None
+        self._window: tuple[int, int] | None = None
         try:
             for step in self._steps:
                 began = time.perf_counter()

@@ -145,6 +145,7 @@ def test_a_disk_that_fills_up_loses_nothing(
     (run.run / "teacher_cache").symlink_to(small_disk, target_is_directory=True)
     root = run.run / "teacher_cache/teacher"
     need = sum(path.stat().st_size for path in (finished_run.run / "teacher_cache/teacher/shards").iterdir())
+    assert need > 0
     size = 3 * need // 4096 * 4096
     subprocess.run(["mount", "-o", f"remount,size={size}", str(small_disk)], check=True)
     ballast = small_disk / "ballast"

@@ -14,6 +14,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from pipeline.training.trace import RECORDED, WARMUP
 from tests.poison import poison
 from tests.tiny_run import ENVIRONMENT, REPOSITORY, TinyRun
 
@@ -76,6 +77,8 @@ def test_early_stopping_exports_the_best_weights_killed_or_not(cached_run: TinyR
     assert _steps(killed) == _steps(early)
     for file in (weights, "summary.json"):
         assert (killed / file).read_bytes() == (early / file).read_bytes()
+    if last >= WARMUP + RECORDED:
+        _check_trace(_trace(early))
     _check_figures(early)
 
 

@@ -102,6 +102,8 @@ def test_a_flipped_byte_is_named_before_it_is_read_and_only_that_shard_is_rebuil
     artifact = Artifact(tmp_path / "a")
     assert artifact.rows(0, [0, 1], ("states",))["states"].tolist() == _columns(0)["states"][:2].tolist()
     artifact.rows(1, slice(None), ("input_ids",))
+    with pytest.raises(IndexError, match="of shard 1, which has"):
+        artifact.rows(1, [0, 99], ("states",))
     assert artifact.rows(1, [], ("states",))["states"].shape == (0, *_columns(1)["states"].shape[1:])
     with pytest.raises(
         CorruptArtifact,
