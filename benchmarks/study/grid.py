@@ -127,7 +127,7 @@ def groups() -> list[Group]:
         Group(
             "half_random",
             "Half the depth, random first weights",
-            _paths("half", (*_FEW, "logits_fourfold", BEST, *_ALONE), "random"),
+            _paths("half", (*_FEW, "self_cross_logits", "logits_fourfold", BEST, *_ALONE, *_DIVERGENCES), "random"),
             Path("half", "lm", "random"),
         ),
         Group(
