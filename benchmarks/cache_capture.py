@@ -28,7 +28,16 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks import common
-from benchmarks.models import T5_BASE, VOCABULARY, Batch, device, random_batch, random_t5, wait, with_decoder_inputs
+from benchmarks.models import (
+    T5_BASE,
+    VOCABULARY,
+    Batch,
+    device,
+    random_batch,
+    random_t5,
+    wait,
+    with_decoder_inputs,
+)
 from pipeline.artifacts import Output
 from pipeline.artifacts.shard import Rows
 from pipeline.families import family_of
@@ -47,11 +56,15 @@ KINDS = {
 }
 
 
-def columns(teacher: PreTrainedModel, cache: Cache, batch: Batch, first_row: int) -> dict[str, Rows]:
+def columns(
+    teacher: PreTrainedModel, cache: Cache, batch: Batch, first_row: int
+) -> dict[str, Rows]:
     """Capture one batch and make its columns, on the CPU."""
     family, shape = family_of(teacher.config), family_of(teacher.config).shape(teacher.config)
     cuts = shape.encoder_layers - 1, shape.decoder_layers - 1
-    captured = capture(teacher, family, cuts, batch, whole=bool({"sampled", "topk"} & set(cache.kinds)))
+    captured = capture(
+        teacher, family, cuts, batch, whole=bool({"sampled", "topk"} & set(cache.kinds))
+    )
     head, scored = family.head(teacher), batch["labels"] != -100
     found: dict[str, Rows] = {}
     if "states" in cache.kinds:
@@ -60,15 +73,27 @@ def columns(teacher: PreTrainedModel, cache: Cache, batch: Batch, first_row: int
     if "sampled" in cache.kinds:
         assert captured.decoder_output is not None
         found[sparse.SAMPLED] = sparse.sampled_column(
-            captured.decoder_output, head, scored, cache.sampled, seed=0, shard=0, first_row=first_row
+            captured.decoder_output,
+            head,
+            scored,
+            cache.sampled,
+            seed=0,
+            shard=0,
+            first_row=first_row,
         )
     if "topk" in cache.kinds:
         assert captured.decoder_output is not None
-        found |= sparse.topk_columns(captured.decoder_output, head, scored, cache.topk.k, teacher.config.vocab_size)
-    return {name: rows.cpu() if isinstance(rows, torch.Tensor) else rows for name, rows in found.items()}
+        found |= sparse.topk_columns(
+            captured.decoder_output, head, scored, cache.topk.k, teacher.config.vocab_size
+        )
+    return {
+        name: rows.cpu() if isinstance(rows, torch.Tensor) else rows for name, rows in found.items()
+    }
 
 
-def caching(teacher: PreTrainedModel, cache: Cache, batches: list[Batch], root: Path) -> Callable[[], None]:
+def caching(
+    teacher: PreTrainedModel, cache: Cache, batches: list[Batch], root: Path
+) -> Callable[[], None]:
     """One shard: begun, written batch by batch, finished."""
 
     def run() -> None:
@@ -91,7 +116,9 @@ def main() -> None:
     args = common.parser(__doc__).parse_args()
     shape, vocabulary, rows, count = T5_BASE, VOCABULARY, 8, 2
     if args.quick:
-        shape = replace(shape, encoder_layers=3, decoder_layers=3, d_model=256, d_ff=682, num_heads=4)
+        shape = replace(
+            shape, encoder_layers=3, decoder_layers=3, d_model=256, d_ff=682, num_heads=4
+        )
         vocabulary, rows, count = 4096, 4, 2
     teacher = random_t5(shape, vocabulary)
     batches = [random_batch(rows, vocabulary=vocabulary) for _ in range(count)]
@@ -114,7 +141,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         runs: dict[str, Callable[[], object]] = {"forward": forward, "stacks": stacks}
-        runs |= {kind: caching(teacher, cache, batches, root / kind) for kind, cache in KINDS.items()}
+        runs |= {
+            kind: caching(teacher, cache, batches, root / kind) for kind, cache in KINDS.items()
+        }
         if device().type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         seconds = common.best_times(runs, 1 if args.quick else 4)

@@ -38,16 +38,24 @@ States = tuple[torch.Tensor, torch.Tensor]
 Tensors = dict[str, torch.Tensor]
 
 
-def named(logits: torch.Tensor, encoder_output: torch.Tensor, recorded: dict[Attention, QKV]) -> Tensors:
+def named(
+    logits: torch.Tensor, encoder_output: torch.Tensor, recorded: dict[Attention, QKV]
+) -> Tensors:
     projections = {f"{a}.{part}": t for a, qkv in recorded.items() for part, t in qkv.items()}
     return {"logits": logits, "encoder_output": encoder_output, **projections}
 
 
-def error(tail: Tail, states: States, mask: torch.Tensor, rows: slice, length: int, live: Tensors) -> float:
+def error(
+    tail: Tail, states: States, mask: torch.Tensor, rows: slice, length: int, live: Tensors
+) -> float:
     """The error of replaying some rows, of their inputs the first `length` positions."""
     encoder, decoder = states
-    replayed = tail.replay(decoder[rows], mask[rows, :length], encoder_states=encoder[rows, :length])
-    found = named(tail.head.logits(replayed.decoder_output), replayed.encoder_output, replayed.projections)
+    replayed = tail.replay(
+        decoder[rows], mask[rows, :length], encoder_states=encoder[rows, :length]
+    )
+    found = named(
+        tail.head.logits(replayed.decoder_output), replayed.encoder_output, replayed.projections
+    )
     assert found.keys() == live.keys()
     assert len(live) == 11, "q, k, v of three attentions, encoder output, logits"
     return max(
@@ -57,14 +65,22 @@ def error(tail: Tail, states: States, mask: torch.Tensor, rows: slice, length: i
 
 
 @torch.inference_mode()
-def measure(name: str, dtype: torch.dtype, cuts: tuple[int, int], widths: dict[str, int]) -> tuple[float, float]:
+def measure(
+    name: str, dtype: torch.dtype, cuts: tuple[int, int], widths: dict[str, int]
+) -> tuple[float, float]:
     """Return (error in the same batch shape, largest error in others)."""
     teacher = tiny_model(name, dtype, widths=widths).to(DEVICE)
     family = family_of(teacher.config)
-    batch = {key: value.to(DEVICE) for key, value in tiny_batch(ROWS, INPUT_LENGTH, LABEL_LENGTH).items()}
+    batch = {
+        key: value.to(DEVICE) for key, value in tiny_batch(ROWS, INPUT_LENGTH, LABEL_LENGTH).items()
+    }
     mask, captured = batch["attention_mask"], capture(teacher, family, cuts, batch)
     states = captured.encoder_states, captured.decoder_states
-    blocks: dict[Attention, int] = {"encoder_self": cuts[0], "decoder_self": cuts[1], "cross": cuts[1]}
+    blocks: dict[Attention, int] = {
+        "encoder_self": cuts[0],
+        "decoder_self": cuts[1],
+        "cross": cuts[1],
+    }
     with Recorder(teacher, family, blocks) as recorder:
         output = teacher(**batch, use_cache=False)
     live = named(output.logits, output.encoder_last_hidden_state, recorder.projections)
@@ -86,12 +102,16 @@ def main() -> None:
         for word, dtype in DTYPES.items():
             for cut, cuts in CUTS.items():
                 label = f"{name}_{word}_{cut}".replace("-", "_")
-                figures[f"{label}_same_shape"], figures[f"{label}_other_shape"] = measure(name, dtype, cuts, widths)
+                figures[f"{label}_same_shape"], figures[f"{label}_other_shape"] = measure(
+                    name, dtype, cuts, widths
+                )
                 goals[f"{label}_same_shape"] = ("==", 0.0)
     for word, dtype in DTYPES.items():
         mine = [figure for figure in figures if f"_{word}_" in figure]
         for shape in ("same_shape", "other_shape"):
-            figures[f"{word}_largest_{shape}"] = max(figures[figure] for figure in mine if figure.endswith(shape))
+            figures[f"{word}_largest_{shape}"] = max(
+                figures[figure] for figure in mine if figure.endswith(shape)
+            )
         figures[f"{word}_epsilon"] = torch.finfo(dtype).eps
     common.finish("cache_fidelity", figures, goals, args.json)
 

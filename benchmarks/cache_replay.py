@@ -76,13 +76,17 @@ def measure(label: str, shape: Shape, v1_1: bool, rows: int, repeats: int) -> di
 
     def stacks() -> torch.Tensor:
         encoder_output = encode(teacher, mask, input_ids=batch["input_ids"])
-        output = decode(teacher, encoder_output, mask, decoder_input_ids=inputs["decoder_input_ids"])
+        output = decode(
+            teacher, encoder_output, mask, decoder_input_ids=inputs["decoder_input_ids"]
+        )
         wait()
         return output
 
     def replay(*, logits: bool = False, encoder_output: bool = False) -> torch.Tensor:
         name = "encoder_output" if encoder_output else "encoder_states"
-        output = tail.replay(captured.decoder_states, mask, **{name: getattr(captured, name)}).decoder_output
+        output = tail.replay(
+            captured.decoder_states, mask, **{name: getattr(captured, name)}
+        ).decoder_output
         output = tail.head.logits(output) if logits else output
         wait()
         return output
@@ -101,12 +105,15 @@ def measure(label: str, shape: Shape, v1_1: bool, rows: int, repeats: int) -> di
     whole = shape.encoder_layers * encoder + shape.decoder_layers * decoder
     figures = {f"{label}_{name}_ms": best * 1e3 for name, best in seconds.items()}
     return figures | {
-        f"{label}_parameters_billions": sum(weight.numel() for weight in teacher.parameters()) / 1e9,
+        f"{label}_parameters_billions": sum(weight.numel() for weight in teacher.parameters())
+        / 1e9,
         f"{label}_forward_over_replay_ratio": seconds["stacks"] / seconds["replay"],
         f"{label}_forward_over_replay_from_encoder_output_ratio": seconds["stacks"]
         / seconds["replay_from_encoder_output"],
-        f"{label}_forward_over_replay_with_logits_ratio": seconds["forward"] / seconds["replay_logits"],
-        f"{label}_forward_over_replay_with_logits_ceiling": (whole + head) / (encoder + decoder + head),
+        f"{label}_forward_over_replay_with_logits_ratio": seconds["forward"]
+        / seconds["replay_logits"],
+        f"{label}_forward_over_replay_with_logits_ceiling": (whole + head)
+        / (encoder + decoder + head),
     }
 
 

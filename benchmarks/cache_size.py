@@ -54,7 +54,9 @@ def calibrated_temperature(vocabulary: int) -> float:
 
 def with_random_ids(targets: Targets, vocabulary: int, seed: int) -> Targets:
     rng = np.random.default_rng(seed)
-    ids = [np.sort(rng.choice(vocabulary, n, replace=False, shuffle=False)) for n in targets.lengths]
+    ids = [
+        np.sort(rng.choice(vocabulary, n, replace=False, shuffle=False)) for n in targets.lengths
+    ]
     return targets._replace(ids=np.concatenate(ids))
 
 
@@ -67,7 +69,9 @@ def state_figures() -> dict[str, float]:
             ("bf16", (states.bfloat16(),)),
             ("int8", quantise(states)),
         ):
-            figures[f"states_{dtype}_{name}_bytes_per_token"] = sum(part.nbytes for part in stored) / len(states)
+            figures[f"states_{dtype}_{name}_bytes_per_token"] = sum(
+                part.nbytes for part in stored
+            ) / len(states)
     return figures
 
 
@@ -75,17 +79,29 @@ def sparse_figures(name: str, examples: int, repeats: int) -> dict[str, float]:
     vocabulary = VOCABULARIES[name]
     temperature = calibrated_temperature(vocabulary)
     drawn = [
-        count_draws(sample_targets(teacher_logits(vocabulary, e), uniforms(0, 0, e, POSITIONS, DRAWS), temperature))
+        count_draws(
+            sample_targets(
+                teacher_logits(vocabulary, e), uniforms(0, 0, e, POSITIONS, DRAWS), temperature
+            )
+        )
         for e in range(examples)
     ]
     total = examples * POSITIONS
-    figures = {f"sampled_{name}_ids_per_position": sum(len(targets.ids) for targets in drawn) / total}
-    cases = {"language": drawn, "uniform": [with_random_ids(t, vocabulary, e) for e, t in enumerate(drawn)]}
+    figures = {
+        f"sampled_{name}_ids_per_position": sum(len(targets.ids) for targets in drawn) / total
+    }
+    cases = {
+        "language": drawn,
+        "uniform": [with_random_ids(t, vocabulary, e) for e, t in enumerate(drawn)],
+    }
     for case, targets in cases.items():
         data = [encode(part, DRAWS) for part in targets]
 
         def read(data: list[bytes] = data, vocabulary: int = vocabulary) -> list[Targets]:
-            return [decode(part, draws=DRAWS, positions=POSITIONS, vocab_size=vocabulary) for part in data]
+            return [
+                decode(part, draws=DRAWS, positions=POSITIONS, vocab_size=vocabulary)
+                for part in data
+            ]
 
         def write(targets: list[Targets] = targets) -> list[bytes]:
             return [encode(part, DRAWS) for part in targets]
@@ -101,7 +117,10 @@ def sparse_figures(name: str, examples: int, repeats: int) -> dict[str, float]:
     seconds = common.best_times({"pad": lambda: pad_targets(drawn, mask)}, repeats)
     figures[f"sampled_{name}_pad_positions_per_s"] = total / seconds["pad"]
     lengths = np.concatenate([targets.lengths for targets in drawn]).tolist()
-    bits = [math.log2(math.comb(vocabulary, n)) + math.log2(math.comb(DRAWS - 1, n - 1)) for n in lengths]
+    bits = [
+        math.log2(math.comb(vocabulary, n)) + math.log2(math.comb(DRAWS - 1, n - 1))
+        for n in lengths
+    ]
     figures[f"sampled_{name}_bound_bytes_per_position"] = sum(bits) / total / 8
     top = top_k_targets(teacher_logits(vocabulary, 0), TOP)
     figures[f"topk{TOP}_{name}_bytes_per_position"] = sum(part.nbytes for part in top) / POSITIONS
@@ -113,7 +132,9 @@ def peer_figures(name: str) -> dict[str, float]:
     figures = {}
     for configuration, (k, exact, terms) in DISTILLKIT.items():
         indices = -(-k * (vocabulary - 1).bit_length() // 8)
-        figures[f"distillkit_{configuration}_{name}_bytes_per_position"] = indices + 2 * exact + 4 * terms
+        figures[f"distillkit_{configuration}_{name}_bytes_per_position"] = (
+            indices + 2 * exact + 4 * terms
+        )
     if vocabulary <= 131_072:
         figures[f"megatron_top{TOP}_{name}_bytes_per_position"] = 5 * TOP
     figures[f"logits_bf16_{name}_bytes_per_position"] = 2 * vocabulary
@@ -130,8 +151,12 @@ def main() -> None:
             goals[f"sampled_{name}_{case}_bytes_per_position"] = ("<=", 30.0)
             goals[f"sampled_{name}_{case}_decode_positions_per_s"] = (">=", 200_000.0)
     ours = figures["sampled_t5_language_bytes_per_position"]
-    figures["distillkit_budget_over_sampled_t5_ratio"] = figures["distillkit_budget_t5_bytes_per_position"] / ours
-    figures["megatron_top50_over_sampled_t5_ratio"] = figures["megatron_top50_t5_bytes_per_position"] / ours
+    figures["distillkit_budget_over_sampled_t5_ratio"] = (
+        figures["distillkit_budget_t5_bytes_per_position"] / ours
+    )
+    figures["megatron_top50_over_sampled_t5_ratio"] = (
+        figures["megatron_top50_t5_bytes_per_position"] / ours
+    )
     goals["sampled_t5_language_bytes_per_position"] = ("<=", 24.0)
     common.finish("cache_size", figures, goals, args.json)
 

@@ -16,14 +16,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-OPERATORS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt, "==": operator.eq}
+OPERATORS = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+    "==": operator.eq,
+}
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """The arguments every benchmark takes; add its own to them."""
-    result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     result.add_argument("--quick", action="store_true", help="end within a minute on two cores")
-    result.add_argument("--json", type=Path, metavar="OUT", help="write the figures there instead of a table")
+    result.add_argument(
+        "--json", type=Path, metavar="OUT", help="write the figures there instead of a table"
+    )
     return result
 
 
@@ -62,7 +72,9 @@ def peak_extra_bytes(prepare: Callable[..., Callable[[], object]], *args: object
         process.join()
 
 
-def _peak(send: Any, prepare: Callable[..., Callable[[], object]], args: tuple[object, ...]) -> None:
+def _peak(
+    send: Any, prepare: Callable[..., Callable[[], object]], args: tuple[object, ...]
+) -> None:
     run = prepare(*args)
     before = status_bytes("VmRSS")
     try:
@@ -112,7 +124,9 @@ def cuda_figures(
         before = torch.cuda.memory_allocated()
         timed(run)()
         figures[f"{label}_{form}_ms_cuda"] = seconds[form] * 1e3
-        figures[f"{label}_{form}_peak_mib_cuda"] = (torch.cuda.max_memory_allocated() - before) / 2**20
+        figures[f"{label}_{form}_peak_mib_cuda"] = (
+            torch.cuda.max_memory_allocated() - before
+        ) / 2**20
     for form in forms[1:]:
         for unit in ("ms", "peak_mib"):
             ratio = figures[f"{label}_{form}_{unit}_cuda"] / figures[f"{label}_plain_{unit}_cuda"]
@@ -151,22 +165,35 @@ def _cpu() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    bf16 = any("avx512_bf16" in line or "amx_bf16" in line for line in lines if line.startswith("flags"))
+    name = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
+    bf16 = any(
+        "avx512_bf16" in line or "amx_bf16" in line for line in lines if line.startswith("flags")
+    )
     return f"{name}, {'with' if bf16 else 'without'} bf16 products"
 
 
 def _commit() -> str | None:
     root = Path(__file__).resolve().parent
     done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=False
+        ["git", "describe", "--always", "--dirty"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return done.stdout.strip() or None
 
 
-def finish(name: str, figures: dict[str, float], goals: dict[str, tuple[str, float]], out: Path | None) -> bool:
+def finish(
+    name: str, figures: dict[str, float], goals: dict[str, tuple[str, float]], out: Path | None
+) -> bool:
     """Judge the figures, print a table or write the JSON, and say whether every goal is met."""
-    met = {figure: bool(OPERATORS[op](figures[figure], value)) for figure, (op, value) in goals.items()}
+    met = {
+        figure: bool(OPERATORS[op](figures[figure], value)) for figure, (op, value) in goals.items()
+    }
     result = {
         "benchmark": name,
         "figures": {figure: float(f"{value:.4g}") for figure, value in figures.items()},

@@ -49,7 +49,11 @@ STATES = ("encoder_states", "encoder_output", "decoder_states")
 
 def targets(teacher: PreTrainedModel, cuts: tuple[int, int], batch: Batch) -> Batch:
     """Everything a cache gives back for this batch."""
-    family, vocabulary, scored = family_of(teacher.config), teacher.config.vocab_size, batch["labels"] != -100
+    family, vocabulary, scored = (
+        family_of(teacher.config),
+        teacher.config.vocab_size,
+        batch["labels"] != -100,
+    )
     captured = capture(teacher, family, cuts, batch, whole=True)
     assert captured.decoder_output is not None
     head = family.head(teacher)
@@ -58,7 +62,9 @@ def targets(teacher: PreTrainedModel, cuts: tuple[int, int], batch: Batch) -> Ba
     )
     top = sparse.topk_columns(captured.decoder_output, head, scored, TOP, vocabulary)
     top["topk_ids"] = top["topk_ids"].to(torch.int64)
-    sparse_targets = sparse.read_sampled(coded, scored.cpu(), DRAWS, vocabulary) | sparse.read_topk(top)
+    sparse_targets = sparse.read_sampled(coded, scored.cpu(), DRAWS, vocabulary) | sparse.read_topk(
+        top
+    )
     # Clones: what inference mode made cannot be used under autograd.
     found = {name: getattr(captured, name).clone() for name in STATES} | sparse_targets
     return {name: tensor.to(device()) for name, tensor in found.items()}
@@ -84,9 +90,13 @@ def stepper(
     return run
 
 
-def part_runs(student: PreTrainedModel, tail: Tail, batch: Batch, states: Batch) -> dict[str, Callable[[], object]]:
+def part_runs(
+    student: PreTrainedModel, tail: Tail, batch: Batch, states: Batch
+) -> dict[str, Callable[[], object]]:
     """The parts of `miniend`, each forward and, where it has one, backward."""
-    replayed = tail.replay(states["decoder_states"], batch["attention_mask"], encoder_states=states["encoder_states"])
+    replayed = tail.replay(
+        states["decoder_states"], batch["attention_mask"], encoder_states=states["encoder_states"]
+    )
     head = LossHead(student, family_of(student.config))
     hidden = torch.randn_like(replayed.decoder_output).requires_grad_()
     valid = {"encoder": batch["attention_mask"], "decoder": batch["labels"] != -100}
@@ -97,7 +107,10 @@ def part_runs(student: PreTrainedModel, tail: Tail, batch: Batch, states: Batch)
         wait()
 
     def relations() -> None:
-        for part, attention in (("decoder_relations", "decoder_self"), ("cross_relations", "cross")):
+        for part, attention in (
+            ("decoder_relations", "decoder_self"),
+            ("cross_relations", "cross"),
+        ):
             qkv = replayed.projections[attention]  # type: ignore[index]
             ours = {name: tensor.flip(0).detach().requires_grad_() for name, tensor in qkv.items()}
             for pair in RELATION_PAIRS[part]:
@@ -112,7 +125,11 @@ def part_runs(student: PreTrainedModel, tail: Tail, batch: Batch, states: Batch)
         wait()
 
     def replay() -> None:
-        tail.replay(states["decoder_states"], batch["attention_mask"], encoder_states=states["encoder_states"])
+        tail.replay(
+            states["decoder_states"],
+            batch["attention_mask"],
+            encoder_states=states["encoder_states"],
+        )
         wait()
 
     return {
@@ -144,7 +161,9 @@ def main() -> None:
     shape = replace(T5_BASE, encoder_layers=layers[0], decoder_layers=layers[0])
     vocabulary = 4096 if args.quick else VOCABULARY
     teacher = random_t5(shape, vocabulary)
-    student = random_t5(replace(shape, encoder_layers=layers[1], decoder_layers=layers[1]), vocabulary).train()
+    student = random_t5(
+        replace(shape, encoder_layers=layers[1], decoder_layers=layers[1]), vocabulary
+    ).train()
     cuts, batch = (layers[0] - 1, layers[0] - 1), random_batch(rows, vocabulary=vocabulary)
     found = targets(teacher, cuts, batch)
     tail = cut_tail(teacher, cuts)
@@ -154,7 +173,9 @@ def main() -> None:
         return CachedTeacher(Tail(tail.model, *places), States())
 
     def online(preset: str) -> OnlineTeacher:
-        return OnlineTeacher(whole_teacher(teacher, (0, 0)), *teacher_places(Objective(preset=preset), -1))
+        return OnlineTeacher(
+            whole_teacher(teacher, (0, 0)), *teacher_places(Objective(preset=preset), -1)
+        )
 
     states = batch | only(found, "encoder_states", "decoder_states")
     without_encoder = batch | only(found, "encoder_output", "decoder_states")
@@ -169,16 +190,27 @@ def main() -> None:
     runs |= part_runs(student, tail, batch, found)
 
     seconds = common.best_times(runs, 1 if args.quick else 3)
-    figures = {f"{name}{'' if name.startswith('part_') else '_step'}_ms": best * 1e3 for name, best in seconds.items()}
+    figures = {
+        f"{name}{'' if name.startswith('part_') else '_step'}_ms": best * 1e3
+        for name, best in seconds.items()
+    }
     for name in runs:
         if not name.endswith("_online") and not name.startswith("part_") and name != "lm":
             figures[f"{name}_over_lm_step_ratio"] = seconds[name] / seconds["lm"]
     for preset in ("logits", "miniend"):
-        figures[f"online_over_cached_step_ratio_{preset}"] = seconds[f"{preset}_online"] / seconds[preset]
+        figures[f"online_over_cached_step_ratio_{preset}"] = (
+            seconds[f"{preset}_online"] / seconds[preset]
+        )
     figures["online_over_cached_ceiling"] = 1 + body(teacher) / (3 * body(student))
-    figures["sampled_ids_per_position"] = float((found["sampled_counts"] > 0).sum() / batch["labels"].numel())
+    figures["sampled_ids_per_position"] = float(
+        (found["sampled_counts"] > 0).sum() / batch["labels"].numel()
+    )
     if device().type == "cuda":
-        figures |= {f"{name}_peak_gib": peak_gib(run) for name, run in runs.items() if not name.startswith("part_")}
+        figures |= {
+            f"{name}_peak_gib": peak_gib(run)
+            for name, run in runs.items()
+            if not name.startswith("part_")
+        }
     goals = {"miniend_over_lm_step_ratio": ("<=", 1.35), "sampled_over_lm_step_ratio": ("<=", 1.10)}
     common.finish("distill_step", figures, {} if args.quick else goals, args.json)
 

@@ -119,7 +119,9 @@ def epochs(source: Source, batch: int, count: int = 1) -> None:
         pass
 
 
-def measure(label: str, root: Path, rows: int, batch: int, states: bool, repeats: int) -> dict[str, float]:
+def measure(
+    label: str, root: Path, rows: int, batch: int, states: bool, repeats: int
+) -> dict[str, float]:
     write(root, rows, states)
     for shard in range(SHARDS):
         read_anew(shard_path(root, shard))
@@ -155,8 +157,14 @@ def measure(label: str, root: Path, rows: int, batch: int, states: bool, repeats
         f"{label}_row_bytes": sum(map(len, maps)) / total,
         **{f"{label}_{name}_rows_per_s": total / wall[name] for name in ("copy", "first", "again")},
         f"{label}_copy_gb_per_s": sum(map(len, maps)) / wall["copy"] / 1e9,
-        **{f"{label}_{name}_over_copy_ratio": wall["copy"] / wall[name] for name in ("first", "again")},
-        **{f"{label}_{name}_cpu_over_copy_ratio": cpu[name] / cpu["copy"] for name in ("first", "again")},
+        **{
+            f"{label}_{name}_over_copy_ratio": wall["copy"] / wall[name]
+            for name in ("first", "again")
+        },
+        **{
+            f"{label}_{name}_cpu_over_copy_ratio": cpu[name] / cpu["copy"]
+            for name in ("first", "again")
+        },
         f"{label}_hashed_over_first_ratio": cpu["hashed"] / cpu["first"],
     }
 
@@ -166,8 +174,12 @@ def main() -> None:
     torch.set_num_threads(1)
     repeats = 5 if args.quick else 15
     with tempfile.TemporaryDirectory() as root:
-        figures = measure("states", Path(root) / "states", 128 if args.quick else 256, 16, True, repeats)
-        figures |= measure("tokens", Path(root) / "tokens", 8192 if args.quick else 32768, 256, False, repeats)
+        figures = measure(
+            "states", Path(root) / "states", 128 if args.quick else 256, 16, True, repeats
+        )
+        figures |= measure(
+            "tokens", Path(root) / "tokens", 8192 if args.quick else 32768, 256, False, repeats
+        )
     goals = {"states_again_over_copy_ratio": (">=", 0.8)}
     common.finish("loader", figures, goals, args.json)
 

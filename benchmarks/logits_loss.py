@@ -34,11 +34,19 @@ def prepare(form: str, case: str, dtype: torch.dtype, device: str = "cpu") -> Ca
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, VOCABULARY, (POSITIONS,), generator=generator).to(device)
     if case == "logits":
-        s, t = ((torch.randn(POSITIONS, VOCABULARY, generator=generator)).to(device, dtype) for _ in range(2))
+        s, t = (
+            (torch.randn(POSITIONS, VOCABULARY, generator=generator)).to(device, dtype)
+            for _ in range(2)
+        )
         leaves = [s.requires_grad_()]
     else:
-        h, th = (torch.randn(POSITIONS, WIDTH, generator=generator).to(device, dtype) for _ in range(2))
-        w, tw = (torch.randn(VOCABULARY, WIDTH, generator=generator).mul_(0.05).to(device, dtype) for _ in range(2))
+        h, th = (
+            torch.randn(POSITIONS, WIDTH, generator=generator).to(device, dtype) for _ in range(2)
+        )
+        w, tw = (
+            torch.randn(VOCABULARY, WIDTH, generator=generator).mul_(0.05).to(device, dtype)
+            for _ in range(2)
+        )
         leaves = [h.requires_grad_(), w.requires_grad_()]
 
     def plain() -> torch.Tensor:
@@ -51,7 +59,9 @@ def prepare(form: str, case: str, dtype: torch.dtype, device: str = "cpu") -> Ca
     def ours() -> torch.Tensor:
         if case == "logits":
             return divergence(s, t)
-        kl, lm = head_divergence(h, w, th, tw, labels=labels if case == "head_lm" else None, weights=(1.0, 1.0))
+        kl, lm = head_divergence(
+            h, w, th, tw, labels=labels if case == "head_lm" else None, weights=(1.0, 1.0)
+        )
         return kl + lm
 
     def run() -> float:
@@ -96,7 +106,9 @@ def main() -> None:
             goals[f"{label}_extra_ratio"] = ("<=", 0.125)
             if torch.cuda.is_available():
                 on_cuda = functools.partial(prepare, case=case, dtype=dtype, device="cuda")
-                figures |= common.cuda_figures(label, on_cuda, 20, torch.empty(1, dtype=dtype, device="cuda"))
+                figures |= common.cuda_figures(
+                    label, on_cuda, 20, torch.empty(1, dtype=dtype, device="cuda")
+                )
     common.finish("logits_loss", figures, goals, args.json)
 
 

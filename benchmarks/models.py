@@ -13,7 +13,9 @@ Batch = dict[str, torch.Tensor]
 #: T5's own vocabulary, and the lengths that its span corruption makes of 512 tokens.
 VOCABULARY, INPUTS, TARGETS = 32_128, 512, 114
 T5_BASE = Shape(encoder_layers=12, decoder_layers=12, d_model=768, d_ff=2048, num_heads=12, d_kv=64)
-T5_3B = Shape(encoder_layers=24, decoder_layers=24, d_model=1024, d_ff=16_384, num_heads=32, d_kv=128)
+T5_3B = Shape(
+    encoder_layers=24, decoder_layers=24, d_model=1024, d_ff=16_384, num_heads=32, d_kv=128
+)
 
 
 def device() -> torch.device:
@@ -27,7 +29,11 @@ def wait() -> None:
 
 
 def random_t5(
-    shape: Shape, vocabulary: int = VOCABULARY, *, v1_1: bool = True, dtype: torch.dtype = torch.bfloat16
+    shape: Shape,
+    vocabulary: int = VOCABULARY,
+    *,
+    v1_1: bool = True,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> PreTrainedModel:
     """A T5 v1.1 (gated GELU, a head of its own) or, without `v1_1`, a T5 1.0 (ReLU, tied), in evaluation mode.
 
@@ -55,7 +61,9 @@ def random_t5(
     return model.eval()
 
 
-def random_batch(rows: int, inputs: int = INPUTS, targets: int = TARGETS, vocabulary: int = VOCABULARY) -> Batch:
+def random_batch(
+    rows: int, inputs: int = INPUTS, targets: int = TARGETS, vocabulary: int = VOCABULARY
+) -> Batch:
     """input_ids, attention_mask and labels without padding, as packed documents have."""
     generator = torch.Generator().manual_seed(1)
     input_ids = torch.randint(3, vocabulary - 100, (rows, inputs), generator=generator)
@@ -67,4 +75,8 @@ def random_batch(rows: int, inputs: int = INPUTS, targets: int = TARGETS, vocabu
 def with_decoder_inputs(model: PreTrainedModel, batch: Batch) -> Batch:
     """The arguments of a forward pass to the logits and no further: labels would add a loss."""
     shifted = model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])  # type: ignore[operator]
-    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "decoder_input_ids": shifted}
+    return {
+        "input_ids": batch["input_ids"],
+        "attention_mask": batch["attention_mask"],
+        "decoder_input_ids": shifted,
+    }

@@ -25,15 +25,32 @@ def purpose(script: Path) -> str:
 
 
 def section(result: dict[str, Any]) -> list[str]:
-    name, figures, goals, where = result["benchmark"], result["figures"], result["goals"], result["environment"]
-    lines = ["", f"### {name}", "", purpose(HERE / f"{name}.py"), "", "| figure | measured | goal |", "|---|---:|---|"]
+    name, figures, goals, where = (
+        result["benchmark"],
+        result["figures"],
+        result["goals"],
+        result["environment"],
+    )
+    lines = [
+        "",
+        f"### {name}",
+        "",
+        purpose(HERE / f"{name}.py"),
+        "",
+        "| figure | measured | goal |",
+        "|---|---:|---|",
+    ]
     for figure, value in figures.items():
         goal = f"{goals[figure]['op']} {goals[figure]['value']:g}" if figure in goals else ""
         missed = "" if figure not in goals or _met(value, goals[figure]) else ", **missed**"
         lines.append(f"| {figure} | {value:,.4g} | {goal}{missed} |")
     versions = ", ".join(f"{package} {version}" for package, version in where["versions"].items())
     device = where["gpu"] or where["cpu"]
-    return [*lines, "", f"{device}, {where['threads']} threads; {versions}; commit {where['commit']}."]
+    return [
+        *lines,
+        "",
+        f"{device}, {where['threads']} threads; {versions}; commit {where['commit']}.",
+    ]
 
 
 def _met(value: float, goal: dict[str, Any]) -> bool:
@@ -44,7 +61,9 @@ def _met(value: float, goal: dict[str, Any]) -> bool:
 
 def main() -> None:
     lines = [INTRODUCTION.rstrip()]
-    for machine in sorted(path for path in (HERE / "results").iterdir() if path.is_dir() and path.name != "study"):
+    for machine in sorted(
+        path for path in (HERE / "results").iterdir() if path.is_dir() and path.name != "study"
+    ):
         lines += ["", f"## {machine.name}"]
         for path in sorted(machine.glob("*.json")):
             lines += section(json.loads(path.read_text(encoding="utf-8")))

@@ -28,8 +28,24 @@ RUNS: dict[str, tuple[Shape, int, tuple[int, int], int, str, str, int]] = {
     "demo": (Shape(1, 1, 256, 512, 4, 64), 2112, (128, 92), 32, "zero3_cpu", "bfloat16", 1),
     "demo_2_ranks": (Shape(1, 1, 256, 512, 4, 64), 2112, (128, 92), 16, "zero3_cpu", "bfloat16", 2),
     "t5_base_6_6": (Shape(6, 6, 768, 2048, 12, 64), 32128, (512, 114), 4, "zero3", "bfloat16", 1),
-    "t5_base_6_6_2_ranks": (Shape(6, 6, 768, 2048, 12, 64), 32128, (512, 114), 2, "zero3", "bfloat16", 2),
-    "t5_base_6_6_float32": (Shape(6, 6, 768, 2048, 12, 64), 32128, (512, 114), 1, "zero3", "float32", 1),
+    "t5_base_6_6_2_ranks": (
+        Shape(6, 6, 768, 2048, 12, 64),
+        32128,
+        (512, 114),
+        2,
+        "zero3",
+        "bfloat16",
+        2,
+    ),
+    "t5_base_6_6_float32": (
+        Shape(6, 6, 768, 2048, 12, 64),
+        32128,
+        (512, 114),
+        1,
+        "zero3",
+        "float32",
+        1,
+    ),
 }
 
 
@@ -57,7 +73,9 @@ def main() -> None:
             if (what, RUNS[name][5]) != ("backward_peak_bytes", "float32"):
                 # In float32 DeepSpeed holds more before the optimizer's step than is planned, though less than in it.
                 goals[f"{name}_{what}_off_by_share"] = ("<=", 0.1)
-        figures[f"{name}_held_bytes_planned_over_measured_ratio"] = planned["held_bytes"] / measured["held_bytes"]
+        figures[f"{name}_held_bytes_planned_over_measured_ratio"] = (
+            planned["held_bytes"] / measured["held_bytes"]
+        )
     if not common.finish("plan", figures, goals, chosen.json):
         sys.exit(1)
 
@@ -117,12 +135,23 @@ def _measure(name: str) -> dict[str, float]:
                 "MASTER_PORT": str(port),
                 "PYTHONPATH": str(REPOSITORY),
             }
-            command = [sys.executable, str(Path(__file__).resolve()), "--rank-of", f"{name}:{directory}"]
-            processes.append(subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=subprocess.DEVNULL))
+            command = [
+                sys.executable,
+                str(Path(__file__).resolve()),
+                "--rank-of",
+                f"{name}:{directory}",
+            ]
+            processes.append(
+                subprocess.Popen(
+                    command, env=environment, cwd=REPOSITORY, stdout=subprocess.DEVNULL
+                )
+            )
         codes = [process.wait() for process in processes]
         if any(codes):
             raise SystemExit(f"{name}: a rank failed")
-        found = [json.loads((Path(directory) / f"{rank}.json").read_text()) for rank in range(ranks)]
+        found = [
+            json.loads((Path(directory) / f"{rank}.json").read_text()) for rank in range(ranks)
+        ]
     return {key: max(one[key] for one in found) for key in found[0]}
 
 

@@ -33,16 +33,22 @@ def plain(teacher: Tensor, student: Tensor, causal: bool) -> Tensor:
         x = x.unflatten(-1, (HEADS, -1)).transpose(1, 2)
         result = (x @ x.transpose(2, 3)).float() / (WIDTH // HEADS) ** 0.5
         if causal:
-            result = result.masked_fill(torch.ones(LENGTH, LENGTH, dtype=torch.bool, device=x.device).triu(1), -1e9)
+            result = result.masked_fill(
+                torch.ones(LENGTH, LENGTH, dtype=torch.bool, device=x.device).triu(1), -1e9
+            )
         return result
 
     log_q, p = F.log_softmax(scores(student), -1), F.softmax(scores(teacher), -1)
     return F.kl_div(log_q, p, reduction="none").sum(-1).mean()
 
 
-def prepare(form: str, dtype: torch.dtype, causal: bool, device: str = "cpu") -> Callable[[], float]:
+def prepare(
+    form: str, dtype: torch.dtype, causal: bool, device: str = "cpu"
+) -> Callable[[], float]:
     generator = torch.Generator().manual_seed(0)
-    teacher, student = (torch.randn(BATCH, LENGTH, WIDTH, generator=generator).to(device, dtype) for _ in range(2))
+    teacher, student = (
+        torch.randn(BATCH, LENGTH, WIDTH, generator=generator).to(device, dtype) for _ in range(2)
+    )
     student.requires_grad_()
 
     def run() -> float:
@@ -51,7 +57,9 @@ def prepare(form: str, dtype: torch.dtype, causal: bool, device: str = "cpu") ->
         if form == "plain":
             loss = plain(teacher, student, causal)
         else:
-            loss = relation_loss((teacher, teacher), (student, student), relation_heads=HEADS, causal=causal)
+            loss = relation_loss(
+                (teacher, teacher), (student, student), relation_heads=HEADS, causal=causal
+            )
         loss.backward()
         return loss.item()
 
@@ -82,7 +90,9 @@ def main() -> None:
             goals[f"{label}_peak_ratio"] = ("<=", 0.125)
             if torch.cuda.is_available():
                 on_cuda = functools.partial(prepare, dtype=dtype, causal=causal, device="cuda")
-                figures |= common.cuda_figures(label, on_cuda, 20, torch.empty(1, dtype=dtype, device="cuda"))
+                figures |= common.cuda_figures(
+                    label, on_cuda, 20, torch.empty(1, dtype=dtype, device="cuda")
+                )
     common.finish("relation_loss", figures, goals, args.json)
 
 

@@ -39,7 +39,16 @@ def ours(root: Path, position: int) -> Batch:
     source = Source(Artifact(root))
     order = SampleOrder(source.shard_rows, BATCH, seed=1)
     step = position // BATCH
-    loader = Loader(source, order, start=step, stop=step + 1, rank=0, world=1, micro=BATCH, device=torch.device("cpu"))
+    loader = Loader(
+        source,
+        order,
+        start=step,
+        stop=step + 1,
+        rank=0,
+        world=1,
+        micro=BATCH,
+        device=torch.device("cpu"),
+    )
     return next(iter(loader))[1][0]
 
 
@@ -58,7 +67,9 @@ class _Rows(Dataset[dict[str, torch.Tensor]]):
 
 def skip(root: Path, position: int) -> Batch:
     generator = torch.Generator().manual_seed(1)
-    loader = DataLoader(_Rows(root), BATCH, shuffle=True, generator=generator, collate_fn=lambda batch: batch)
+    loader = DataLoader(
+        _Rows(root), BATCH, shuffle=True, generator=generator, collate_fn=lambda batch: batch
+    )
     left = position // BATCH
     while True:
         for batch in loader:
@@ -74,7 +85,9 @@ def main() -> None:
         root = Path(place) / "tokens"
         write(root, rows, states=False, shards=SHARDS)
         # What one step costs may differ with where the page cache and the windows lie; all positions take turns.
-        runs = {f"ours_{position}_rows": lambda at=position: ours(root, at) for position in POSITIONS}
+        runs = {
+            f"ours_{position}_rows": lambda at=position: ours(root, at) for position in POSITIONS
+        }
         seconds = dict.fromkeys(runs, float("inf"))
         for _ in range(10 if args.quick else 40):
             for name, run in runs.items():
@@ -89,7 +102,9 @@ def main() -> None:
                 figures[f"skip_{position}_rows_ms"] = (time.process_time() - began) * 1e3
     figures["ours_flatness_ratio"] = max(seconds.values()) / min(seconds.values())
     last = max(position for position in POSITIONS if f"skip_{position}_rows_ms" in figures)
-    figures["skip_over_ours_ratio"] = figures[f"skip_{last}_rows_ms"] / figures[f"ours_{last}_rows_ms"]
+    figures["skip_over_ours_ratio"] = (
+        figures[f"skip_{last}_rows_ms"] / figures[f"ours_{last}_rows_ms"]
+    )
     common.finish("resume", figures, {"ours_flatness_ratio": ("<=", 1.2)}, args.json)
 
 

@@ -63,13 +63,17 @@ def examples(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> tuple[Tens
     """Span-corrupted input_ids and labels, as the pipeline makes them."""
     lengths, encoder = example_lengths(INPUTS, 0.15, 3.0), Encoder(tokenizer)
     raw, _ = pack(encoder(texts), encoder.eos, lengths.raw)
-    ids, labels = corrupt(raw, random_stream(0, 0, 0), lengths, sentinel_ids(tokenizer, lengths), encoder.eos)
+    ids, labels = corrupt(
+        raw, random_stream(0, 0, 0), lengths, sentinel_ids(tokenizer, lengths), encoder.eos
+    )
     return torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(labels.astype(np.int64))
 
 
 def train(model: PreTrainedModel, data: tuple[Tensor, Tensor], steps: int, name: str) -> None:
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, 2e-3, total_steps=steps, pct_start=0.1
+    )
     generator, start, loss = torch.Generator().manual_seed(0), time.monotonic(), torch.zeros(())
     model.train()
     for _ in range(steps):
@@ -81,7 +85,10 @@ def train(model: PreTrainedModel, data: tuple[Tensor, Tensor], steps: int, name:
         optimiser.step()
         schedule.step()
     model.eval()
-    print(f"{name}: {steps} steps in {time.monotonic() - start:.0f} s, LM loss {loss.item():.3f}", file=sys.stderr)
+    print(
+        f"{name}: {steps} steps in {time.monotonic() - start:.0f} s, LM loss {loss.item():.3f}",
+        file=sys.stderr,
+    )
 
 
 def make_teacher(directory: Path, texts: list[str], quick: bool) -> None:
@@ -104,10 +111,14 @@ def make_student(teacher: Path, data: tuple[Tensor, Tensor], steps: int) -> PreT
     config = AutoModelForSeq2SeqLM.from_pretrained(teacher).config
     family = family_of(config)
     shape = copy.copy(family.shape(config))
-    halves = {name: max(1, getattr(shape, name) // 2) for name in ("encoder_layers", "decoder_layers")}
+    halves = {
+        name: max(1, getattr(shape, name) // 2) for name in ("encoder_layers", "decoder_layers")
+    }
     with tempfile.TemporaryDirectory() as temporary:
         student = Path(temporary) / "student"
-        write_initial_student(family.with_shape(config, Shape(**(vars(shape) | halves))), Init(), teacher, 0, student)
+        write_initial_student(
+            family.with_shape(config, Shape(**(vars(shape) | halves))), Init(), teacher, 0, student
+        )
         model = AutoModelForSeq2SeqLM.from_pretrained(student, dtype=torch.float32)
     train(model, data, steps, "student")
     return model
@@ -116,23 +127,31 @@ def make_student(teacher: Path, data: tuple[Tensor, Tensor], steps: int) -> PreT
 class Gradients:
     """Gradients of losses on the student's logits, over all its parameters, against that of the full KL."""
 
-    def __init__(self, student: PreTrainedModel, teacher_logits: Tensor, batch: dict[str, Tensor]) -> None:
+    def __init__(
+        self, student: PreTrainedModel, teacher_logits: Tensor, batch: dict[str, Tensor]
+    ) -> None:
         self.parameters = [p for p in student.parameters() if p.requires_grad]
         self.logits = student(**batch).logits
         self.positions = self.logits.shape[0] * self.logits.shape[1]
         self.full = self.of(lambda logits: divergence(logits, teacher_logits))
 
     def of(self, loss: Callable[[Tensor], Tensor]) -> Tensor:
-        found = torch.autograd.grad(loss(self.logits), self.parameters, retain_graph=True, allow_unused=True)
+        found = torch.autograd.grad(
+            loss(self.logits), self.parameters, retain_graph=True, allow_unused=True
+        )
         return torch.cat([g.flatten() for g in found if g is not None]).double()
 
     def compare(self, loss: Callable[[Tensor], Tensor]) -> tuple[float, float]:
         """Cosine and relative error."""
         g = self.of(loss)
-        return float(g @ self.full / (g.norm() * self.full.norm())), float((g - self.full).norm() / self.full.norm())
+        return float(g @ self.full / (g.norm() * self.full.norm())), float(
+            (g - self.full).norm() / self.full.norm()
+        )
 
 
-def sampled_figures(gradients: Gradients, teacher_logits: Tensor, figures: dict[str, float]) -> None:
+def sampled_figures(
+    gradients: Gradients, teacher_logits: Tensor, figures: dict[str, float]
+) -> None:
     rows, length, vocabulary = teacher_logits.shape
     everything = torch.arange(vocabulary).expand(rows, length, -1)
     for name, method in METHODS.items():
@@ -145,11 +164,16 @@ def sampled_figures(gradients: Gradients, teacher_logits: Tensor, figures: dict[
             counts.scatter_add_(1, ids, torch.ones(ids.shape))
             if number == 0:
                 targets = [count_draws(part) for part in ids.split(length)]
-                stored, unique = sum(len(encode(t, DRAWS)) for t in targets), sum(len(t.ids) for t in targets)
+                stored, unique = (
+                    sum(len(encode(t, DRAWS)) for t in targets),
+                    sum(len(t.ids) for t in targets),
+                )
             if number + 1 in SETS:
                 label = f"{name}_{number + 1}_sets"
                 figures[f"{label}_cosine"], figures[f"{label}_relative_error"] = gradients.compare(
-                    lambda logits, counts=counts: sampled_kl(logits, everything, counts.view_as(logits))
+                    lambda logits, counts=counts: sampled_kl(
+                        logits, everything, counts.view_as(logits)
+                    )
                 )
         figures[f"{name}_ids_per_position"] = unique / (rows * length)
         figures[f"{name}_bytes_per_position"] = stored / (rows * length)
@@ -166,14 +190,21 @@ def top_k_figures(gradients: Gradients, teacher_logits: Tensor, figures: dict[st
             k = max(1, round(size))
             top_ids, p = top_k_probabilities(top_k_targets(teacher_logits, k))
             figures[f"topk{tail}_{name}_k"] = k
-            figures[f"topk{tail}_{name}_cosine"], figures[f"topk{tail}_{name}_relative_error"] = gradients.compare(
-                lambda logits, i=top_ids, p=p, t=bool(tail): topk_kl(logits, i, p, tail=t)
+            figures[f"topk{tail}_{name}_cosine"], figures[f"topk{tail}_{name}_relative_error"] = (
+                gradients.compare(
+                    lambda logits, i=top_ids, p=p, t=bool(tail): topk_kl(logits, i, p, tail=t)
+                )
             )
 
 
 def main() -> None:
     parser = common.parser(__doc__)
-    parser.add_argument("--teacher", type=Path, metavar="DIR", help="a T5 with its tokenizer, instead of training one")
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="DIR",
+        help="a T5 with its tokenizer, instead of training one",
+    )
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -202,8 +233,12 @@ def main() -> None:
     top_k_figures(gradients, teacher_logits, figures)
     bias = figures["sampled_256_sets_relative_error"]
     figures["sampled_error_1_over_256_sets_ratio"] = figures["sampled_1_sets_relative_error"] / bias
-    figures["topk_equal_bytes_over_sampled_bias_ratio"] = figures["topk_equal_bytes_relative_error"] / bias
-    figures["topk_tail_equal_bytes_over_sampled_bias_ratio"] = figures["topk_tail_equal_bytes_relative_error"] / bias
+    figures["topk_equal_bytes_over_sampled_bias_ratio"] = (
+        figures["topk_equal_bytes_relative_error"] / bias
+    )
+    figures["topk_tail_equal_bytes_over_sampled_bias_ratio"] = (
+        figures["topk_tail_equal_bytes_relative_error"] / bias
+    )
     figures["sampled_over_systematic_error_ratio"] = (
         figures["sampled_1_sets_relative_error"] / figures["systematic_1_sets_relative_error"]
     )

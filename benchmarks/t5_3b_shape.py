@@ -70,21 +70,31 @@ def main() -> None:
         prepare_config(config_trained, settings)
         student = _filled(replace(link.student, config=config_trained))
         places = teacher_places(settings.objective, 0)
-        replayed = CachedTeacher(Tail(family_of(config).build_tail(config, tail), *places), recipe.cache.states)
+        replayed = CachedTeacher(
+            Tail(family_of(config).build_tail(config, tail), *places), recipe.cache.states
+        )
         distiller = Distiller(student.train(), settings.objective, replayed, settings.max_steps)
-        optimizer = torch.optim.AdamW(student.parameters(), lr=settings.learning_rate, foreach=False)
+        optimizer = torch.optim.AdamW(
+            student.parameters(), lr=settings.learning_rate, foreach=False
+        )
         began = time.perf_counter()
         before = next(student.encoder.block[0].parameters()).detach().clone()  # type: ignore[union-attr, operator]
         with LiveBytes() as live:
-            live.ignore([*distiller.parameters(), *tail.values(), *batch.values(), *stored.values()])
+            live.ignore(
+                [*distiller.parameters(), *tail.values(), *batch.values(), *stored.values()]
+            )
             loss = distiller(batch=batch | stored, step=0)["loss"]
             kept = live.now
         loss.backward()
         optimizer.step()
         figures[f"{label}_step_seconds"] = time.perf_counter() - began
         figures[f"{label}_loss"] = float(loss.detach())
-        figures[f"{label}_student_parameters"] = sum(weight.numel() for weight in student.parameters())
-        figures[f"{label}_changed_by_update"] = float((before != next(student.encoder.block[0].parameters())).any())  # type: ignore[union-attr, operator]
+        figures[f"{label}_student_parameters"] = sum(
+            weight.numel() for weight in student.parameters()
+        )
+        figures[f"{label}_changed_by_update"] = float(
+            (before != next(student.encoder.block[0].parameters())).any()
+        )  # type: ignore[union-attr, operator]
         goals |= {f"{label}_loss": ("<", 100.0), f"{label}_changed_by_update": ("==", 1.0)}
         assert figures[f"{label}_student_parameters"] == link.student.size.total
         planned = step_bytes(

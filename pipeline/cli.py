@@ -20,51 +20,91 @@ def main(argv: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="run the whole pipeline on real text on this machine")
-    demo.add_argument("--run", default="runs/demo", help="directory of the run (default: %(default)s)")
     demo.add_argument(
-        "--corpus", metavar="FILE", help="pretrain on this .txt or .jsonl (field `text`) instead of Wikipedia"
+        "--run", default="runs/demo", help="directory of the run (default: %(default)s)"
+    )
+    demo.add_argument(
+        "--corpus",
+        metavar="FILE",
+        help="pretrain on this .txt or .jsonl (field `text`) instead of Wikipedia",
     )
 
-    plan = commands.add_parser("plan", help="show what a recipe will make and cost, before anything runs")
+    plan = commands.add_parser(
+        "plan", help="show what a recipe will make and cost, before anything runs"
+    )
     plan.add_argument("recipe")
     plan.add_argument("overrides", nargs="*", metavar="section.key=value")
-    plan.add_argument("--gpus", type=int, default=8, help="how many train together (default: %(default)s)")
-    plan.add_argument("--gpu", default="h100", help="h100, a100-80, h200, l40s, …, or cpu (default: %(default)s)")
-    plan.add_argument("--mfu", type=float, default=0.4, help="assumed share of the peak (default: %(default)s)")
     plan.add_argument(
-        "--tokens", metavar="10B", help="tokens of text, where RUN/tokens is not there yet or another size is asked"
+        "--gpus", type=int, default=8, help="how many train together (default: %(default)s)"
     )
-    plan.add_argument("--disk", metavar="50TB", help="room for caches; what is free where the run lies when absent")
+    plan.add_argument(
+        "--gpu", default="h100", help="h100, a100-80, h200, l40s, …, or cpu (default: %(default)s)"
+    )
+    plan.add_argument(
+        "--mfu", type=float, default=0.4, help="assumed share of the peak (default: %(default)s)"
+    )
+    plan.add_argument(
+        "--tokens",
+        metavar="10B",
+        help="tokens of text, where RUN/tokens is not there yet or another size is asked",
+    )
+    plan.add_argument(
+        "--disk",
+        metavar="50TB",
+        help="room for caches; what is free where the run lies when absent",
+    )
     plan.add_argument("--json", action="store_true", help="as JSON")
 
-    inspection = commands.add_parser("inspect", help="show what an artifact holds and was made from")
+    inspection = commands.add_parser(
+        "inspect", help="show what an artifact holds and was made from"
+    )
     inspection.add_argument("artifact", type=Path)
 
     verify = commands.add_parser(
-        "verify", help="check every byte of an artifact; of a teacher cache, replay a sample as well"
+        "verify",
+        help="check every byte of an artifact; of a teacher cache, replay a sample as well",
     )
     verify.add_argument("artifact", type=Path)
     verify.add_argument(
-        "--replay-all", action="store_true", help="of a teacher cache, replay a sample of every shard, not of three"
+        "--replay-all",
+        action="store_true",
+        help="of a teacher cache, replay a sample of every shard, not of three",
     )
 
     export = commands.add_parser("export", help="convert a model directory for another runtime")
-    export.add_argument("model", type=Path, help="a Transformers directory, such as RUN/distill/student/hf")
     export.add_argument(
-        "--format", choices=("ct2",), required=True, help="ct2: CTranslate2 (pip install 'miniend[ct2]')"
+        "model", type=Path, help="a Transformers directory, such as RUN/distill/student/hf"
     )
-    export.add_argument("--out", type=Path, required=True, help="a directory that does not exist yet")
+    export.add_argument(
+        "--format",
+        choices=("ct2",),
+        required=True,
+        help="ct2: CTranslate2 (pip install 'miniend[ct2]')",
+    )
+    export.add_argument(
+        "--out", type=Path, required=True, help="a directory that does not exist yet"
+    )
 
     status = commands.add_parser("status", help="show how far every stage of a run is")
     status.add_argument("run", type=Path)
-    status.add_argument("--watch", action="store_true", help="show it again every few seconds until Ctrl-C")
+    status.add_argument(
+        "--watch", action="store_true", help="show it again every few seconds until Ctrl-C"
+    )
 
-    report = commands.add_parser("report", help="compare the models of a run: report.json, report.md and report.html")
+    report = commands.add_parser(
+        "report", help="compare the models of a run: report.json, report.md and report.html"
+    )
     report.add_argument("run", type=Path)
-    report.add_argument("--name", default="comparison", help="the recipe's finetune.name (default: %(default)s)")
-    report.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: RUN/finetune/NAME)")
+    report.add_argument(
+        "--name", default="comparison", help="the recipe's finetune.name (default: %(default)s)"
+    )
+    report.add_argument(
+        "--out", type=Path, metavar="DIR", help="where to write (default: RUN/finetune/NAME)"
+    )
 
-    board = commands.add_parser("tensorboard", help="start TensorBoard over all stages of a run; more options go to it")
+    board = commands.add_parser(
+        "tensorboard", help="start TensorBoard over all stages of a run; more options go to it"
+    )
     board.add_argument("run", type=Path)
 
     # For slurm/submit.sh: no help line, so that it is not listed.
@@ -139,7 +179,9 @@ def _slurm_plan(arguments: argparse.Namespace) -> None:
     submitted = records.submitted_keys(recipe.root / "logs")
     known = queue.known_jobs(submitted.values())
     if known is None:
-        raise ConfigError("squeue does not answer, so what was submitted before may still be running: try again later")
+        raise ConfigError(
+            "squeue does not answer, so what was submitted before may still be running: try again later"
+        )
     alive = {job.array for job in known.values() if job.live}
     queued = {key: job for key, job in submitted.items() if job in alive}
     found = plan.plan_jobs(recipe, stages, queued, arguments.cache_tasks)

@@ -25,7 +25,16 @@ class Progress:
     start: units already done by an earlier run; they count in the bar but not in the rate.
     """
 
-    def __init__(self, label: str, total: int, unit: str, *, start: int = 0, every: float = 10.0, quiet: bool = False):
+    def __init__(
+        self,
+        label: str,
+        total: int,
+        unit: str,
+        *,
+        start: int = 0,
+        every: float = 10.0,
+        quiet: bool = False,
+    ):
         self.label, self.total, self.unit, self.every = label, total, unit, every
         self.done = self.start = start
         self._began = self._last = time.monotonic()
@@ -61,7 +70,10 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._bar is not None:
             self._bar.close()

@@ -29,12 +29,16 @@ def to_ctranslate2(directory: Path, out: Path) -> None:
     if out.exists():
         raise ConfigError(f"--out {out} exists already: name a directory that does not")
     if not (directory / "config.json").is_file():
-        raise ConfigError(f"{directory} has no config.json: give a model directory, such as RUN/distill/student/hf")
+        raise ConfigError(
+            f"{directory} has no config.json: give a model directory, such as RUN/distill/student/hf"
+        )
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(directory)
     if config.model_type not in ("t5", "mt5", "umt5"):
-        raise ConfigError(f"--format ct2 is for T5, mT5 and umT5; {directory} is a {config.model_type} (docs/adr/0008)")
+        raise ConfigError(
+            f"--format ct2 is for T5, mT5 and umT5; {directory} is a {config.model_type} (docs/adr/0008)"
+        )
     temporary = temporary_name(out)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.parent.mkdir(parents=True, exist_ok=True)
@@ -76,13 +80,19 @@ def _compare(directory: Path, translator: Any) -> float:
         ids = torch.randint(3, len(tokenizer) - 1, (1, _INPUTS), generator=generator)
         ids[0, -1] = tokenizer.eos_token_id
         with torch.no_grad():
-            ours = model.generate(input_ids=ids, max_new_tokens=_OUTPUTS, do_sample=False, num_beams=1)[0, 1:]
+            ours = model.generate(
+                input_ids=ids, max_new_tokens=_OUTPUTS, do_sample=False, num_beams=1
+            )[0, 1:]
             logits = model(input_ids=ids, labels=ours.unsqueeze(0)).logits[0]
         words = tokenizer.convert_ids_to_tokens(ids[0].tolist())
-        found = translator.translate_batch([words], beam_size=1, max_decoding_length=_OUTPUTS)[0].hypotheses[0]
+        found = translator.translate_batch([words], beam_size=1, max_decoding_length=_OUTPUTS)[
+            0
+        ].hypotheses[0]
         kept = [token for token in ours.tolist() if token != tokenizer.eos_token_id]
         if tokenizer.convert_tokens_to_ids(found) != kept:
-            raise ConfigError(f"{directory}: CTranslate2 generates other tokens than Transformers; nothing was written")
+            raise ConfigError(
+                f"{directory}: CTranslate2 generates other tokens than Transformers; nothing was written"
+            )
         target = tokenizer.convert_ids_to_tokens(kept)
         theirs = translator.score_batch([words], [target])[0].log_probs[: len(kept)]
         expected = torch.log_softmax(logits, -1)[range(len(kept)), kept]

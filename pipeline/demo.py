@@ -24,7 +24,11 @@ _SPLITS = ("train", "validation", "test")
 #: (script, recipe, what it does), in order.
 STEPS = (
     ("tokenize_corpus", "demo.yaml", "train a SentencePiece model and corrupt spans of the corpus"),
-    ("distill", "demo-teacher.yaml", "pretrain a small T5 v1.1 as teacher (none can be downloaded offline)"),
+    (
+        "distill",
+        "demo-teacher.yaml",
+        "pretrain a small T5 v1.1 as teacher (none can be downloaded offline)",
+    ),
     ("cache_teacher", "demo.yaml", "cache the teacher's hidden states at the cut, and its tail"),
     ("distill", "demo.yaml", "distil the student from the cache"),
     ("distill", "demo-scratch.yaml", "pretrain the same student from scratch, for comparison"),
@@ -96,5 +100,7 @@ def _finish(recipe: Recipe, took: dict[str, float]) -> None:
     for path in written.files:
         shutil.copyfile(path, recipe.root / path.name)
     # The last stage has just printed the table.
-    say(f"\nevery number was measured in this run; with charts: {(recipe.root / 'report.html').resolve()}")
+    say(
+        f"\nevery number was measured in this run; with charts: {(recipe.root / 'report.html').resolve()}"
+    )
     say("seconds a stage: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in took.items()))

@@ -91,7 +91,11 @@ def exit_on_error(main: Callable[..., R]) -> Callable[..., R]:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
             sys.exit(EXIT_USER_ERROR)
         except Preempted as stop:
-            print(f"stopped: {stop}; run the same command again to continue", file=sys.stderr, flush=True)
+            print(
+                f"stopped: {stop}; run the same command again to continue",
+                file=sys.stderr,
+                flush=True,
+            )
             sys.exit(EXIT_REQUEUE)
         except Exception as error:
             trouble = _disk_trouble(error)
@@ -100,7 +104,9 @@ def exit_on_error(main: Callable[..., R]) -> Callable[..., R]:
             print(f"error: {trouble}", file=sys.stderr, flush=True)
             sys.exit(EXIT_USER_ERROR)
         except KeyboardInterrupt:
-            print("interrupted: run the same command again to continue", file=sys.stderr, flush=True)
+            print(
+                "interrupted: run the same command again to continue", file=sys.stderr, flush=True
+            )
             sys.exit(130)
 
     return guarded

@@ -11,7 +11,8 @@ from pathlib import Path
 @cache
 def has_nvidia_gpu() -> bool:
     return (
-        os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1") and Path("/proc/driver/nvidia/version").exists()
+        os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1")
+        and Path("/proc/driver/nvidia/version").exists()
     )
 
 

@@ -23,16 +23,23 @@ def inspect_artifact(root: Path) -> None:
     if totals["tokens"]:
         say(f"  {totals['bytes'] / totals['tokens']:.1f} bytes a token")
     for name, column in (manifest.shards[0].columns if manifest.shards else {}).items():
-        say(f"  column {name}: " + ("bytes" if column.ragged else f"{column.dtype} × {column.row_shape}"))
+        say(
+            f"  column {name}: "
+            + ("bytes" if column.ragged else f"{column.dtype} × {column.row_shape}")
+        )
     if manifest.kind == "teacher_cache":
         _say_fidelity(manifest)
     for name, record in manifest.files.items():
         say(f"  file {name}: {record.bytes} bytes")
     for name, source in manifest.inputs.items():
         say(f"  made from {name} {source.fingerprint[:16]}")
-    say(f"  made {manifest.provenance.get('created')} by miniend {manifest.provenance.get('miniend')}")
+    say(
+        f"  made {manifest.provenance.get('created')} by miniend {manifest.provenance.get('miniend')}"
+    )
     if manifest.shards:
-        say(f"  a bad shard, here the first, is rebuilt alone by: {Artifact(root).mend(0).partition(': ')[2]}")
+        say(
+            f"  a bad shard, here the first, is rebuilt alone by: {Artifact(root).mend(0).partition(': ')[2]}"
+        )
 
 
 def verify_artifact(root: Path, *, everything: bool = False) -> None:
@@ -49,7 +56,11 @@ def verify_artifact(root: Path, *, everything: bool = False) -> None:
             progress.advance()
     for name in artifact.manifest.files:
         bad += _complaint(artifact.verify_file, name)
-    replayed = [] if bad or artifact.manifest.kind != "teacher_cache" else _sample(len(artifact.shards), everything)
+    replayed = (
+        []
+        if bad or artifact.manifest.kind != "teacher_cache"
+        else _sample(len(artifact.shards), everything)
+    )
     if replayed:
         bad += _replay(artifact, replayed)
     for complaint in bad:
@@ -59,7 +70,9 @@ def verify_artifact(root: Path, *, everything: bool = False) -> None:
             f"{root}: {len(bad)} of its parts are not what was written; each is named above with its mend"
         )
     also = f"; targets of {len(replayed)} shards replayed" if replayed else ""
-    say(f"{root}: {len(artifact.shards)} shards and {len(artifact.manifest.files)} files are what was written{also}")
+    say(
+        f"{root}: {len(artifact.shards)} shards and {len(artifact.manifest.files)} files are what was written{also}"
+    )
 
 
 def _say_fidelity(manifest: Manifest) -> None:
@@ -69,9 +82,13 @@ def _say_fidelity(manifest: Manifest) -> None:
         for name in first["replay_error"]:
             worst = max(note["replay_error"][name]["max"] for note in notes)
             mean = sum(note["replay_error"][name]["mean"] for note in notes) / len(notes)
-            say(f"  replayed {name}: largest error {worst:.3g}, mean {mean:.3g}, of the largest value")
+            say(
+                f"  replayed {name}: largest error {worst:.3g}, mean {mean:.3g}, of the largest value"
+            )
         kl = max(note["replay_kl"] for note in notes)
-        say(f"  replayed logits: KL from the teacher's at most {kl:.3g} nats a position, mean over a shard's sample")
+        say(
+            f"  replayed logits: KL from the teacher's at most {kl:.3g} nats a position, mean over a shard's sample"
+        )
     if "sampled" in first:
         unique = sum(note["sampled"]["unique_ids"] for note in notes) / len(notes)
         size = sum(note["sampled"]["bytes_per_position"] for note in notes) / len(notes)
@@ -110,10 +127,14 @@ def _replay(cache: Artifact, shards: list[int]) -> list[str]:
     if tail is not None:
         pad_token_id = AutoConfig.from_pretrained(cache.root / "tail").pad_token_id
     else:
-        pad_token_id = AutoTokenizer.from_pretrained(run / "tokens" / "tokenizer" / "hf").pad_token_id
+        pad_token_id = AutoTokenizer.from_pretrained(
+            run / "tokens" / "tokenizer" / "hf"
+        ).pad_token_id
     bad = []
     for kind in settings.kinds:
         targets = CachedTargets(cache, kind)
         for shard in shards:
-            bad += _complaint(lambda index, t=targets: check_labels(tokens, t, index, pad_token_id, tail), shard)
+            bad += _complaint(
+                lambda index, t=targets: check_labels(tokens, t, index, pad_token_id, tail), shard
+            )
     return bad

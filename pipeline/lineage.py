@@ -35,7 +35,16 @@ IDLE = {"name", "log_every", "profile", "peak_tflops", "spike_factor", "samples"
         "activation_checkpointing", "compile", "deepspeed"}  # fmt: skip
 
 #: Settings of fine-tuning that say which units there are, or that a unit's identity holds elsewhere.
-_COMPARED = {"models", "tasks", "seeds", "learning_rates", "baselines", "data", "teacher", "shard_rows"}
+_COMPARED = {
+    "models",
+    "tasks",
+    "seeds",
+    "learning_rates",
+    "baselines",
+    "data",
+    "teacher",
+    "shard_rows",
+}
 
 
 def tokenizer_output(recipe: Recipe) -> Output:
@@ -43,7 +52,10 @@ def tokenizer_output(recipe: Recipe) -> Output:
     path = recipe.tokenizer.path
     payload: dict[str, Any] = {"stage": "tokenizer", "format": TOKENIZER_FORMAT}
     if path is None:
-        payload |= {"corpus": _corpus_payload(recipe), "settings": recipe.tokenizer.model_dump(exclude={"path"})}
+        payload |= {
+            "corpus": _corpus_payload(recipe),
+            "settings": recipe.tokenizer.model_dump(exclude={"path"}),
+        }
     else:
         payload |= {"content": _tokenizer_content(path)}
     return Output(recipe.root / "tokens" / "tokenizer", "tokenizer", payload, recipe.to_yaml(), {})
@@ -79,7 +91,9 @@ def tokenizer_directory(recipe: Recipe) -> Path:
 
 def required_teacher(recipe: Recipe) -> Teacher:
     if recipe.teacher is None:
-        raise ConfigError("this recipe names no teacher: add `teacher: {model: DIRECTORY-OR-HUB-NAME}`")
+        raise ConfigError(
+            "this recipe names no teacher: add `teacher: {model: DIRECTORY-OR-HUB-NAME}`"
+        )
     return recipe.teacher
 
 
@@ -113,7 +127,10 @@ def _cache_settings(cache: Cache) -> dict[str, Any]:
 
 
 def distill_output(
-    recipe: Recipe, *, needs_cache: bool, stage: Literal["distill", "distill_interpolated"] = "distill"
+    recipe: Recipe,
+    *,
+    needs_cache: bool,
+    stage: Literal["distill", "distill_interpolated"] = "distill",
 ) -> Output:
     """RUN/<stage>/<distill.name>: a student trained from cached targets, or with the LM loss alone."""
     train, validation = tokens_artifact(recipe, "train"), tokens_artifact(recipe, "validation")
@@ -129,16 +146,23 @@ def distill_output(
         "seed": recipe.seed,
         "tokens": train.fingerprint,
         "cache": inputs["cache"].fingerprint if needs_cache else None,
-        "teacher": model_hash(resolve_model(recipe.teacher.model)) if recipe.teacher is not None else None,
+        "teacher": model_hash(resolve_model(recipe.teacher.model))
+        if recipe.teacher is not None
+        else None,
         "student": _student_payload(recipe.student),
         "settings": optimisation_payload(recipe.distill),
     }
     if recipe.distill.original is not None:
         weight = recipe.distill.original.model_dump(mode="json")["weight"]
-        payload["original"] = {"cache": inputs["original"].fingerprint if needs_cache else None, "weight": weight}
+        payload["original"] = {
+            "cache": inputs["original"].fingerprint if needs_cache else None,
+            "weight": weight,
+        }
     if recipe.distill.targets == "online" and recipe.teacher is not None:
         payload["teacher_dtype"] = resolve_dtype(recipe.teacher.dtype)
-    return Output(recipe.root / stage / recipe.distill.name, stage, payload, recipe.to_yaml(), inputs)
+    return Output(
+        recipe.root / stage / recipe.distill.name, stage, payload, recipe.to_yaml(), inputs
+    )
 
 
 def original_recipe(recipe: Recipe) -> Recipe | None:
@@ -164,14 +188,22 @@ def finetune_root(recipe: Recipe, task: Task, model: str, trial: str) -> Path:
 
 
 def finetune_output(
-    recipe: Recipe, task: Task, model: str, trial: str, seed: int, learning_rate: float, taught: Mapping[str, str]
+    recipe: Recipe,
+    task: Task,
+    model: str,
+    trial: str,
+    seed: int,
+    learning_rate: float,
+    taught: Mapping[str, str],
 ) -> Output:
     """RUN/finetune/<name>/<task>/<model>/<trial>: one model fine-tuned and scored on one task.
 
     taught: fingerprints of what it learns from a fine-tuned teacher, "distilled" rows and "logits"; empty without one.
     """
     if model not in recipe.finetune.models:
-        raise ConfigError(f"finetune.models has no {model!r}; it has {', '.join(recipe.finetune.models) or 'none'}")
+        raise ConfigError(
+            f"finetune.models has no {model!r}; it has {', '.join(recipe.finetune.models) or 'none'}"
+        )
     candidate = recipe.finetune.models[model]
     directory = resolve_model(candidate.model)
     payload = _task_payload(task) | {
@@ -184,7 +216,9 @@ def finetune_output(
     }
     if taught:
         payload["taught"] = {**taught, "data": recipe.finetune.data_of(model)}
-        payload["taught"] |= {"objective": candidate.logits.model_dump()} if candidate.logits is not None else {}
+        payload["taught"] |= (
+            {"objective": candidate.logits.model_dump()} if candidate.logits is not None else {}
+        )
     root = finetune_root(recipe, task, model, trial)
     return Output(root, "finetune", payload, recipe.to_yaml(), {})
 
@@ -197,7 +231,9 @@ def baseline_output(recipe: Recipe, task: Task, name: str) -> Output:
         "baseline": name,
         "settings": recipe.finetune.model_dump(include={"validation_rows", "resamples"}),
     }
-    return Output(finetune_root(recipe, task, name, "baseline"), "finetune", payload, recipe.to_yaml(), {})
+    return Output(
+        finetune_root(recipe, task, name, "baseline"), "finetune", payload, recipe.to_yaml(), {}
+    )
 
 
 def distilled_output(recipe: Recipe, task: Task, teacher: Output) -> Output:
@@ -218,11 +254,22 @@ def distilled_output(recipe: Recipe, task: Task, teacher: Output) -> Output:
 
 
 #: Of a task, what says where its rows lie or is settled elsewhere.
-_NO_CONTENT = {"train", "validation", "test", "more_tests", "unlabelled", "name", "max_steps", "learning_rate"}
+_NO_CONTENT = {
+    "train",
+    "validation",
+    "test",
+    "more_tests",
+    "unlabelled",
+    "name",
+    "max_steps",
+    "learning_rate",
+}
 
 
 def _task_payload(task: Task) -> dict[str, Any]:
-    files = {part: getattr(task, part) for part in ("train", "validation", "test") if getattr(task, part)}
+    files = {
+        part: getattr(task, part) for part in ("train", "validation", "test") if getattr(task, part)
+    }
     files |= {f"more_tests.{name}": origin for name, origin in task.more_tests.items()}
     return {
         "task": task.model_dump(exclude=_NO_CONTENT),
@@ -237,7 +284,9 @@ def optimisation_payload(settings: Optimisation) -> dict[str, Any]:
         exclude |= {"patience", "min_delta"}
     if settings.export == "last":
         exclude |= {"export"}
-    if not settings.scale_parameter:  # so that results from before the key existed stay what they are
+    if (
+        not settings.scale_parameter
+    ):  # so that results from before the key existed stay what they are
         exclude |= {"scale_parameter"}
     if not chooses <= exclude:  # then what comes out depends on when it was looked at
         exclude -= {"validate_every"}
@@ -252,7 +301,9 @@ def read_deepspeed_json(path: str) -> dict[str, Any]:
     try:
         config = json.loads(Path(path).read_text())
     except FileNotFoundError:
-        raise ConfigError(f"DeepSpeed configuration {path} does not exist: see ds_configs/") from None
+        raise ConfigError(
+            f"DeepSpeed configuration {path} does not exist: see ds_configs/"
+        ) from None
     except ValueError as error:
         raise ConfigError(f"DeepSpeed configuration {path} is not valid JSON: {error}") from None
     if not isinstance(config, dict):
@@ -282,7 +333,9 @@ def _corpus_payload(recipe: Recipe) -> dict[str, Any]:
     if recipe.corpus is None:
         raise ConfigError("this recipe names no corpus: add `corpus: {sources: [FILE, …]}`")
     corpus = recipe.corpus
-    return corpus.model_dump(exclude={"sources"}) | {"sources": [source_hash(source) for source in corpus.sources]}
+    return corpus.model_dump(exclude={"sources"}) | {
+        "sources": [source_hash(source) for source in corpus.sources]
+    }
 
 
 def _tokenizer_content(path: str) -> str:

@@ -31,9 +31,13 @@ def parse(
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _stop)
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--recipe", required=True, metavar="FILE", help="the YAML recipe, e.g. recipes/demo.yaml")
+    parser.add_argument(
+        "--recipe", required=True, metavar="FILE", help="the YAML recipe, e.g. recipes/demo.yaml"
+    )
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -44,7 +48,9 @@ def parse(
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     if trains is not None:
         parser.add_argument(
-            "--profile", action="store_true", help=f"write a profile of a few steps: {trains}.profile=true"
+            "--profile",
+            action="store_true",
+            help=f"write a profile of a few steps: {trains}.profile=true",
         )
     if options is not None:
         options(parser)
@@ -81,8 +87,12 @@ def environment_rank() -> tuple[int, int]:
         names = ("SLURM_PROCID", "SLURM_NTASKS")
     found = [os.environ.get(name, "") for name in names]
     if not all(value.isdecimal() for value in found) or not int(found[0]) < int(found[1]):
-        shown = ", ".join(f"{name}={value or '(unset)'}" for name, value in zip(names, found, strict=True))
-        raise ConfigError(f"{shown}: need a rank below the number of processes; unset both to run one process")
+        shown = ", ".join(
+            f"{name}={value or '(unset)'}" for name, value in zip(names, found, strict=True)
+        )
+        raise ConfigError(
+            f"{shown}: need a rank below the number of processes; unset both to run one process"
+        )
     return int(found[0]), int(found[1])
 
 

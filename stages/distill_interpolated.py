@@ -57,7 +57,9 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--link", type=int, metavar="N", help="only link N, counted from 1")
     parser.add_argument("--part", choices=("cache", "distill"), help="which part of the link")
     parser.add_argument(
-        "--shards", metavar="3,7-9", help="with --part cache: only these shards, as for cache_teacher.py"
+        "--shards",
+        metavar="3,7-9",
+        help="with --part cache: only these shards, as for cache_teacher.py",
     )
 
 

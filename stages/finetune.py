@@ -31,17 +31,31 @@ def main() -> None:
     if chosen.distil is not None:
         finetune.distil_alone(recipe, chosen.distil, chosen.shards)
         return
-    finetune.run(recipe, models=chosen.models, tasks=chosen.tasks, trials=chosen.trials, timed=not chosen.units_only)
+    finetune.run(
+        recipe,
+        models=chosen.models,
+        tasks=chosen.tasks,
+        trials=chosen.trials,
+        timed=not chosen.units_only,
+    )
     if environment_rank()[0] == 0 and not chosen.units_only:
         say(write_report(recipe.root, recipe.finetune.name, recipe=recipe).table)
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--models", type=_names, metavar="a,b", help="only these of finetune.models")
+    parser.add_argument(
+        "--models", type=_names, metavar="a,b", help="only these of finetune.models"
+    )
     parser.add_argument("--tasks", type=_names, metavar="x,y", help="only these of finetune.tasks")
-    parser.add_argument("--trials", type=_names, metavar="seed-0", help="only these seeds and rates, by directory")
-    parser.add_argument("--units-only", action="store_true", help="neither time the models nor write the reports")
-    parser.add_argument("--distil", metavar="TASK", help="only let the fine-tuned teacher label the task's rows")
+    parser.add_argument(
+        "--trials", type=_names, metavar="seed-0", help="only these seeds and rates, by directory"
+    )
+    parser.add_argument(
+        "--units-only", action="store_true", help="neither time the models nor write the reports"
+    )
+    parser.add_argument(
+        "--distil", metavar="TASK", help="only let the fine-tuned teacher label the task's rows"
+    )
     parser.add_argument("--shards", metavar="3,7-9", help="with --distil: only these shards")
 
 

@@ -45,7 +45,9 @@ def main() -> None:
         work = build.build_tokens(recipe, split, rank, world)
         rate = f"{work.tokens / work.seconds:.0f} tokens/s" if work.tokens else "nothing to do"
         if world > 1:
-            say(f"tokens/{split}: process {rank} of {world} made {work.rows} rows, {work.tokens} tokens ({rate})")
+            say(
+                f"tokens/{split}: process {rank} of {world} made {work.rows} rows, {work.tokens} tokens ({rate})"
+            )
         if work.complete and (work.tokens or rank == 0):
             say(f"tokens/{split}: {_totals(recipe, split)}" + (f" ({rate})" if world == 1 else ""))
     if rank == 0:

@@ -27,7 +27,9 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 class Process:
     """A started script with the methods of `subprocess.Popen` that tests use; its output goes to unnamed files."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], directory: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], directory: Path
+    ) -> None:
         """command: the interpreter, a script and its arguments."""
         self.args = list(command)
         self.returncode: int | None = None
@@ -128,14 +130,29 @@ def run(
 class Ranks:
     """The ranks of one training run, started and watched as torchrun does: when one fails, the others are ended."""
 
-    def __init__(self, command: Sequence[str], world: int, environment: Mapping[str, str] = ENVIRONMENT) -> None:
+    def __init__(
+        self, command: Sequence[str], world: int, environment: Mapping[str, str] = ENVIRONMENT
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
-        shared = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1"}
+        shared = {
+            "WORLD_SIZE": str(world),
+            "LOCAL_WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1",
+        }
         self.returncode: int | None = None
         self.ranks = [
-            start(command, {**environment, **shared, "MASTER_PORT": port, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            start(
+                command,
+                {
+                    **environment,
+                    **shared,
+                    "MASTER_PORT": port,
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                },
+            )
             for rank in range(world)
         ]
 
@@ -183,7 +200,11 @@ def _forks_are_safe() -> bool:
 @cache
 def _zygote() -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "DS_ACCELERATOR": "cpu"}
+    quiet = {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "DS_ACCELERATOR": "cpu",
+    }
     process = subprocess.Popen(
         [PYTHON, str(REPOSITORY / "tests/zygote.py"), str(theirs.fileno())],
         env=ENVIRONMENT | quiet,

@@ -48,7 +48,9 @@ def _rows(task: str, documents: list[dict[str, str]]) -> Iterator[dict[str, Any]
         if task in SUMMARIES:
             # CNN/DailyMail's highlights are lines.
             target = f"{document['title']} .\n{second} ." if task == "cnn_dailymail" else second
-            texts = [target if name in ("highlights", "summary") else first for name in SCHEMAS[task]]
+            texts = [
+                target if name in ("highlights", "summary") else first for name in SCHEMAS[task]
+            ]
             row = dict(zip(SCHEMAS[task], texts, strict=True))
             yield row | {"id": str(index)}
             continue

@@ -40,25 +40,43 @@ MODELS: dict[str, tuple[Any, dict[str, Any], bool]] = {
     "bart": (BartConfig, _BART_WIDTHS, False),
     "bart-separate-head": (BartConfig, _BART_WIDTHS, True),
     "bart-untied": (BartConfig, _BART_WIDTHS | {"tie_word_embeddings": False}, True),
-    "mbart": (MBartConfig, _BART_WIDTHS | {"scale_embedding": True, "decoder_start_token_id": None}, False),
+    "mbart": (
+        MBartConfig,
+        _BART_WIDTHS | {"scale_embedding": True, "decoder_start_token_id": None},
+        False,
+    ),
     "pegasus": (PegasusConfig, _BART_WIDTHS | {"scale_embedding": True}, False),
-    "marian": (MarianConfig, _BART_WIDTHS | {"scale_embedding": True, "activation_function": "swish"}, False),
+    "marian": (
+        MarianConfig,
+        _BART_WIDTHS | {"scale_embedding": True, "activation_function": "swish"},
+        False,
+    ),
     "marian-two-vocabularies": (
         MarianConfig,
-        _BART_WIDTHS | {"scale_embedding": True, "share_encoder_decoder_embeddings": False, "decoder_vocab_size": 288},
+        _BART_WIDTHS
+        | {
+            "scale_embedding": True,
+            "share_encoder_decoder_embeddings": False,
+            "decoder_vocab_size": 288,
+        },
         False,
     ),
 }
 
 
 def tiny_config(
-    name: str, layers: tuple[int, int] = (4, 3), widths: Mapping[str, int] | None = None, **changes: Any
+    name: str,
+    layers: tuple[int, int] = (4, 3),
+    widths: Mapping[str, int] | None = None,
+    **changes: Any,
 ) -> Any:
     """layers: blocks of the encoder and the decoder; widths: fields of `Shape`; changes: entries of the configuration."""
     kind, settings, _ = MODELS[name]
     config = kind(**{"vocab_size": VOCABULARY} | settings | changes)
     family = family_of(config)
-    shape = replace(family.shape(config), encoder_layers=layers[0], decoder_layers=layers[1], **widths or {})
+    shape = replace(
+        family.shape(config), encoder_layers=layers[0], decoder_layers=layers[1], **widths or {}
+    )
     return family.with_shape(config, shape)
 
 
@@ -71,7 +89,9 @@ def tiny_model(
 ) -> PreTrainedModel:
     """Return a model in evaluation mode, the same for the same arguments."""
     torch.manual_seed(0)
-    model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(tiny_config(name, layers, widths, **changes))
+    model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(
+        tiny_config(name, layers, widths, **changes)
+    )
     if MODELS[name][2]:
         family_of(model.config).separate_head(model)
     learned = [(key, weight) for key, weight in model.named_parameters() if weight.requires_grad]
@@ -85,7 +105,9 @@ def tiny_model(
     return model.to(dtype).eval()
 
 
-def tiny_batch(rows: int = 3, input_length: int = 20, label_length: int = 9, seed: int = 1) -> dict[str, torch.Tensor]:
+def tiny_batch(
+    rows: int = 3, input_length: int = 20, label_length: int = 9, seed: int = 1
+) -> dict[str, torch.Tensor]:
     """Return input_ids, attention_mask and labels with padding in inputs and labels."""
     generator = torch.Generator().manual_seed(seed)
     input_ids = torch.randint(3, 120, (rows, input_length), generator=generator)

@@ -108,7 +108,13 @@ class TinyRun:
         """The command line of a stage; the stage "teacher" is distill.py with the teacher's recipe."""
         script = "distill" if stage == "teacher" else stage
         recipe = self.teacher_recipe if stage == "teacher" else self.recipe
-        return [PYTHON, str(REPOSITORY / "stages" / f"{script}.py"), "--recipe", str(recipe), *overrides]
+        return [
+            PYTHON,
+            str(REPOSITORY / "stages" / f"{script}.py"),
+            "--recipe",
+            str(recipe),
+            *overrides,
+        ]
 
     def stage(self, stage: str, *overrides: str) -> subprocess.CompletedProcess[str]:
         """Run a stage to its end, in a fork."""
@@ -140,4 +146,6 @@ class TinyRun:
         """Content hash of each artifact of a finished stage."""
         from pipeline.artifacts import Artifact
 
-        return {name: Artifact(self.run / name).manifest.content_hash() for name in ARTIFACTS[stage]}
+        return {
+            name: Artifact(self.run / name).manifest.content_hash() for name in ARTIFACTS[stage]
+        }

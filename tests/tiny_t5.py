@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-def save_tiny_t5(directory: Path, texts: Iterable[str], *, seed: int = 0, layers: int = 2, d_model: int = 32) -> Path:
+def save_tiny_t5(
+    directory: Path, texts: Iterable[str], *, seed: int = 0, layers: int = 2, d_model: int = 32
+) -> Path:
     """Write a T5 of `layers`+1 encoder and `layers` decoder blocks whose tokenizer has at most 400 pieces of `texts`."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
@@ -17,8 +19,12 @@ def save_tiny_t5(directory: Path, texts: Iterable[str], *, seed: int = 0, layers
     raw.pre_tokenizer = pre_tokenizers.Metaspace()
     raw.decoder = Metaspace()
     special = ["<pad>", "</s>", "<unk>"]
-    raw.train_from_iterator(texts, trainers.UnigramTrainer(vocab_size=400, special_tokens=special, unk_token="<unk>"))
-    raw.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    raw.train_from_iterator(
+        texts, trainers.UnigramTrainer(vocab_size=400, special_tokens=special, unk_token="<unk>")
+    )
+    raw.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw,
         pad_token="<pad>",

@@ -37,7 +37,9 @@ def main() -> None:
     server = socket.socket(fileno=int(sys.argv[1]))
     server.set_inheritable(False)
     for library in _LIBRARIES:
-        with contextlib.suppress(ImportError):  # not in every release: a fork then imports what it needs itself
+        with contextlib.suppress(
+            ImportError
+        ):  # not in every release: a fork then imports what it needs itself
             importlib.import_module(library)
     threads = [task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir()]
     assert len(threads) == 1, f"a fork would copy one thread of {threads}"

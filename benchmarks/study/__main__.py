@@ -52,7 +52,9 @@ def _run(study, groups, jobs: int) -> None:
         made += 1
         left = (time.monotonic() - began) / made * (len(waiting) - made) / 60
         finished = len(units) - len(waiting) + made
-        say(f"study: {finished} of {len(units)} students distilled and fine-tuned, about {left:.0f} min left")
+        say(
+            f"study: {finished} of {len(units)} students distilled and fine-tuned, about {left:.0f} min left"
+        )
 
     forks.run_all((study.teacher_work(seed) for seed in groups[0].seeds), jobs)
     forks.run_all(study.caching(waiting), jobs)
@@ -85,14 +87,20 @@ def _named(groups: list[grid.Group], names: str | None) -> list[grid.Group]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.study",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--run", type=Path, help="where the study's artifacts go (runs/study)")
     parser.add_argument(
-        "--jobs", type=int, help="students at a time, each on its share of the cores (all cores, one each)"
+        "--jobs",
+        type=int,
+        help="students at a time, each on its share of the cores (all cores, one each)",
     )
     parser.add_argument("--groups", metavar="a,b", help="only these groups of paths")
-    parser.add_argument("--collect", action="store_true", help="write results and page from what is finished")
+    parser.add_argument(
+        "--collect", action="store_true", help="write results and page from what is finished"
+    )
     parser.add_argument("--quick", action="store_true", help="two paths, one seed, a few minutes")
     return parser.parse_args()
 

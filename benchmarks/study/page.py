@@ -23,12 +23,19 @@ def write_page(record: Record, page: Path) -> None:
     """Renew every block of `page`; makes a page of blocks alone where there is none. Plots go to images/ beside it."""
     names = ["corpus", "teacher", *record["groups"], "costs"]
     if not page.is_file():
-        atomic.write_text(page, "".join(f"<!-- study: {name} -->\n<!-- /study -->\n\n" for name in names))
+        atomic.write_text(
+            page, "".join(f"<!-- study: {name} -->\n<!-- /study -->\n\n" for name in names)
+        )
     found = blocks(record)
     text = page.read_text(encoding="utf-8")
-    atomic.write_text(page, _BLOCK.sub(lambda match: match[1] + found.get(match[2], "") + match[3], text))
+    atomic.write_text(
+        page, _BLOCK.sub(lambda match: match[1] + found.get(match[2], "") + match[3], text)
+    )
     images = page.parent / "images"
-    atomic.write_text(images / "study-teacher.svg", plots.curves("The teacher", [("", record["teacher"]["curve"])]))
+    atomic.write_text(
+        images / "study-teacher.svg",
+        plots.curves("The teacher", [("", record["teacher"]["curve"])]),
+    )
     for name, group in record["groups"].items():
         if group["paths"]:
             atomic.write_text(images / f"study-{name}.svg", plots.group(group))
@@ -59,9 +66,18 @@ def _teacher(record: Record) -> str:
         "|---|" + "---:|" * len(teacher["curve"]),
         "| LM loss | " + " | ".join(f"{loss:.3f}" for _, loss in teacher["curve"]) + " |",
     ]
-    scores = [f"{task} {found['metric']} {_spread(found)}" for task, found in teacher["tasks"].items()]
+    scores = [
+        f"{task} {found['metric']} {_spread(found)}" for task, found in teacher["tasks"].items()
+    ]
     return (
-        "\n".join([*lines, "", *([f"Fine-tuned as the students are: {', '.join(scores)}."] if scores else [])]) + "\n"
+        "\n".join(
+            [
+                *lines,
+                "",
+                *([f"Fine-tuned as the students are: {', '.join(scores)}."] if scores else []),
+            ]
+        )
+        + "\n"
     )
 
 
@@ -95,7 +111,9 @@ def _group(name: str, group: Record) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     seeds = sorted({len(found["seeds"]) for found in paths.values()})
     return "\n".join([*lines, "", f"![{group['title']}](images/study-{name}.svg)", ""]) + (
-        f"\nUnfinished: some paths have {seeds[0]} of {seeds[-1]} seeds.\n" if len(seeds) > 1 else ""
+        f"\nUnfinished: some paths have {seeds[0]} of {seeds[-1]} seeds.\n"
+        if len(seeds) > 1
+        else ""
     )
 
 
@@ -115,12 +133,16 @@ def _costs(record: Record) -> str:
     lines += ["", "| cache | MB | bytes a token |", "|---|---:|---:|"]
     for name, found in record["caches"].items():
         if "assistant" not in name:
-            lines.append(f"| {name} | {found['bytes'] / 1e6:.0f} | {found['bytes_per_token']:.0f} |")
+            lines.append(
+                f"| {name} | {found['bytes'] / 1e6:.0f} | {found['bytes_per_token']:.0f} |"
+            )
     return "\n".join(lines) + "\n"
 
 
 def _spread(found: Record, digits: int = 3) -> str:
-    return f"{found['mean']:.{digits}f}" + (f" ± {found['sd']:.{digits}f}" if found["sd"] is not None else "")
+    return f"{found['mean']:.{digits}f}" + (
+        f" ± {found['sd']:.{digits}f}" if found["sd"] is not None else ""
+    )
 
 
 def _signed(value: float, p_value: float | None, digits: int) -> str:

@@ -24,7 +24,10 @@ def group(found: Record) -> str:
     curves = [(short(name), record["curve"]) for name, record in paths]
     dots = _dots(found["title"], [(short(name), record["lm_loss"]) for name, record in paths])
     return _document(
-        WIDTH + _LABEL + _GAP + WIDTH, max(250.0, 74 + _LINE * len(paths)), dots, _curves("LM loss by step", curves)
+        WIDTH + _LABEL + _GAP + WIDTH,
+        max(250.0, 74 + _LINE * len(paths)),
+        dots,
+        _curves("LM loss by step", curves),
     )
 
 
@@ -34,7 +37,8 @@ def curves(title: str, lines: Sequence[tuple[str, Sequence[Sequence[float]]]]) -
 
 def _dots(title: str, rows: Sequence[tuple[str, Record]]) -> Markup:
     axis = linear_axis(
-        "validation LM loss (nats a target token)", [value for _, row in rows for value in row["values"]]
+        "validation LM loss (nats a target token)",
+        [value for _, row in rows for value in row["values"]],
     )
     left, right, top = _LABEL, _LABEL + WIDTH - 14, 52.0
     bottom = top + _LINE * len(rows)
@@ -48,13 +52,28 @@ def _dots(title: str, rows: Sequence[tuple[str, Record]]) -> Markup:
 
     for tick in axis.ticks:
         parts.append(el("path", d=f"M{place(tick):.1f} {top:g}V{bottom:g}", class_="grid"))
-        parts.append(el("text", f"{tick:g}", x=place(tick), y=bottom + 16, class_="tick", text_anchor="middle"))
+        parts.append(
+            el(
+                "text",
+                f"{tick:g}",
+                x=place(tick),
+                y=bottom + 16,
+                class_="tick",
+                text_anchor="middle",
+            )
+        )
     for index, (name, row) in enumerate(rows):
         y = top + _LINE * (index + 0.5)
         parts.append(el("text", name, x=left - 10, y=y + 4, class_="tick", text_anchor="end"))
         for value in row["values"]:
             parts.append(marker(place(value), y, index, 3.5, f"{name}: {value:.4f}"))
-        parts.append(el("path", d=f"M{place(row['mean']):.1f} {y - 7:.1f}v14", class_=f"whisker s{index % 7}"))
+        parts.append(
+            el(
+                "path",
+                d=f"M{place(row['mean']):.1f} {y - 7:.1f}v14",
+                class_=f"whisker s{index % 7}",
+            )
+        )
     return join(*parts)
 
 
@@ -62,7 +81,12 @@ def _curves(title: str, lines: Sequence[tuple[str, Sequence[Sequence[float]]]]) 
     steps = [x for _, points in lines for x, _ in points]
     # Without the first validation, whose height would leave the rest no room.
     values = [y for _, points in lines for _, y in points[1:] or points]
-    panel = Panel(title, title, linear_axis("optimiser steps", [0, *steps], whole=True), linear_axis("LM loss", values))
+    panel = Panel(
+        title,
+        title,
+        linear_axis("optimiser steps", [0, *steps], whole=True),
+        linear_axis("LM loss", values),
+    )
     for index, (name, points) in enumerate(lines):
         pairs = [(float(x), float(y)) for x, y in points]
         panel.line(pairs, index, "train", f"{name}: {pairs[-1][1]:.4f} after step {pairs[-1][0]:g}")

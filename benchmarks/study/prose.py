@@ -29,7 +29,11 @@ def from_rest(text: str) -> Iterator[str]:
     """Yield the paragraphs of prose in a reStructuredText file or a docstring, each as one line."""
     for block in re.split(r"\n[ \t]*\n", text):
         lines = textwrap.dedent(block).strip("\n").splitlines()
-        if not lines or lines[0].startswith((".. ", ">>>", "|")) or any(line.startswith(">>>") for line in lines):
+        if (
+            not lines
+            or lines[0].startswith((".. ", ">>>", "|"))
+            or any(line.startswith(">>>") for line in lines)
+        ):
             continue
         paragraph = " ".join(line.strip() for line in lines)
         yield from _prose(_BULLET.sub("", _plain(paragraph)))
@@ -76,7 +80,23 @@ class _Paragraphs(html.parser.HTMLParser):
     """Collects the text between tags that begin or end a block."""
 
     _BLOCKS = frozenset(
-        {"p", "li", "div", "td", "th", "h1", "h2", "h3", "h4", "h5", "blockquote", "br", "ul", "ol", "body"}
+        {
+            "p",
+            "li",
+            "div",
+            "td",
+            "th",
+            "h1",
+            "h2",
+            "h3",
+            "h4",
+            "h5",
+            "blockquote",
+            "br",
+            "ul",
+            "ol",
+            "body",
+        }
     )
     _UNREAD = frozenset({"script", "style", "head", "pre", "code"})
 

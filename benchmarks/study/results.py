@@ -25,9 +25,15 @@ Record = dict[str, Any]
 def collect(study: Study, groups: Sequence[Group]) -> Record:
     """Everything that is finished. Raises nothing for what is not: it is left out, and `seeds` says which there are."""
     units = {unit.name: unit for group in groups for unit in group.units()}
-    distilled = {name: found for name, unit in units.items() if (found := _distilled(study, unit)) is not None}
+    distilled = {
+        name: found
+        for name, unit in units.items()
+        if (found := _distilled(study, unit)) is not None
+    }
     judged = {name: _judged(study, name, units[name], units[name].seed) for name in distilled}
-    teacher = {seed: found for seed in groups[0].seeds if (found := _judged(study, "teacher", None, seed))}
+    teacher = {
+        seed: found for seed in groups[0].seeds if (found := _judged(study, "teacher", None, seed))
+    }
     return {
         "teacher": _teacher(study, teacher),
         "settings": _settings(study),
@@ -48,7 +54,9 @@ def _distilled(study: Study, unit: Unit) -> Record | None:
             return None
     except PipelineError:
         return None
-    names = [f"{output.root.name}.assistant-{number}" for number in range(1, unit.path.assistants + 1)]
+    names = [
+        f"{output.root.name}.assistant-{number}" for number in range(1, unit.path.assistants + 1)
+    ]
     links = [_link(output.root.with_name(name)) for name in [*names, output.root.name]]
     tokens = _tokens_per_step(study)
     *before, last = links
@@ -68,10 +76,17 @@ def _distilled(study: Study, unit: Unit) -> Record | None:
 
 def _link(root: Path) -> Record:
     """What one training run logged."""
-    events = [json.loads(line) for line in (root / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    losses = {line["step"]: line["validation/lm_loss"] for line in events if "validation/lm_loss" in line}
+    events = [
+        json.loads(line)
+        for line in (root / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    losses = {
+        line["step"]: line["validation/lm_loss"] for line in events if "validation/lm_loss" in line
+    }
     windows = [line for line in events if line.get("speed/tflops_per_device")]
-    ratios = [line["speed/tflops_per_device"] * 1e12 / line["speed/tokens_per_second"] for line in windows]
+    ratios = [
+        line["speed/tflops_per_device"] * 1e12 / line["speed/tokens_per_second"] for line in windows
+    ]
     return {
         "curve": [[step, losses[step]] for step in sorted(losses)],
         "steps": max(losses),
@@ -100,7 +115,9 @@ def _judged(study: Study, name: str, unit: Unit | None, seed: int) -> dict[str, 
     return found
 
 
-def _group(group: Group, distilled: dict[str, Record], judged: dict[str, dict[str, UnitResult]]) -> Record:
+def _group(
+    group: Group, distilled: dict[str, Record], judged: dict[str, dict[str, UnitResult]]
+) -> Record:
     reference = _of(group.reference, group, distilled)
     budget = None
     if reference:
@@ -147,15 +164,23 @@ def _path(
         record["lm_loss_at_budget"] = _spread([_at_flops(unit, budget) for unit in units])
     shared = sorted(set(names) & set(reference))
     if shared and names != reference:
-        apart = [distilled[names[seed]]["lm_loss"] - distilled[reference[seed]]["lm_loss"] for seed in shared]
-        record["against_reference"] = _spread(apart) | {"p_value": _paired_t(apart), "seeds": shared}
+        apart = [
+            distilled[names[seed]]["lm_loss"] - distilled[reference[seed]]["lm_loss"]
+            for seed in shared
+        ]
+        record["against_reference"] = _spread(apart) | {
+            "p_value": _paired_t(apart),
+            "seeds": shared,
+        }
     for task in TASKS:
         ours = [judged[name][task] for name in names.values() if task in judged[name]]
         if not ours:
             continue
         metric = ours[0].metric
         found = _spread([unit.scores[metric] for unit in ours]) | {"metric": metric}
-        theirs = [judged[reference[seed]][task] for seed in shared if task in judged[reference[seed]]]
+        theirs = [
+            judged[reference[seed]][task] for seed in shared if task in judged[reference[seed]]
+        ]
         mine = [judged[names[seed]][task] for seed in shared if task in judged[names[seed]]]
         if theirs and len(theirs) == len(mine) and names != reference:
             difference = compare(Scored(mine, 1000), Scored(theirs, 1000), metric)
@@ -175,7 +200,11 @@ def _at_flops(unit: Record, budget: float) -> float:
 
 
 def _spread(values: Sequence[float]) -> Record:
-    return {"mean": fmean(values), "sd": stdev(values) if len(values) > 1 else None, "values": list(values)}
+    return {
+        "mean": fmean(values),
+        "sd": stdev(values) if len(values) > 1 else None,
+        "values": list(values),
+    }
 
 
 def _paired_t(differences: Sequence[float]) -> float | None:
@@ -194,7 +223,9 @@ def _teacher(study: Study, judged: dict[int, dict[str, UnitResult]]) -> Record:
     for task in TASKS:
         units = [found[task] for found in judged.values() if task in found]
         if units:
-            tasks[task] = _spread([unit.scores[unit.metric] for unit in units]) | {"metric": units[0].metric}
+            tasks[task] = _spread([unit.scores[unit.metric] for unit in units]) | {
+                "metric": units[0].metric
+            }
     return {"lm_loss": curve[-1][1], "curve": curve, "tasks": tasks}
 
 
@@ -205,8 +236,14 @@ def _settings(study: Study) -> Record:
     domains = study.root / "corpus" / "domains.json"
     return {
         "quick": study.quick,
-        "distill": {name: getattr(recipe.distill, name) for name in ("max_steps", "batch_size", "learning_rate")},
-        "finetune": {name: getattr(recipe.finetune, name) for name in ("max_steps", "batch_size", "learning_rate")},
+        "distill": {
+            name: getattr(recipe.distill, name)
+            for name in ("max_steps", "batch_size", "learning_rate")
+        },
+        "finetune": {
+            name: getattr(recipe.finetune, name)
+            for name in ("max_steps", "batch_size", "learning_rate")
+        },
         "student_tokens": tokens,
         "teacher_tokens": teacher,
         "domains": json.loads(domains.read_text()) if domains.is_file() else {},

@@ -70,8 +70,12 @@ class Study:
             path = corpus.fetch(directory)
             with open(path, encoding="utf-8") as handle:
                 lines = list(handle)
-            atomic.write_text(self.students / "corpus.jsonl", "".join(lines[: round(len(lines) * STUDENTS_SHARE)]))
-            atomic.write_text(self.students / "corpus.jsonl.attribution.txt", corpus.ATTRIBUTION + "\n")
+            atomic.write_text(
+                self.students / "corpus.jsonl", "".join(lines[: round(len(lines) * STUDENTS_SHARE)])
+            )
+            atomic.write_text(
+                self.students / "corpus.jsonl.attribution.txt", corpus.ATTRIBUTION + "\n"
+            )
         split = self.recipe().corpus.split
         for rows, name, key in ((articles, "topics", "title"), (films, "reviews", "movie")):
             paths = write_splits(rows, directory / name, key, split)
@@ -89,15 +93,24 @@ class Study:
         student = STUDENTS[path.student] | {"init": path.init}
         distill: dict[str, Any] = {"name": unit.name, "targets": CACHES[path.cache]["targets"]}
         objective = {"preset": "lm"} | OBJECTIVES[path.objective]
-        found = [f"seed={unit.seed}", f"student={json.dumps(student)}", f"distill.objective={json.dumps(objective)}"]
-        if path.init == "random":  # which learns faster so, as the teacher did; what begins with its layers does not
+        found = [
+            f"seed={unit.seed}",
+            f"student={json.dumps(student)}",
+            f"distill.objective={json.dumps(objective)}",
+        ]
+        if (
+            path.init == "random"
+        ):  # which learns faster so, as the teacher did; what begins with its layers does not
             distill |= {"learning_rate": 0.01, "scale_parameter": "true", "weight_decay": 0.0}
         found += [f"distill.{key}={value}" for key, value in distill.items()]
         if path.cache != "states":
             cache = self.recipe().cache.model_dump(mode="json") | CACHES[path.cache]["cache"]
             found += [f"cache={json.dumps(cache)}", f"teacher.name={self._cache_name(unit)}"]
         if path.assistants:
-            found += [f"interpolated.name={unit.name}", f"interpolated.assistants={path.assistants}"]
+            found += [
+                f"interpolated.name={unit.name}",
+                f"interpolated.assistants={path.assistants}",
+            ]
         return found
 
     def _cache_name(self, unit: Unit) -> str:
@@ -109,7 +122,9 @@ class Study:
         recipe = self.recipe(*self.overrides(unit))
         if unit.path.assistants:
             recipe = interpolated.plan_links(recipe)[-1]
-        return lineage.distill_output(recipe, needs_cache=unit.path.objective != "lm", stage=unit.path.stage)
+        return lineage.distill_output(
+            recipe, needs_cache=unit.path.objective != "lm", stage=unit.path.stage
+        )
 
     def model(self, name: str, unit: Unit | None) -> Path:
         """The directory of a student, or of the teacher where there is no unit."""
@@ -177,13 +192,22 @@ class Study:
             if step is None:
                 return None
             stage, overrides = step
-            return Command(stage, ["--recipe", str(RECIPES / "students.yaml"), *self._students, *overrides], log)
+            return Command(
+                stage,
+                ["--recipe", str(RECIPES / "students.yaml"), *self._students, *overrides],
+                log,
+            )
 
         return following
 
     def _forget_checkpoints(self, name: str) -> None:
         """A hundred finished students' optimizers would fill the disk; hf/ is what counts."""
-        for made in ("distill", "distill_interpolated", "finetune/study/topic", "finetune/study/sentiment"):
+        for made in (
+            "distill",
+            "distill_interpolated",
+            "finetune/study/topic",
+            "finetune/study/sentiment",
+        ):
             for manifest in (self.students / made).glob(f"{name}*/**/manifest.json"):
                 for directory in ("checkpoints", "initial"):
                     shutil.rmtree(manifest.parent / directory, ignore_errors=True)
@@ -203,4 +227,6 @@ def _run(stage: str, arguments: list[str], ranks: int = 1) -> None:
         command = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), *command]
     done = subprocess.run([sys.executable, *command], check=False)
     if done.returncode:
-        raise forks.Failed(f"{stage} failed with exit code {done.returncode}; its error stands above")
+        raise forks.Failed(
+            f"{stage} failed with exit code {done.returncode}; its error stands above"
+        )

@@ -32,7 +32,9 @@ class Buffers:
         if size < _LEAST:
             return torch.empty(shape, dtype=dtype)
         if torch.cuda.is_initialized():
-            return torch.empty(shape, dtype=dtype, pin_memory=True)  # from a cache of the like, which waits for copies
+            return torch.empty(
+                shape, dtype=dtype, pin_memory=True
+            )  # from a cache of the like, which waits for copies
         with self._lock:
             arrays = self._arrays.setdefault(size, [])
             for place in range(len(arrays)):

@@ -30,7 +30,9 @@ def of_rows(rows: np.ndarray) -> np.ndarray:
 def _layout(size: int) -> tuple[str, int, np.ndarray]:
     """Word, words in a page and the pages' weights of rows of `size` bytes."""
     width = next(width for width in (8, 4, 2, 1) if size % width == 0)
-    page = next(page for page in (_PAGE >> shift for shift in range(10)) if size // width % page == 0)
+    page = next(
+        page for page in (_PAGE >> shift for shift in range(10)) if size // width % page == 0
+    )
     return f"<u{width}", page, 2 * np.arange(size // width // page, dtype=np.uint64) + np.uint64(1)
 
 

@@ -12,7 +12,13 @@ from pipeline.artifacts.reader import Artifact
 from pipeline.errors import ConfigError
 
 #: config.json entries that do not change what a model computes.
-_IDLE_CONFIG_KEYS = {"transformers_version", "_name_or_path", "dtype", "torch_dtype", "architectures"}
+_IDLE_CONFIG_KEYS = {
+    "transformers_version",
+    "_name_or_path",
+    "dtype",
+    "torch_dtype",
+    "architectures",
+}
 _TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "sentencepiece.bpe.model", "source.spm", "target.spm", "vocab.json",
                     "merges.txt", "special_tokens_map.json", "tokenizer_config.json")  # fmt: skip
 
@@ -27,10 +33,14 @@ def resolve_model(name: str) -> Path:
     if not path.is_dir():
         path = _from_hub(name)
     if not (path / "config.json").is_file():
-        raise ConfigError(f"model {name}: no config.json in it; give a directory written by save_pretrained")
+        raise ConfigError(
+            f"model {name}: no config.json in it; give a directory written by save_pretrained"
+        )
     if not weight_files(path):
         reason = (
-            "only pickled weights, which are not loaded" if [*path.glob("*.bin"), *path.glob("*.pt")] else "no weights"
+            "only pickled weights, which are not loaded"
+            if [*path.glob("*.bin"), *path.glob("*.pt")]
+            else "no weights"
         )
         raise ConfigError(f"model {name}: {reason}; save it with safe_serialization=True first")
     _require_as_written(path)
@@ -40,7 +50,9 @@ def resolve_model(name: str) -> Path:
 def _require_as_written(directory: Path) -> None:
     """Raise CorruptArtifact where a model of this pipeline's own is not what its stage wrote."""
     root = directory.parent
-    if directory.name != "hf" or not all((root / name).is_file() for name in ("fingerprint.json", "manifest.json")):
+    if directory.name != "hf" or not all(
+        (root / name).is_file() for name in ("fingerprint.json", "manifest.json")
+    ):
         return
     artifact = Artifact(root)
     for name in artifact.manifest.files:
@@ -56,7 +68,10 @@ def model_hash(directory: Path) -> str:
     """Hash a model by its configuration and weights; where it lies and which release wrote it do not matter."""
     config = json.loads((directory / "config.json").read_text())
     kept = {key: value for key, value in config.items() if key not in _IDLE_CONFIG_KEYS}
-    parts = [sha256_bytes(canonical_json(kept)), *(_unchanged_hash(file) for file in weight_files(directory))]
+    parts = [
+        sha256_bytes(canonical_json(kept)),
+        *(_unchanged_hash(file) for file in weight_files(directory)),
+    ]
     return sha256_bytes("\n".join(parts).encode())
 
 
@@ -91,6 +106,10 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.spm"]))
+        return Path(
+            snapshot_download(
+                name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.spm"]
+            )
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
         raise missing from None

@@ -21,7 +21,9 @@ def canonical_json(value: Any) -> bytes:
     Raises TypeError for anything but dict with string keys, list, tuple, str, int, bool, None and finite float.
     """
     _check(value, "$")
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    ).encode("ascii")
 
 
 def fingerprint(payload: Payload) -> str:

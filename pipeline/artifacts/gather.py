@@ -22,7 +22,10 @@ def gather(artifact: Artifact, rows: list[Row], columns: Sequence[str]) -> dict[
     """
     shards, numbers = np.array(rows, np.int64).T
     cuts = [*np.flatnonzero(np.diff(shards, prepend=-1)).tolist(), len(rows)]
-    picks = [artifact.pick(int(shards[first]), numbers[first:after], first) for first, after in pairwise(cuts)]
+    picks = [
+        artifact.pick(int(shards[first]), numbers[first:after], first)
+        for first, after in pairwise(cuts)
+    ]
     found = {}
     for column in columns:
         dtype, row_shape = artifact.layout(column)
@@ -44,7 +47,9 @@ def gather_ragged(artifact: Artifact, rows: list[Row], column: str) -> list[byte
 def _by_shard(rows: list[Row]) -> list[tuple[int, list[tuple[int, int]]]]:
     """(shard, [(row, place in `rows`)]) for each shard among `rows`."""
     shards = sorted({shard for shard, _ in rows})
-    return [(s, [(row, place) for place, (which, row) in enumerate(rows) if which == s]) for s in shards]
+    return [
+        (s, [(row, place) for place, (which, row) in enumerate(rows) if which == s]) for s in shards
+    ]
 
 
 def _widened(tensor: torch.Tensor) -> torch.Tensor:

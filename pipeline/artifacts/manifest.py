@@ -23,7 +23,15 @@ from pipeline.errors import CorruptArtifact, IncompleteArtifact
 #: Bump when a reader of an older release could misread a directory of this one.
 SCHEMA_VERSION: Final = 1
 
-Kind = Literal["tokenizer", "tokens", "teacher_cache", "distill", "distill_interpolated", "distilled", "finetune"]
+Kind = Literal[
+    "tokenizer",
+    "tokens",
+    "teacher_cache",
+    "distill",
+    "distill_interpolated",
+    "distilled",
+    "finetune",
+]
 
 
 #: The script that makes each kind.
@@ -169,7 +177,9 @@ def read_sidecar(root: Path, index: int) -> ShardRecord | None:
         return None
     record = _parse(ShardRecord, text, path)
     if record.index != index:
-        raise CorruptArtifact(f"{path} describes shard {record.index}, not {index}: remove it and run the stage again")
+        raise CorruptArtifact(
+            f"{path} describes shard {record.index}, not {index}: remove it and run the stage again"
+        )
     return record
 
 

@@ -50,7 +50,9 @@ class MappedShard:
         self._expected: dict[str, np.ndarray] = {}
         if self.has_checksums:
             stored = self._words(CHECKSUMS)
-            self._expected = {name: stored[:, place] for place, name in enumerate(sorted(record.columns))}
+            self._expected = {
+                name: stored[:, place] for place, name in enumerate(sorted(record.columns))
+            }
         #: Rows that were not read yet, of columns that have such rows.
         self._unchecked = {name: np.ones(record.rows, bool) for name in self._expected}
 
@@ -98,10 +100,14 @@ class MappedShard:
         columns = {}
         try:
             for name, entry in json.loads(self._map[8:first]).items():
-                dtype, shape, (start, stop) = DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
-                if not 0 <= start <= stop <= len(self._bytes) - first or stop - start != dtype.itemsize * math.prod(
-                    shape
-                ):
+                dtype, shape, (start, stop) = (
+                    DTYPES[entry["dtype"]],
+                    tuple(entry["shape"]),
+                    entry["data_offsets"],
+                )
+                if not 0 <= start <= stop <= len(
+                    self._bytes
+                ) - first or stop - start != dtype.itemsize * math.prod(shape):
                     raise ValueError("a column lies outside the file")
                 columns[name] = (dtype, shape, first + start)
         except (KeyError, TypeError, AttributeError):
@@ -109,7 +115,11 @@ class MappedShard:
         return columns
 
     def _require_fit(self, record: ShardRecord) -> None:
-        expected = {CHECKSUMS: ("int64", [record.rows, len(record.columns)])} if CHECKSUMS in self._columns else {}
+        expected = (
+            {CHECKSUMS: ("int64", [record.rows, len(record.columns)])}
+            if CHECKSUMS in self._columns
+            else {}
+        )
         for name, column in record.columns.items():
             if column.ragged:
                 expected[f"{name}.offsets"] = ("int64", [record.rows + 1])
@@ -125,7 +135,9 @@ class MappedShard:
         if column not in self._views:
             dtype, shape, offset = self._columns[column]
             size = dtype.itemsize * math.prod(shape[1:])
-            self._views[column] = self._bytes[offset : offset + shape[0] * size].reshape(shape[0], size)
+            self._views[column] = self._bytes[offset : offset + shape[0] * size].reshape(
+                shape[0], size
+            )
         return self._views[column]
 
     def _words(self, column: str) -> np.ndarray:

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.artifacts.atomic import sha256_bytes, sha256_file
-from pipeline.artifacts.manifest import STAGES, InputRecord, Kind, Manifest, ShardRecord, read_manifest, shard_path
+from pipeline.artifacts.manifest import (
+    STAGES,
+    InputRecord,
+    Kind,
+    Manifest,
+    ShardRecord,
+    read_manifest,
+    shard_path,
+)
 from pipeline.errors import CorruptArtifact, StaleArtifact
 
 if TYPE_CHECKING:
@@ -40,7 +48,9 @@ class Artifact:
         self.root = Path(root)
         self.manifest: Manifest = read_manifest(self.root)
         if kind is not None and self.manifest.kind != kind:
-            raise StaleArtifact(f"{self.root} holds {self.manifest.kind}, but {kind} is needed here")
+            raise StaleArtifact(
+                f"{self.root} holds {self.manifest.kind}, but {kind} is needed here"
+            )
         self._open: dict[int, MappedShard] = {}
         self._opening = threading.Lock()
 
@@ -55,10 +65,13 @@ class Artifact:
     def as_input(self) -> InputRecord:
         """The record a later artifact keeps of this one."""
         return InputRecord(
-            fingerprint=self.fingerprint, manifest_sha256=sha256_bytes((self.root / "manifest.json").read_bytes())
+            fingerprint=self.fingerprint,
+            manifest_sha256=sha256_bytes((self.root / "manifest.json").read_bytes()),
         )
 
-    def rows(self, shard: int, rows: slice | Sequence[int], columns: Sequence[str]) -> dict[str, torch.Tensor]:
+    def rows(
+        self, shard: int, rows: slice | Sequence[int], columns: Sequence[str]
+    ) -> dict[str, torch.Tensor]:
         """Read rows of some columns of one shard.
 
         Returns a tensor of shape (rows, *row_shape) per column in the stored dtype. Raises CorruptArtifact, as all that read do,
@@ -67,7 +80,11 @@ class Artifact:
         import numpy as np
         import torch
 
-        index = np.arange(self.shards[shard].rows)[rows] if isinstance(rows, slice) else np.asarray(rows, np.int64)
+        index = (
+            np.arange(self.shards[shard].rows)[rows]
+            if isinstance(rows, slice)
+            else np.asarray(rows, np.int64)
+        )
         pick, found = self.pick(shard, index, 0), {}
         for column in columns:
             dtype, row_shape = self.layout(column)
@@ -85,7 +102,9 @@ class Artifact:
     def pick(self, shard: int, rows: np.ndarray, start: int) -> Pick:
         """Return a `Pick` of rows that are there; raises IndexError for others."""
         if len(rows) and not 0 <= rows.min() <= rows.max() < self.shards[shard].rows:
-            raise IndexError(f"rows {rows.min()} to {rows.max()} of shard {shard}, which has {self.shards[shard].rows}")
+            raise IndexError(
+                f"rows {rows.min()} to {rows.max()} of shard {shard}, which has {self.shards[shard].rows}"
+            )
         return Pick(shard, rows, start)
 
     def copy_rows(self, picks: Sequence[Pick], column: str, into: torch.Tensor) -> None:
@@ -95,7 +114,9 @@ class Artifact:
         batch = as_bytes(into)
         for pick in picks:
             try:  # not _explained, whose cost shows where rows are small
-                self._mapped(pick.shard).copy(column, pick.rows, batch[pick.start : pick.start + len(pick.rows)])
+                self._mapped(pick.shard).copy(
+                    column, pick.rows, batch[pick.start : pick.start + len(pick.rows)]
+                )
             except ValueError as error:
                 raise self._differs(pick.shard, error) from None
 
@@ -112,7 +133,10 @@ class Artifact:
         A shard that cannot be read is passed over here: whoever reads its rows says what is wrong.
         """
         size = sum(self.shards[shard].bytes for shard in shards)
-        if not hasattr(os, "posix_fadvise") or size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4:
+        if (
+            not hasattr(os, "posix_fadvise")
+            or size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+        ):
             return
         for shard in shards:
             with contextlib.suppress(OSError), open(shard_path(self.root, shard), "rb") as handle:
@@ -127,7 +151,9 @@ class Artifact:
         """Check the bytes of shard `index` against its record; raises CorruptArtifact naming the file and the mend."""
         path = self._require_size(index)
         if sha256_file(path) != self.shards[index].sha256:
-            raise CorruptArtifact(f"{path} is not what was written (sha256 differs): {self.mend(index)}")
+            raise CorruptArtifact(
+                f"{path} is not what was written (sha256 differs): {self.mend(index)}"
+            )
 
     def _require_size(self, index: int) -> Path:
         path, expected = shard_path(self.root, index), self.shards[index].bytes
@@ -136,7 +162,9 @@ class Artifact:
         except FileNotFoundError:
             raise CorruptArtifact(f"{path} is missing: {self.mend(index)}") from None
         if size != expected:
-            raise CorruptArtifact(f"{path} has {size} bytes instead of {expected}: {self.mend(index)}")
+            raise CorruptArtifact(
+                f"{path} has {size} bytes instead of {expected}: {self.mend(index)}"
+            )
         return path
 
     def mend(self, index: int) -> str:
@@ -153,7 +181,11 @@ class Artifact:
     def verify_file(self, name: str, digest: Callable[[Path], str] = sha256_file) -> None:
         """Check the bytes of a named file against the manifest; raises CorruptArtifact. digest: gives a file's sha256."""
         record, path = self.manifest.files[name], self.root / name
-        if not path.is_file() or path.stat().st_size != record.bytes or digest(path) != record.sha256:
+        if (
+            not path.is_file()
+            or path.stat().st_size != record.bytes
+            or digest(path) != record.sha256
+        ):
             raise CorruptArtifact(
                 f"{path} is not what was written: to write it anew: rm -f {path} {self.root / 'manifest.json'} && {self._command}"
             )
@@ -161,7 +193,9 @@ class Artifact:
     def _mapped(self, index: int) -> MappedShard:
         found = self._open.get(index)
         if found is None:
-            with self._opening:  # by one of several threads: a second map of the same file would map its pages again
+            with (
+                self._opening
+            ):  # by one of several threads: a second map of the same file would map its pages again
                 found = self._open.get(index)
                 if found is None:
                     found = self._open[index] = self._map(index)

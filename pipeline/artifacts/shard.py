@@ -47,7 +47,9 @@ class ShardFile:
             for name, (dtype, shape, _) in self._fixed.items()
             if name != CHECKSUMS
         }
-        return columns | {name: Column(dtype="uint8", row_shape=[], ragged=True) for name in self._ragged}
+        return columns | {
+            name: Column(dtype="uint8", row_shape=[], ragged=True) for name in self._ragged
+        }
 
     def append(self, columns: Mapping[str, Rows]) -> None:
         """Write the next rows; every call names the same columns."""
@@ -117,7 +119,9 @@ class ShardFile:
         self._fixed[CHECKSUMS] = (torch.int64, (len(columns),), self._end)
         self._end += self._rows * _row_bytes(torch.int64, (len(columns),))
         # Wide elements first keeps every column aligned to its elements.
-        for name, rows in sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
+        for name, rows in sorted(
+            tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])
+        ):
             shape = tuple(rows.shape[1:])
             self._fixed[name] = (rows.dtype, shape, self._end)
             self._end += self._rows * _row_bytes(rows.dtype, shape)

@@ -41,7 +41,12 @@ class Output:
     """
 
     def __init__(
-        self, root: Path, kind: Kind, payload: Payload, recipe: str, inputs: Mapping[str, InputRecord]
+        self,
+        root: Path,
+        kind: Kind,
+        payload: Payload,
+        recipe: str,
+        inputs: Mapping[str, InputRecord],
     ) -> None:
         self.root = Path(root)
         self.kind: Kind = kind
@@ -73,7 +78,10 @@ class Output:
                 self._lock = lock.hold(self.root)
                 self.complete()  # another process may have begun it from something else meanwhile
             # First: a directory that holds anything else without it is taken for somebody else's.
-            write_sealed(self.root / "fingerprint.json", {"fingerprint": self.fingerprint, "payload": self.payload})
+            write_sealed(
+                self.root / "fingerprint.json",
+                {"fingerprint": self.fingerprint, "payload": self.payload},
+            )
             atomic.write_text(self.root / "recipe.yaml", self.recipe)
         except OSError as error:
             mend = DISK_MENDS.get(error.errno or 0, "choose another `run`")
@@ -86,7 +94,12 @@ class Output:
         return [index for index in range(count) if self._record(index) is None]
 
     def write_shard(
-        self, index: int, columns: Mapping[str, Rows], *, tokens: int, notes: Mapping[str, Any] | None = None
+        self,
+        index: int,
+        columns: Mapping[str, Rows],
+        *,
+        tokens: int,
+        notes: Mapping[str, Any] | None = None,
     ) -> ShardRecord:
         """Write shard `index` in one go, and then its sidecar. columns: as for `ShardWriter.append`."""
         writer = self.shard(index, len(next(iter(columns.values()))))
@@ -101,7 +114,12 @@ class Output:
         """Begin shard `index`, of `rows` rows."""
         return ShardWriter(self, index, rows)
 
-    def finish(self, shards: int = 0, files: Iterable[str] = (), provenance: Mapping[str, Any] | None = None) -> bool:
+    def finish(
+        self,
+        shards: int = 0,
+        files: Iterable[str] = (),
+        provenance: Mapping[str, Any] | None = None,
+    ) -> bool:
         """Write the manifest if shards 0…`shards`-1 are all there; returns whether it was written."""
         records = [record for index in range(shards) if (record := self._record(index)) is not None]
         if len(records) < shards:
@@ -146,7 +164,9 @@ class Output:
         if not path.exists():
             # A temporary file or the lock is a process killed, or another one right now, at the beginning of `begin`.
             entries = self.root.iterdir() if self.root.is_dir() else ()
-            foreign = any(not atomic.is_temporary(entry) and entry.name != lock.NAME for entry in entries)
+            foreign = any(
+                not atomic.is_temporary(entry) and entry.name != lock.NAME for entry in entries
+            )
             # Looked at again: what was found may be the first files of a process that began in between.
             if foreign and not path.exists():
                 raise StaleArtifact(
@@ -157,7 +177,9 @@ class Output:
         try:
             payload: Mapping[str, Any] = unseal(path.read_bytes())["payload"]
         except (ValueError, KeyError):
-            raise CorruptArtifact(f"{path} is damaged: remove {self.root} and run the stage again") from None
+            raise CorruptArtifact(
+                f"{path} is damaged: remove {self.root} and run the stage again"
+            ) from None
         return payload
 
     def _refuse_stale(self, payload: Mapping[str, Any] | None) -> None:

@@ -59,9 +59,13 @@ def check_recipe(recipe: Recipe) -> Corpus:
     if corpus is None:
         raise ConfigError("this recipe names no corpus: add `corpus: {sources: [FILE, …]}`")
     if corpus.split.validation == 0:
-        raise ConfigError("corpus.split.validation is 0, but distill validates on text held out: set it, e.g. to 0.01")
+        raise ConfigError(
+            "corpus.split.validation is 0, but distill validates on text held out: set it, e.g. to 0.01"
+        )
     if corpus.split.validation + corpus.split.test >= 1:
-        raise ConfigError("corpus.split.validation and corpus.split.test leave nothing to train on: lower them")
+        raise ConfigError(
+            "corpus.split.validation and corpus.split.test leave nothing to train on: lower them"
+        )
     check_settings(recipe.tokenizer, _lengths(recipe))
     return corpus
 
@@ -96,12 +100,17 @@ def build_tokenizer(recipe: Recipe) -> bool:
         if output.complete():
             return False
         _write_tokenizer(
-            output, tokenizer, model, {"seconds": round(time.monotonic() - began, 2), "text": attribution(corpus)}
+            output,
+            tokenizer,
+            model,
+            {"seconds": round(time.monotonic() - began, 2), "text": attribution(corpus)},
         )
     return True
 
 
-def _write_tokenizer(output: Output, tokenizer: Any, model: bytes | None, provenance: dict[str, Any]) -> None:
+def _write_tokenizer(
+    output: Output, tokenizer: Any, model: bytes | None, provenance: dict[str, Any]
+) -> None:
     for leftover in [*output.root.glob(".tmp-hf"), *output.root.glob("hf")]:
         shutil.rmtree(leftover)
     temporary = output.root / ".tmp-hf"
@@ -109,7 +118,9 @@ def _write_tokenizer(output: Output, tokenizer: Any, model: bytes | None, proven
     publish_directory(temporary, output.root / "hf")
     if model is not None:
         write_bytes(output.root / "spiece.model", model)
-    files = [str(file.relative_to(output.root)) for file in output.root.glob("hf/**/*") if file.is_file()]
+    files = [
+        str(file.relative_to(output.root)) for file in output.root.glob("hf/**/*") if file.is_file()
+    ]
     files += ["spiece.model"] if model is not None else []
     output.finish(files=files, provenance=provenance)
 
@@ -148,28 +159,42 @@ def build_tokens(recipe: Recipe, split: BuiltSplit, rank: int = 0, world: int = 
     present = _present(output)
     work, began = Work(), time.monotonic()
     reported, blocks = began, 0
-    for block, documents in enumerate(iter_blocks(iter_split(corpus, split), settings.documents_per_shard)):
+    for block, documents in enumerate(
+        iter_blocks(iter_split(corpus, split), settings.documents_per_shard)
+    ):
         blocks += 1
         shards = {view: block * settings.views + view for view in range(settings.views)}
         todo = {view: shard for view, shard in shards.items() if shard not in present}
         if block % world != rank or not todo:
             continue
-        raw, total = pack(encoder([document.text for document in documents]), encoder.eos, lengths.raw)
+        raw, total = pack(
+            encoder([document.text for document in documents]), encoder.eos, lengths.raw
+        )
         if not len(raw):
             raise DataError(_too_little(recipe, split, block, len(documents), total, lengths))
-        notes = {"documents": len(documents), "raw_tokens": total, "dropped_tokens": total - raw.size}
+        notes = {
+            "documents": len(documents),
+            "raw_tokens": total,
+            "dropped_tokens": total - raw.size,
+        }
         for view, shard in todo.items():
-            inputs, labels = corrupt(raw, random_stream(recipe.seed, view, block), lengths, sentinels, encoder.eos)
+            inputs, labels = corrupt(
+                raw, random_stream(recipe.seed, view, block), lengths, sentinels, encoder.eos
+            )
             columns = {
                 "input_ids": torch.from_numpy(inputs.astype(encoder.dtype)),
                 "labels": torch.from_numpy(labels.astype(encoder.dtype)),
             }
-            record = output.write_shard(shard, columns, tokens=inputs.size + labels.size, notes=notes)
+            record = output.write_shard(
+                shard, columns, tokens=inputs.size + labels.size, notes=notes
+            )
             work.rows += record.rows
             work.tokens += record.tokens
         if time.monotonic() - reported >= _REPORT:
             reported = time.monotonic()
-            say(f"tokens/{split}: {work.rows} rows, {work.tokens / (reported - began):.0f} tokens/s")
+            say(
+                f"tokens/{split}: {work.rows} rows, {work.tokens / (reported - began):.0f} tokens/s"
+            )
     if not blocks:
         raise DataError(_too_little(recipe, split, 0, 0, 0, lengths))
     work.seconds = time.monotonic() - began
@@ -195,7 +220,9 @@ def _present(output: Output) -> set[int]:
     return found - set(output.missing(max(found, default=-1) + 1))
 
 
-def _too_little(recipe: Recipe, split: BuiltSplit, block: int, documents: int, tokens: int, lengths: Lengths) -> str:
+def _too_little(
+    recipe: Recipe, split: BuiltSplit, block: int, documents: int, tokens: int, lengths: Lengths
+) -> str:
     what = f"tokens/{split}: {documents} documents hold {tokens} tokens, but one example needs {lengths.raw}"
     size = recipe.tokens.documents_per_shard
     if block > 0 or documents == size:  # of several blocks, or perhaps so

@@ -64,7 +64,9 @@ def example_lengths(input_length: int, noise_density: float, mean_span_length: f
         fits = lengths_of(middle, noise_density, mean_span_length).input <= input_length
         low, high = (middle, high) if fits else (low, middle)
     if low < 2:
-        raise ConfigError(f"{settings}: too short for one span; set tokens.input_length to 3 or more")
+        raise ConfigError(
+            f"{settings}: too short for one span; set tokens.input_length to 3 or more"
+        )
     found = lengths_of(low, noise_density, mean_span_length)
     if found.spans > found.raw - found.noise or found.spans > found.noise:
         raise ConfigError(
@@ -84,7 +86,11 @@ def random_stream(seed: int, view: int, block: int) -> np.random.Philox:
 
 
 def corrupt(
-    raw_ids: NDArray[np.uint32], stream: np.random.Philox, lengths: Lengths, sentinels: NDArray[np.uint32], eos: int
+    raw_ids: NDArray[np.uint32],
+    stream: np.random.Philox,
+    lengths: Lengths,
+    sentinels: NDArray[np.uint32],
+    eos: int,
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
     """Corrupt every row of `raw_ids` (rows, lengths.raw).
 
@@ -110,7 +116,9 @@ def corrupt(
 Mask = NDArray[np.bool_]
 
 
-def _sentinels_at(starts: Mask, raw: NDArray[np.uint32], sentinels: NDArray[np.uint32]) -> NDArray[np.uint32]:
+def _sentinels_at(
+    starts: Mask, raw: NDArray[np.uint32], sentinels: NDArray[np.uint32]
+) -> NDArray[np.uint32]:
     replaced = raw.astype(np.uint32)
     # Starts are found row by row, in order, and every row has as many as there are spans.
     replaced[starts] = np.tile(sentinels[: starts[0].sum()], len(raw))

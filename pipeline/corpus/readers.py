@@ -61,12 +61,20 @@ def iter_documents(corpus: Corpus) -> Iterator[Document]:
 
 def iter_split(corpus: Corpus, name: SplitName) -> Iterator[Document]:
     """Stream the documents of one split."""
-    return (document for document in iter_documents(corpus) if split_of(document.key, corpus.split) == name)
+    return (
+        document
+        for document in iter_documents(corpus)
+        if split_of(document.key, corpus.split) == name
+    )
 
 
 def attribution(corpus: Corpus) -> list[str]:
     """What must be said about the text's origin: the content of SOURCE.attribution.txt beside each source that has one."""
-    notes = [Path(source + ".attribution.txt") for source in corpus.sources if not source.startswith("hub:")]
+    notes = [
+        Path(source + ".attribution.txt")
+        for source in corpus.sources
+        if not source.startswith("hub:")
+    ]
     return [note.read_text(encoding="utf-8").strip() for note in notes if note.is_file()]
 
 
@@ -74,7 +82,9 @@ def _document(row: Any, corpus: Corpus, where: str) -> Document:
     if isinstance(row, str):
         return Document(row, row)
     if not isinstance(row, dict):
-        raise DataError(f"{where}: {type(row).__name__} instead of an object with a {corpus.text!r} field")
+        raise DataError(
+            f"{where}: {type(row).__name__} instead of an object with a {corpus.text!r} field"
+        )
     text = _field(row, corpus.text, "corpus.text", where)
     if not isinstance(text, str):
         raise DataError(
@@ -85,23 +95,31 @@ def _document(row: Any, corpus: Corpus, where: str) -> Document:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         bad = f"\\u{ord(text[error.start]):04x}"
-        raise DataError(f"{where}: field {corpus.text!r} holds {bad}, half a character: correct or remove it") from None
+        raise DataError(
+            f"{where}: field {corpus.text!r} holds {bad}, half a character: correct or remove it"
+        ) from None
     key = text if corpus.key is None else str(_field(row, corpus.key, "corpus.key", where))
     return Document(key, text)
 
 
 def _field(row: dict[str, Any], name: str, setting: str, where: str) -> Any:
     if name not in row:
-        raise DataError(f"{where}: no field {name!r}; it has {', '.join(map(repr, row)) or 'none'}: set {setting}")
+        raise DataError(
+            f"{where}: no field {name!r}; it has {', '.join(map(repr, row)) or 'none'}: set {setting}"
+        )
     return row[name]
 
 
 def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
     kind = next((kind for kind in KINDS if path.name.lower().endswith(kind)), None)
     if kind is None:
-        raise DataError(f"{path}: cannot tell what it holds; its name must end with {', '.join(KINDS)}")
+        raise DataError(
+            f"{path}: cannot tell what it holds; its name must end with {', '.join(KINDS)}"
+        )
     if not path.is_file():
-        raise DataError(f"{path} does not exist: correct corpus.sources (for a datasets name write hub:NAME)")
+        raise DataError(
+            f"{path} does not exist: correct corpus.sources (for a datasets name write hub:NAME)"
+        )
     if kind == ".parquet":
         return _parquet_rows(path)
     return _paragraphs(path) if kind == ".txt" else _json_lines(path)
@@ -129,7 +147,9 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise DataError(f"{path}:{number}: not valid JSON ({error}): each line must be one JSON object") from None
+            raise DataError(
+                f"{path}:{number}: not valid JSON ({error}): each line must be one JSON object"
+            ) from None
         yield f"{path}:{number}", row
 
 
@@ -146,7 +166,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             "convert it, e.g. iconv -f LATIN1 -t UTF-8"
         ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
-        raise DataError(f"{path}: cannot be read after line {number} ({error}): fetch it again") from None
+        raise DataError(
+            f"{path}: cannot be read after line {number} ({error}): fetch it again"
+        ) from None
 
 
 def _open(path: Path) -> IO[bytes] | gzip.GzipFile | Generator[bytes, None, None]:
@@ -194,9 +216,13 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
                     number += 1
                     yield f"{path} row {number}", row
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as parquet after row {number} ({error}): fetch it again") from None
+        raise DataError(
+            f"{path}: cannot be read as parquet after row {number} ({error}): fetch it again"
+        ) from None
     except UnicodeDecodeError:
-        raise DataError(f"{path}: a row after {number} is not UTF-8: write the file again with text columns") from None
+        raise DataError(
+            f"{path}: a row after {number} is not UTF-8: write the file again with text columns"
+        ) from None
 
 
 def _hub_rows(source: str) -> Iterator[tuple[str, Any]]:
@@ -204,10 +230,14 @@ def _hub_rows(source: str) -> Iterator[tuple[str, Any]]:
 
     name, config, split, *rest = [*source.removeprefix("hub:").split(":"), "", "", ""][:4]
     if not name or any(rest):
-        raise DataError(f"{source}: write hub:NAME, hub:NAME:CONFIG or hub:NAME:CONFIG:SPLIT in corpus.sources")
+        raise DataError(
+            f"{source}: write hub:NAME, hub:NAME:CONFIG or hub:NAME:CONFIG:SPLIT in corpus.sources"
+        )
     number = 0
     try:
-        for row in datasets.load_dataset(name, config or None, split=split or "train", streaming=True):
+        for row in datasets.load_dataset(
+            name, config or None, split=split or "train", streaming=True
+        ):
             number += 1
             yield f"{source} row {number}", dict(row)
     except DataError:

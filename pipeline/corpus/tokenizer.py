@@ -84,7 +84,9 @@ def sample_documents(documents: Iterable[Document], characters: int) -> list[str
     held = 0
     for document in documents:
         text = document.text[:characters]
-        heapq.heappush(heap, (-int.from_bytes(sha256(text.encode("utf-8")).digest()[:8], "big"), text))
+        heapq.heappush(
+            heap, (-int.from_bytes(sha256(text.encode("utf-8")).digest()[:8], "big"), text)
+        )
         held += len(text)
         while held > characters:
             held -= len(heapq.heappop(heap)[1])
@@ -110,7 +112,9 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     if str(name).startswith((".", "/")) and not Path(name).is_dir():
-        raise ConfigError(f"tokenizer {name}: no such directory; correct tokenizer.path, or leave it out to train one")
+        raise ConfigError(
+            f"tokenizer {name}: no such directory; correct tokenizer.path, or leave it out to train one"
+        )
     try:
         return AutoTokenizer.from_pretrained(str(name))
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -163,4 +167,6 @@ def _explain(message: str, vocab_size: int) -> DataError:
             f"the training split has too many different characters for {vocab_size} pieces: "
             f"set tokenizer.vocab_size={least[1]} or more"
         )
-    return DataError(f"SentencePiece cannot train on the training split ({message}): look for what is odd in its text")
+    return DataError(
+        f"SentencePiece cannot train on the training split ({message}): look for what is odd in its text"
+    )

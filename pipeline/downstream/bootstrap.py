@@ -62,7 +62,9 @@ def resampled(columns: Sequence[Column], resamples: int) -> Floats:
     """The metric of each column in each resample, (columns, resamples); the same resamples for all of them."""
     rows = len(columns[0].values)
     assert all(len(column.values) == rows for column in columns), "columns are of different rows"
-    outcomes, counts = np.unique(np.concatenate([c.values for c in columns], 1), axis=0, return_counts=True)
+    outcomes, counts = np.unique(
+        np.concatenate([c.values for c in columns], 1), axis=0, return_counts=True
+    )
     ends = np.cumsum([column.values.shape[1] for column in columns])
     parts = np.split(outcomes, ends[:-1], axis=1)
     found = [
@@ -102,7 +104,9 @@ def _statistic(column: Column, outcomes: Floats, counts: Floats) -> Floats:
     hits, said, true = counts @ (said * true), counts @ said, counts @ true
     if column.metric == "matthews":
         above = hits.sum(1) * rows - (said * true).sum(1)
-        return _quotient(above, np.sqrt((rows**2 - (said**2).sum(1)) * (rows**2 - (true**2).sum(1))))
+        return _quotient(
+            above, np.sqrt((rows**2 - (said**2).sum(1)) * (rows**2 - (true**2).sum(1)))
+        )
     f1 = _quotient(2 * hits, said + true)
     if column.metric == "f1":
         return f1 @ (labels == column.positive)

@@ -30,10 +30,19 @@ class BucketedOrder(SampleOrder):
 
     def _make_batches(self, group: int) -> list[list[Row]]:
         first = group * self._together
-        drawn = [row for step in range(first, first + self._together) for row in super(BucketedOrder, self).batch(step)]
+        drawn = [
+            row
+            for step in range(first, first + self._together)
+            for row in super(BucketedOrder, self).batch(step)
+        ]
         # Stable: rows that pad alike stay in the order they were drawn in. By row number, or by the last token of a target,
         # the batches of a file sorted by label would hold a label each.
         drawn.sort(key=lambda row: round_up(self._lengths[row[1]]))
         size = len(drawn) // self._together
-        generator = np.random.Generator(np.random.Philox(key=[self._key, 0xB0C4], counter=[0, 0, 0, group]))
-        return [drawn[place * size : (place + 1) * size] for place in generator.permutation(self._together)]
+        generator = np.random.Generator(
+            np.random.Philox(key=[self._key, 0xB0C4], counter=[0, 0, 0, group])
+        )
+        return [
+            drawn[place * size : (place + 1) * size]
+            for place in generator.permutation(self._together)
+        ]

@@ -86,7 +86,9 @@ def encode_labels(tokenizer: Any, data: TaskData) -> list[list[int]]:
     return ids
 
 
-def token_ids(tokenizer: Any, texts: Sequence[str], length: int, *, target: bool) -> tuple[list[list[int]], int]:
+def token_ids(
+    tokenizer: Any, texts: Sequence[str], length: int, *, target: bool
+) -> tuple[list[list[int]], int]:
     """Tokenise; texts of more than `length` tokens are cut, keeping the special tokens the tokenizer ends with.
 
     Returns token ids and how many texts were cut.
@@ -96,7 +98,9 @@ def token_ids(tokenizer: Any, texts: Sequence[str], length: int, *, target: bool
     ids: list[list[int]] = tokenizer(**{name: list(texts)}, verbose=False)["input_ids"]
     long = [index for index, tokens in enumerate(ids) if len(tokens) > length]
     if long:
-        cut = tokenizer(**{name: [texts[i] for i in long]}, truncation=True, max_length=length)["input_ids"]
+        cut = tokenizer(**{name: [texts[i] for i in long]}, truncation=True, max_length=length)[
+            "input_ids"
+        ]
         for index, tokens in zip(long, cut, strict=True):
             ids[index] = tokens
     return ids, len(long)
@@ -107,7 +111,9 @@ def pad(sequences: Sequence[Sequence[int]], value: int, length: int | None = Non
     import torch
 
     length = length or max(map(len, sequences))
-    return torch.tensor([[*sequence, *[value] * (length - len(sequence))] for sequence in sequences])
+    return torch.tensor(
+        [[*sequence, *[value] * (length - len(sequence))] for sequence in sequences]
+    )
 
 
 def round_up(length: int) -> int:

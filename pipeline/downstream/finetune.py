@@ -42,7 +42,9 @@ def run(
     chosen = _chosen_tasks(recipe, tasks)
     units, baselines = chosen_units(recipe, chosen, models, trials)
     if not units and not baselines:
-        raise ConfigError("nothing to fine-tune: the recipe needs finetune.models and finetune.tasks")
+        raise ConfigError(
+            "nothing to fine-tune: the recipe needs finetune.models and finetune.tasks"
+        )
     waiting = [pair for pair in baselines if not baseline_output(recipe, *pair).complete()]
     pending = [unit for unit in units if not unit.complete()]
     total = len(units) + len(baselines)
@@ -71,7 +73,9 @@ def distil_alone(recipe: Recipe, task: str, shards: str | None) -> None:
     from pipeline.training import distributed
 
     if recipe.finetune.teacher is None:
-        raise ConfigError("--distil needs finetune.teacher: the one of finetune.models to learn from")
+        raise ConfigError(
+            "--distil needs finetune.teacher: the one of finetune.models to learn from"
+        )
     (found,) = _chosen_tasks(recipe, [task])
     if distilled(recipe, found).complete():
         say_once(f"distilled {task}: up to date")
@@ -82,7 +86,10 @@ def distil_alone(recipe: Recipe, task: str, shards: str | None) -> None:
 
 
 def chosen_units(
-    recipe: Recipe, tasks: Collection[Task], models: Collection[str] | None, trials: Collection[str] | None
+    recipe: Recipe,
+    tasks: Collection[Task],
+    models: Collection[str] | None,
+    trials: Collection[str] | None,
 ) -> tuple[list[Unit], list[tuple[Task, str]]]:
     """The units of `tasks`, and the baselines that suit them. Raises ConfigError for a name that the recipe does not have."""
     settings = recipe.finetune
@@ -177,14 +184,20 @@ def _tell(data: TaskData) -> None:
     name = data.task.name
     for part in (data.train, data.validation, data.test, *data.more_tests.values()):
         if part.empty + part.dropped:
-            say_once(f"task {name}: rows left out of {part.origin}: {part.empty} empty, {part.dropped} dropped")
+            say_once(
+                f"task {name}: rows left out of {part.origin}: {part.empty} empty, {part.dropped} dropped"
+            )
     for what, part in (("training", data.train), ("test", data.test)):
         if part.duplicated:
-            say_once(f"task {name}: {part.duplicated} {what} rows of {part.origin} occur more than once; they are kept")
+            say_once(
+                f"task {name}: {part.duplicated} {what} rows of {part.origin} occur more than once; they are kept"
+            )
     for pair, count in overlap(data).items():
         if count:
             other = {"train_test": "training", "validation_test": "validation"}[pair]
-            say_once(f"task {name}: {count} of {len(data.test)} test rows are also among the {other} rows")
+            say_once(
+                f"task {name}: {count} of {len(data.test)} test rows are also among the {other} rows"
+            )
 
 
 def _chosen_tasks(recipe: Recipe, names: Collection[str] | None) -> list[Task]:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from pipeline.training.loop import LossFn, Trained, ValidateFn
 
 
-def fit(unit: Unit, data: TaskData, train_on: Examples, lesson: Lesson | None, tokenizer: Any) -> None:
+def fit(
+    unit: Unit, data: TaskData, train_on: Examples, lesson: Lesson | None, tokenizer: Any
+) -> None:
     """Train the unit's model, going on from its newest checkpoint; write trained.json and then hf/. Every rank calls it.
 
     train_on: the examples that are learnt; lesson: the fine-tuned teacher's logits, where the model learns from them, too.
@@ -46,14 +48,18 @@ def fit(unit: Unit, data: TaskData, train_on: Examples, lesson: Lesson | None, t
         seed=unit.seed,
         label=f"finetune {unit}",
         validate=_validate(unit, data, encoded, tokenizer),
-        order=BucketedOrder(source.lengths, settings.batch_size, unit.seed, settings.bucket_batches),
+        order=BucketedOrder(
+            source.lengths, settings.batch_size, unit.seed, settings.bucket_batches
+        ),
         cost=model_cost(model.config),
     )
     if distributed.rank() == 0:
         steps = {"best": trained.exported, "trained": trained.steps}
         kept = {name: trained.validation[name] for name in unit.task.measured_by}
         atomic.write_json(root / "trained.json", {"steps": steps, "validation": kept})
-    export_model(trained.engine.module, root / "hf", unit.directory, _card(unit, len(train_on), trained))
+    export_model(
+        trained.engine.module, root / "hf", unit.directory, _card(unit, len(train_on), trained)
+    )
     trained.engine.destroy()
 
 
@@ -87,7 +93,9 @@ def _validate(unit: Unit, data: TaskData, encoded: Encoded, tokenizer: Any) -> V
 
     def validate(engine: Any, step: int) -> dict[str, float]:
         partitioned = is_partitioned(unit.settings)
-        found = answer(engine.module, tokenizer, data, data.validation, encoded, partitioned=partitioned)
+        found = answer(
+            engine.module, tokenizer, data, data.validation, encoded, partitioned=partitioned
+        )
         scores = score(task, found, positive)
         return {"error": top - scores[task.judged_by], **scores}
 
@@ -98,7 +106,9 @@ def _logits(engine: Any, batch: dict[str, Any]) -> Any:
     return engine(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
-        decoder_input_ids=engine.module.prepare_decoder_input_ids_from_labels(labels=batch["labels"]),
+        decoder_input_ids=engine.module.prepare_decoder_input_ids_from_labels(
+            labels=batch["labels"]
+        ),
         use_cache=False,
     ).logits
 
@@ -112,7 +122,11 @@ def _cross_entropy(logits: Any, labels: Any) -> Any:
 
 def _card(unit: Unit, rows: int, trained: Trained) -> str:
     task = unit.task
-    early = f" (training was stopped early, after {trained.steps})" if trained.steps < unit.settings.max_steps else ""
+    early = (
+        f" (training was stopped early, after {trained.steps})"
+        if trained.steps < unit.settings.max_steps
+        else ""
+    )
     return (
         f"# {unit.model}, fine-tuned on {task.name}\n\n"
         f"A {task.kind} model: `{task.source}` → `{task.target}`, {trained.exported} steps of "

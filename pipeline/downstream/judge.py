@@ -28,7 +28,8 @@ class Predictions:
     def lines(self) -> str:
         """One JSON object a row."""
         records: list[dict[str, Any]] = [
-            {"row": row, "prediction": prediction, "reference": reference} | ({"scores": scores} if scores else {})
+            {"row": row, "prediction": prediction, "reference": reference}
+            | ({"scores": scores} if scores else {})
             for row, prediction, reference, scores in zip(
                 self.rows, self.predictions, self.references, self.scores, strict=True
             )
@@ -53,7 +54,9 @@ def judged(
     """Join predictions with what they are compared with; generated texts get their own ROUGE values."""
     if task.kind == "generation":
         scores = rouge_rows(ROUGE, predictions, [str(text) for text in references])
-    kept = [{name: round(value, 6) for name, value in row.items()} for row in scores or [{}] * len(rows)]
+    kept = [
+        {name: round(value, 6) for name, value in row.items()} for row in scores or [{}] * len(rows)
+    ]
     return Predictions(list(rows), list(predictions), list(references), kept)
 
 
@@ -63,12 +66,19 @@ def score(task: Task, found: Predictions, positive: str | None) -> dict[str, flo
     if task.kind == "generation":
         return {name: float(np.mean([row[name] for row in found.scores])) for name in names}
     if task.kind == "regression":
-        return number_metrics(names, numbers(task, found.predictions), [float(r) for r in found.references])
+        return number_metrics(
+            names, numbers(task, found.predictions), [float(r) for r in found.references]
+        )
     return label_metrics(names, found.predictions, [str(r) for r in found.references], positive)
 
 
-def intervals(task: Task, found: Predictions, positive: str | None, resamples: int) -> dict[str, list[float]]:
-    return {metric: list(interval([column(task, found, metric, positive)], resamples)) for metric in task.measured_by}
+def intervals(
+    task: Task, found: Predictions, positive: str | None, resamples: int
+) -> dict[str, list[float]]:
+    return {
+        metric: list(interval([column(task, found, metric, positive)], resamples))
+        for metric in task.measured_by
+    }
 
 
 def column(task: Task, found: Predictions, metric: str, positive: str | None) -> Column:
@@ -76,12 +86,17 @@ def column(task: Task, found: Predictions, metric: str, positive: str | None) ->
     if task.kind == "generation":
         return Column(metric, np.array([[row[metric]] for row in found.scores]))
     if task.kind == "regression":
-        return Column(metric, np.array([numbers(task, found.predictions), found.references], np.float64).T)
+        return Column(
+            metric, np.array([numbers(task, found.predictions), found.references], np.float64).T
+        )
     pairs = list(zip(found.predictions, found.references, strict=True))
     if metric == "accuracy":
         return Column(metric, np.array([[float(p == r)] for p, r in pairs]))
     # Numbered so that two models' columns agree: by the text alone.
-    codes = {text: index for index, text in enumerate(sorted({str(text) for pair in pairs for text in pair}))}
+    codes = {
+        text: index
+        for index, text in enumerate(sorted({str(text) for pair in pairs for text in pair}))
+    }
     values = np.array([[codes[str(text)] for text in pair] for pair in pairs], np.float64)
     return Column(metric, values, codes.get(str(positive), -1))
 

@@ -56,7 +56,9 @@ def distil(recipe: Recipe, data: TaskData, shards: str | None = None) -> Output:
                     "row": torch.tensor(part.rows),
                 }
                 output.write_shard(index, columns, tokens=sum(map(len, asked.sources)))
-                say(f"distilled {task.name}: shard {index} of {count}, {len(part)} rows by {teacher}")
+                say(
+                    f"distilled {task.name}: shard {index} of {count}, {len(part)} rows by {teacher}"
+                )
         del model
     if distributed.rank() == 0:
         output.finish(count)
@@ -98,7 +100,9 @@ def _rows(artifact: Artifact) -> Iterator[tuple[str, str, int]]:
         sources = artifact.ragged_rows(index, numbers, "source")
         targets = artifact.ragged_rows(index, numbers, "target")
         rows = artifact.rows(index, slice(None), ("row",))["row"].tolist()
-        yield from zip((s.decode() for s in sources), (t.decode() for t in targets), rows, strict=True)
+        yield from zip(
+            (s.decode() for s in sources), (t.decode() for t in targets), rows, strict=True
+        )
 
 
 class Lesson:
@@ -127,7 +131,11 @@ class Lesson:
                 use_cache=False,
             ).logits
         return divergence(
-            logits, theirs, labels >= 0, kind=self.settings.divergence, temperature=self.settings.temperature
+            logits,
+            theirs,
+            labels >= 0,
+            kind=self.settings.divergence,
+            temperature=self.settings.temperature,
         )
 
 
@@ -143,7 +151,11 @@ def _load(directory: Path, unit: Unit) -> Any:
     from pipeline.training import distributed
 
     dtype = getattr(torch, resolve_dtype(unit.settings.dtype))
-    model = AutoModelForSeq2SeqLM.from_pretrained(directory, dtype=dtype).to(distributed.device()).eval()
+    model = (
+        AutoModelForSeq2SeqLM.from_pretrained(directory, dtype=dtype)
+        .to(distributed.device())
+        .eval()
+    )
     return model.requires_grad_(False)
 
 

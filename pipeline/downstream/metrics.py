@@ -13,7 +13,10 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+|\s*\n\s*")
 
 
 def label_metrics(
-    names: Sequence[str], predictions: Sequence[str], references: Sequence[str], positive: str | None = None
+    names: Sequence[str],
+    predictions: Sequence[str],
+    references: Sequence[str],
+    positive: str | None = None,
 ) -> dict[str, float]:
     """`names` out of accuracy and F1 in [0, 1], Matthews' correlation in [-1, 1] (scikit-learn).
 
@@ -37,17 +40,24 @@ def label_metrics(
     return values
 
 
-def number_metrics(names: Sequence[str], predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
+def number_metrics(
+    names: Sequence[str], predictions: Sequence[float], references: Sequence[float]
+) -> dict[str, float]:
     """`names` out of Pearson's and Spearman's correlation (scipy); 0 where one side is constant and it is not defined."""
     from scipy.stats import pearsonr, spearmanr
 
     _same_length(predictions, references)
     constant = len(set(predictions)) < 2 or len(set(references)) < 2
     functions = {"pearson": pearsonr, "spearman": spearmanr}
-    return {name: 0.0 if constant else float(functions[name](predictions, references).statistic) for name in names}
+    return {
+        name: 0.0 if constant else float(functions[name](predictions, references).statistic)
+        for name in names
+    }
 
 
-def rouge_rows(names: Sequence[str], predictions: Sequence[str], references: Sequence[str]) -> list[dict[str, float]]:
+def rouge_rows(
+    names: Sequence[str], predictions: Sequence[str], references: Sequence[str]
+) -> list[dict[str, float]]:
     """ROUGE F-measures with Porter stemming of each pair, times 100 (Lin 2004); their mean is the score.
 
     rougeL takes a text as one sequence, rougeLsum sentence by sentence. `rouge_score`'s tokenizer keeps [a-z0-9] only, as the
@@ -59,7 +69,10 @@ def rouge_rows(names: Sequence[str], predictions: Sequence[str], references: Seq
     scorer = RougeScorer(list(names), use_stemmer=True)
     pairs = zip(map(sentences, predictions), map(sentences, references), strict=True)
     return [
-        {name: 100.0 * score.fmeasure for name, score in scorer.score(reference, prediction).items()}
+        {
+            name: 100.0 * score.fmeasure
+            for name, score in scorer.score(reference, prediction).items()
+        }
         for prediction, reference in pairs
     ]
 
@@ -70,5 +83,7 @@ def sentences(text: str) -> str:
 
 
 def _same_length(predictions: Sequence[object], references: Sequence[object]) -> None:
-    assert len(predictions) == len(references), f"{len(predictions)} predictions for {len(references)} references"
+    assert len(predictions) == len(references), (
+        f"{len(predictions)} predictions for {len(references)} references"
+    )
     assert references, "nothing to score"

@@ -26,7 +26,9 @@ def length_sorted_batches(sequences: Sequence[Sequence[int]], size: int) -> list
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def score_labels(model: Any, inputs: torch.Tensor, mask: torch.Tensor, labels: Sequence[Sequence[int]]) -> torch.Tensor:
+def score_labels(
+    model: Any, inputs: torch.Tensor, mask: torch.Tensor, labels: Sequence[Sequence[int]]
+) -> torch.Tensor:
     """Log-likelihood of each label text under the model: summed log-probabilities of its tokens, EOS included.
 
     inputs, mask: int64 (rows, source). labels: token ids of each text, special tokens included.
@@ -65,7 +67,9 @@ def score_labels(model: Any, inputs: torch.Tensor, mask: torch.Tensor, labels: S
             use_cache=True,
         )
         wanted = targets[:, 1:].repeat(rows, 1)
-        chosen = rest.logits.float().log_softmax(-1).gather(-1, wanted.clamp(min=0)[..., None])[..., 0]
+        chosen = (
+            rest.logits.float().log_softmax(-1).gather(-1, wanted.clamp(min=0)[..., None])[..., 0]
+        )
         return scores + chosen.masked_fill(wanted < 0, 0.0).sum(-1).view(rows, count)
 
 
@@ -111,16 +115,27 @@ def generate(
     """
     import torch
 
-    beam_search = {"num_beams": beams, "length_penalty": length_penalty, "early_stopping": True} if beams > 1 else {}
+    beam_search = (
+        {"num_beams": beams, "length_penalty": length_penalty, "early_stopping": True}
+        if beams > 1
+        else {}
+    )
     settings = generation_settings(model, max_new_tokens=max_new_tokens, **beam_search)
     found: dict[int, str] = {}
     for batch in in_step(length_sorted_batches(sources, max(1, batch_size // beams)), part):
         inputs, mask = _batch(model, sources, batch, tokenizer.pad_token_id)
         with torch.inference_mode():
             output = model.generate(
-                input_ids=inputs, attention_mask=mask, generation_config=settings, synced_gpus=partitioned
+                input_ids=inputs,
+                attention_mask=mask,
+                generation_config=settings,
+                synced_gpus=partitioned,
             )
-        found |= zip(batch, (t.strip() for t in tokenizer.batch_decode(output, skip_special_tokens=True)), strict=True)
+        found |= zip(
+            batch,
+            (t.strip() for t in tokenizer.batch_decode(output, skip_special_tokens=True)),
+            strict=True,
+        )
     return found
 
 
@@ -139,7 +154,13 @@ def generation_settings(model: Any, **settings: Any) -> Any:
     from transformers import GenerationConfig
 
     special = {}
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id"):
+    for name in (
+        "pad_token_id",
+        "bos_token_id",
+        "eos_token_id",
+        "decoder_start_token_id",
+        "forced_bos_token_id",
+    ):
         value = getattr(model.generation_config, name, None)
         special[name] = getattr(model.config, name, None) if value is None else value
     return GenerationConfig(do_sample=False, use_cache=True, **special, **settings)

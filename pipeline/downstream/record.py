@@ -48,8 +48,13 @@ def write_record(
         name = f"predictions-{prefix.rstrip('/')}.jsonl" if prefix else "predictions.jsonl"
         atomic.write_text(root / name, predictions.lines())
         files.append(name)
-        scores |= {prefix + metric: value for metric, value in score(task, predictions, positive).items()}
-        within |= {prefix + m: ends for m, ends in intervals(task, predictions, positive, resamples).items()}
+        scores |= {
+            prefix + metric: value for metric, value in score(task, predictions, positive).items()
+        }
+        within |= {
+            prefix + m: ends
+            for m, ends in intervals(task, predictions, positive, resamples).items()
+        }
     parts = {"train": train, "validation": data.validation, "test": data.test}
     record: dict[str, Any] = {
         "task": task.name,
@@ -83,7 +88,9 @@ def overlap(data: TaskData) -> dict[str, int]:
     plain = [_plain(source) for source in data.test.sources]
     return {
         name: sum(source in known for source in plain)
-        for name, known in ((name, {_plain(s) for s in part.sources}) for name, part in others.items())
+        for name, known in (
+            (name, {_plain(s) for s in part.sources}) for name, part in others.items()
+        )
     }
 
 
@@ -91,7 +98,9 @@ def stray(data: TaskData, found: Predictions) -> int:
     """Predictions that are no label, or no number."""
     if data.task.kind == "regression":
         return sum(number(text) is None for text in found.predictions)
-    return sum(text not in data.labels for text in found.predictions) if data.labels is not None else 0
+    return (
+        sum(text not in data.labels for text in found.predictions) if data.labels is not None else 0
+    )
 
 
 def _plain(text: str) -> str:

@@ -75,7 +75,10 @@ class Scored:
 
     @property
     def mean(self) -> dict[str, float]:
-        return {metric: fmean(unit.scores[metric] for unit in self.units) for metric in self.units[0].scores}
+        return {
+            metric: fmean(unit.scores[metric] for unit in self.units)
+            for metric in self.units[0].scores
+        }
 
     @property
     def deviation(self) -> dict[str, float | None]:
@@ -91,7 +94,10 @@ class Scored:
         """95 % by bootstrap over the test rows, of the mean over the seeds."""
         if len(self.units) == 1:
             return {metric: (low, high) for metric, (low, high) in self.units[0].intervals.items()}
-        return {metric: interval(self.columns(metric), self.resamples) for metric in self.units[0].scores}
+        return {
+            metric: interval(self.columns(metric), self.resamples)
+            for metric in self.units[0].scores
+        }
 
     def columns(self, metric: str) -> list[Column]:
         return [unit.column(metric) for unit in self.units]
@@ -109,11 +115,16 @@ def read_units(recipe: Recipe) -> list[UnitResult]:
 
 def chosen(recipe: Recipe) -> dict[str, dict[str, Scored]]:
     """Task → model or baseline → its units at the learning rate with the best mean validation score over the seeds."""
-    found: dict[str, dict[str, list[UnitResult]]] = {task.name: {} for task in recipe.finetune.tasks}
+    found: dict[str, dict[str, list[UnitResult]]] = {
+        task.name: {} for task in recipe.finetune.tasks
+    }
     for unit in read_units(recipe):
         found[unit.task].setdefault(unit.model, []).append(unit)
     return {
-        task: {model: Scored(_at_best_rate(units), recipe.finetune.resamples) for model, units in models.items()}
+        task: {
+            model: Scored(_at_best_rate(units), recipe.finetune.resamples)
+            for model, units in models.items()
+        }
         for task, models in found.items()
     }
 
@@ -137,7 +148,11 @@ def compare(a: Scored, b: Scored, metric: str) -> Difference:
 
 
 def _at_best_rate(units: Sequence[UnitResult]) -> list[UnitResult]:
-    rates = [(unit.learning_rate, unit.validation[unit.metric]) for unit in units if unit.learning_rate is not None]
+    rates = [
+        (unit.learning_rate, unit.validation[unit.metric])
+        for unit in units
+        if unit.learning_rate is not None
+    ]
     if not rates:
         return list(units)
     best = best_rate(rates)

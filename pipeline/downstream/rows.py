@@ -31,7 +31,9 @@ def read_rows(source: str, part: str) -> list[Row]:
         if not path.is_file():
             raise DataError(f"{source} does not exist (for a datasets name write hub:NAME)")
         if path.suffix not in SUFFIXES:
-            raise DataError(f"{source}: task rows come from {', '.join(SUFFIXES)} files, not {path.suffix or 'this'}")
+            raise DataError(
+                f"{source}: task rows come from {', '.join(SUFFIXES)} files, not {path.suffix or 'this'}"
+            )
         rows = _parquet_rows(path) if path.suffix == ".parquet" else list(_text_rows(path))
     if not rows:
         raise DataError(f"{source} has no rows")
@@ -46,7 +48,9 @@ def _text_rows(path: Path) -> Iterator[Row]:
             else:
                 yield from _separated_rows(path, handle)
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}): convert it first, e.g. with iconv") from None
+        raise DataError(
+            f"{path} is not UTF-8 text (byte {error.start}): convert it first, e.g. with iconv"
+        ) from None
 
 
 def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[Row]:
@@ -66,13 +70,17 @@ def _separated_rows(path: Path, lines: Iterable[str]) -> Iterator[Row]:
     # GLUE's .tsv files quote nothing: a lone " in a sentence must not swallow the rows after it.
     tabs = path.suffix == ".tsv"
     reader = (
-        csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.DictReader(lines, strict=True)
+        csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        if tabs
+        else csv.DictReader(lines, strict=True)
     )
     try:
         for row in reader:
             if None in row or None in row.values():
                 columns = len(reader.fieldnames or ())
-                raise DataError(f"{path} line {reader.line_num} does not have the header's {columns} columns")
+                raise DataError(
+                    f"{path} line {reader.line_num} does not have the header's {columns} columns"
+                )
             yield row
     except csv.Error as error:
         raise DataError(f"{path} line {reader.line_num} is not valid: {error}") from None
@@ -100,7 +108,9 @@ def _hub_rows(source: str, part: str) -> list[Row]:
         found: Sequence[Row] = datasets.load_dataset(
             name, config or None, split=split or part, revision=revision or None
         )
-    except Exception as error:  # whatever the network, the hub or the builder raises is the user's to mend
+    except (
+        Exception
+    ) as error:  # whatever the network, the hub or the builder raises is the user's to mend
         raise DataError(
             f"{source}: datasets cannot load it ({type(error).__name__}: {error}): correct the name, go online without "
             "HF_HUB_OFFLINE, or give the task local files"

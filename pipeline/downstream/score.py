@@ -22,9 +22,16 @@ def score(unit: Unit, data: TaskData, train_on: Examples, tokenizer: Any) -> tup
 
     root, settings = unit.output.root, unit.settings
     dtype = getattr(torch, resolve_dtype(settings.dtype))
-    model = AutoModelForSeq2SeqLM.from_pretrained(root / "hf", dtype=dtype).to(distributed.device()).eval()
+    model = (
+        AutoModelForSeq2SeqLM.from_pretrained(root / "hf", dtype=dtype)
+        .to(distributed.device())
+        .eval()
+    )
     encoded = {prefix: encode(tokenizer, part, unit.task) for prefix, part in data.tests().items()}
-    found = {prefix: answer(model, tokenizer, data, part, encoded[prefix]) for prefix, part in data.tests().items()}
+    found = {
+        prefix: answer(model, tokenizer, data, part, encoded[prefix])
+        for prefix, part in data.tests().items()
+    }
     if distributed.rank() != 0:
         return [], ""
     trained = json.loads((root / "trained.json").read_text(encoding="utf-8"))

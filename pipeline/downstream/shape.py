@@ -31,11 +31,19 @@ def model_shape(directory: Path) -> ModelShape:
     shapes: dict[str, list[int]] = {}
     for file in weight_files(directory):
         shapes |= _header(file)
-    counted = {name: math.prod(shape) for name, shape in shapes.items() if not _is_copy(name, shapes)}
-    embeddings = sum(count for name, count in counted.items() if f".{name}".split(".")[-2] in _EMBEDDINGS)
-    encoder = config.get("num_layers", config.get("encoder_layers", config.get("num_hidden_layers", 0)))
+    counted = {
+        name: math.prod(shape) for name, shape in shapes.items() if not _is_copy(name, shapes)
+    }
+    embeddings = sum(
+        count for name, count in counted.items() if f".{name}".split(".")[-2] in _EMBEDDINGS
+    )
+    encoder = config.get(
+        "num_layers", config.get("encoder_layers", config.get("num_hidden_layers", 0))
+    )
     decoder = config.get("num_decoder_layers", config.get("decoder_layers"))
-    return ModelShape(encoder, encoder if decoder is None else decoder, sum(counted.values()), embeddings)
+    return ModelShape(
+        encoder, encoder if decoder is None else decoder, sum(counted.values()), embeddings
+    )
 
 
 def _is_copy(name: str, shapes: dict[str, list[int]]) -> bool:
@@ -45,7 +53,9 @@ def _is_copy(name: str, shapes: dict[str, list[int]]) -> bool:
     writes `tie_word_embeddings: true` into every T5 config.
     """
     tied = name.endswith(("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"))
-    return (tied and any(other.endswith("shared.weight") for other in shapes)) or name == "final_logits_bias"
+    return (
+        tied and any(other.endswith("shared.weight") for other in shapes)
+    ) or name == "final_logits_bias"
 
 
 def _header(file: Path) -> dict[str, list[int]]:

@@ -35,7 +35,11 @@ class Work:
         return max(map(len, self.sources))
 
     def __str__(self) -> str:
-        return f"generate {self.new_tokens} tokens" if self.labels is None else f"score {len(self.labels)} labels"
+        return (
+            f"generate {self.new_tokens} tokens"
+            if self.labels is None
+            else f"score {len(self.labels)} labels"
+        )
 
 
 class Setting(NamedTuple):
@@ -69,7 +73,9 @@ class Measurement(TypedDict):
     session: str
 
 
-def time_model(model: Any, work: Work, *, repeats: int = 3, seconds: float = 10.0) -> dict[Setting, list[float]]:
+def time_model(
+    model: Any, work: Work, *, repeats: int = 3, seconds: float = 10.0
+) -> dict[Setting, list[float]]:
     """Seconds of a batch at batch 1 and at BATCH: where the model is, and on the CPU as well when that is a GPU.
 
     model: in evaluation mode; left as it was. After a warm-up each setting is timed up to `repeats` times, but begins no
@@ -107,7 +113,9 @@ def measurement(setting: Setting, times: Sequence[float], work: Work, session: s
         slowest=round(1e3 * max(times), 3),
         repeats=len(times),
         rows_per_second=round(setting.batch_size / median, 3),
-        tokens_per_second=round(setting.batch_size * work.new_tokens / median, 1) if work.labels is None else None,
+        tokens_per_second=round(setting.batch_size * work.new_tokens / median, 1)
+        if work.labels is None
+        else None,
         session=session,
     )
 
@@ -124,7 +132,9 @@ class _Batch:
     def __init__(self, model: Any, work: Work) -> None:
         self._model, self._work = model, work
         self._inputs = pad(work.sources, work.pad_token_id, work.source_tokens).to(model.device)
-        self._mask = pad([[1] * len(source) for source in work.sources], 0, work.source_tokens).to(model.device)
+        self._mask = pad([[1] * len(source) for source in work.sources], 0, work.source_tokens).to(
+            model.device
+        )
         self._settings = generation_settings(
             model, max_new_tokens=work.new_tokens, min_new_tokens=work.new_tokens, num_beams=1
         )
@@ -151,9 +161,13 @@ class _Batch:
         if self._work.labels is not None:
             score_labels(self._model, inputs, mask, self._work.labels)
         else:
-            output = self._model.generate(input_ids=inputs, attention_mask=mask, generation_config=self._settings)
+            output = self._model.generate(
+                input_ids=inputs, attention_mask=mask, generation_config=self._settings
+            )
             new = output.shape[1] - 1
-            assert new >= self._work.new_tokens, f"{new} tokens generated instead of {self._work.new_tokens}"
+            assert new >= self._work.new_tokens, (
+                f"{new} tokens generated instead of {self._work.new_tokens}"
+            )
         if self._model.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - began

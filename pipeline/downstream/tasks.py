@@ -77,7 +77,10 @@ def load_task(task: Task, validation_rows: int) -> TaskData:
     """
     train = _examples(task, task.train, "train")
     test = _examples(task, task.test, "test").spread(task.test_rows)
-    more = {name: _examples(task, origin, "test").spread(task.test_rows) for name, origin in task.more_tests.items()}
+    more = {
+        name: _examples(task, origin, "test").spread(task.test_rows)
+        for name, origin in task.more_tests.items()
+    }
     validation = _examples(task, task.validation, "validation") if task.validation else None
     if validation is None:
         train, validation = hold_out(train, min(len(train) // 10, validation_rows))
@@ -105,7 +108,9 @@ def hold_out(train: Examples, count: int) -> tuple[Examples, Examples]:
         chosen.add(digests[index])
         held += 1
     if held == len(train):
-        raise DataError(f"{train.origin} has too few different rows to hold some out: name `validation` rows")
+        raise DataError(
+            f"{train.origin} has too few different rows to hold some out: name `validation` rows"
+        )
     kept = [i for i, digest in enumerate(digests) if digest not in chosen]
     return train.only(kept), train.only([i for i, digest in enumerate(digests) if digest in chosen])
 
@@ -140,15 +145,23 @@ def _examples(task: Task, origin: str, part: str) -> Examples:
             empty += 1
         else:
             value = _number(task, target, origin, number) if task.values is not None else None
-            text = named.get(target, target) if value is None or task.values is None else task.values.text(value)
+            text = (
+                named.get(target, target)
+                if value is None or task.values is None
+                else task.values.text(value)
+            )
             found.sources.append(source)
             found.targets.append(text)
             found.references.append(text if value is None else value)
             found.rows.append(number)
     if not found.sources:
-        raise DataError(f"task {task.name}: {origin} has no row left ({empty} empty, {dropped} dropped)")
+        raise DataError(
+            f"task {task.name}: {origin} has no row left ({empty} empty, {dropped} dropped)"
+        )
     if source_hash(origin, again=True) != source_hash(origin):
-        raise DataError(f"task {task.name}: {origin} changed while this run was reading it: start again")
+        raise DataError(
+            f"task {task.name}: {origin} changed while this run was reading it: start again"
+        )
     return replace(found, empty=empty, dropped=dropped)
 
 
@@ -158,7 +171,9 @@ def _number(task: Task, text: str, origin: str, row: int) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise DataError(f"task {task.name}: row {row + 1} of {origin} has {text!r}, which is no number") from None
+        raise DataError(
+            f"task {task.name}: row {row + 1} of {origin} has {text!r}, which is no number"
+        ) from None
     if not low <= value <= high:
         raise DataError(
             f"task {task.name}: row {row + 1} of {origin} has {value:g}, which is outside {low:g} to {high:g}: widen `values`"
@@ -177,12 +192,18 @@ def _render(task: Task, which: str, row: Row, origin: str, number: int) -> str:
             f"{', '.join(map(str, row)) or 'none'}"
         ) from None
     except (ValueError, IndexError, AttributeError, TypeError) as error:
-        raise DataError(f"task {task.name}: its {which} {template!r} cannot be filled in: {error}") from None
+        raise DataError(
+            f"task {task.name}: its {which} {template!r} cannot be filled in: {error}"
+        ) from None
 
 
 def _has_content(template: str, row: Row) -> bool:
     """Whether any column the template names holds text; "summarize: " alone is no example."""
-    names = [name.split(".")[0].split("[")[0] for _, name, _, _ in string.Formatter().parse(template) if name]
+    names = [
+        name.split(".")[0].split("[")[0]
+        for _, name, _, _ in string.Formatter().parse(template)
+        if name
+    ]
     return any(str(row[name]).strip() for name in names if row[name] is not None)
 
 
@@ -191,7 +212,9 @@ def _labels(task: Task, train: Examples) -> list[str]:
     repeated = sorted({label for label in labels if labels.count(label) > 1})
     if repeated or len(labels) < 2:
         fault = f"{', '.join(repeated)} occurs twice" if repeated else f"{len(labels)} is too few"
-        raise DataError(f"task {task.name}: classification needs two or more different labels, but {fault}")
+        raise DataError(
+            f"task {task.name}: classification needs two or more different labels, but {fault}"
+        )
     if task.positive is not None and task.positive not in labels:
         raise DataError(f"task {task.name}: positive {task.positive!r} is none of {_shown(labels)}")
     return labels

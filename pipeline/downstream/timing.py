@@ -32,10 +32,18 @@ def time_models(recipe: Recipe) -> None:
     results = chosen(recipe)
     for task in recipe.finetune.tasks:
         found = results.get(task.name, {})
-        roots = {model: found[model].units[0].root for model in recipe.finetune.models if model in found}
-        if len(roots) == len(recipe.finetune.models) and not all((r / "speed.json").is_file() for r in roots.values()):
+        roots = {
+            model: found[model].units[0].root for model in recipe.finetune.models if model in found
+        }
+        if len(roots) == len(recipe.finetune.models) and not all(
+            (r / "speed.json").is_file() for r in roots.values()
+        ):
             say(f"timing {len(roots)} models on {task.name}")
-            _time(load_task(task, recipe.finetune.validation_rows), roots, resolve_dtype(recipe.finetune.dtype))
+            _time(
+                load_task(task, recipe.finetune.validation_rows),
+                roots,
+                resolve_dtype(recipe.finetune.dtype),
+            )
 
 
 def _time(data: TaskData, roots: Mapping[str, Path], dtype: str) -> None:
@@ -51,13 +59,18 @@ def _time(data: TaskData, roots: Mapping[str, Path], dtype: str) -> None:
             gc.collect()
     session = secrets.token_hex(4)
     for model, root in roots.items():
-        lines = [measurement(setting, seconds, works[model], session) for setting, seconds in times[model].items()]
+        lines = [
+            measurement(setting, seconds, works[model], session)
+            for setting, seconds in times[model].items()
+        ]
         atomic.write_json(root / "speed.json", lines)
 
 
 def _work(data: TaskData, model: Path) -> Work:
     tokenizer = load_tokenizer(model)
-    sources, _ = token_ids(tokenizer, data.test.spread(ROWS).sources, data.task.source_length, target=False)
+    sources, _ = token_ids(
+        tokenizer, data.test.spread(ROWS).sources, data.task.source_length, target=False
+    )
     scored = data.labels is not None and data.task.decoding == "likelihood"
     return Work(sources, encode_labels(tokenizer, data) if scored else None, tokenizer.pad_token_id)
 

@@ -41,7 +41,9 @@ class Unit:
                 taught["distilled"] = distilled(self.recipe, self.task).fingerprint
             if self.candidate.logits is not None:
                 taught["logits"] = lesson.output.fingerprint
-        return finetune_output(self.recipe, self.task, self.model, self.trial, self.seed, self.learning_rate, taught)
+        return finetune_output(
+            self.recipe, self.task, self.model, self.trial, self.seed, self.learning_rate, taught
+        )
 
     @property
     def candidate(self) -> Candidate:
@@ -71,7 +73,9 @@ class Unit:
 
     def metrics(self) -> dict[str, Any]:
         """What metrics.json holds."""
-        record: dict[str, Any] = json.loads((self.output.root / "metrics.json").read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(
+            (self.output.root / "metrics.json").read_text(encoding="utf-8")
+        )
         return record
 
     def __str__(self) -> str:
@@ -82,7 +86,9 @@ def units_of(recipe: Recipe, task: Task, model: str) -> list[Unit]:
     """Every unit of one model on one task, seeds first."""
     settings = recipe.finetune
     seeds = settings.seeds if settings.seeds is not None else [recipe.seed]
-    return [Unit(recipe, task, model, seed, rate) for rate in settings.rates(task) for seed in seeds]
+    return [
+        Unit(recipe, task, model, seed, rate) for rate in settings.rates(task) for seed in seeds
+    ]
 
 
 def best_rate(found: Iterable[tuple[float, float]]) -> float:
@@ -102,8 +108,12 @@ def teacher_of(recipe: Recipe, task: Task) -> Unit:
     units = units_of(recipe, task, recipe.finetune.teacher)
     for unit in units:
         if not unit.output.complete():
-            raise IncompleteArtifact(f"the teacher {unit} is not fine-tuned yet: run stage finetune for it first")
-    rate = best_rate((unit.learning_rate, unit.metrics()["validation"][task.judged_by]) for unit in units)
+            raise IncompleteArtifact(
+                f"the teacher {unit} is not fine-tuned yet: run stage finetune for it first"
+            )
+    rate = best_rate(
+        (unit.learning_rate, unit.metrics()["validation"][task.judged_by]) for unit in units
+    )
     return next(unit for unit in units if unit.learning_rate == rate)
 
 

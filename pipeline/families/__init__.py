@@ -21,7 +21,9 @@ def family_of(config: Any) -> Family:
     for family in _FAMILIES:
         if config.model_type in family.model_types:
             return family
-    supported = ", ".join(sorted(model_type for family in _FAMILIES for model_type in family.model_types))
+    supported = ", ".join(
+        sorted(model_type for family in _FAMILIES for model_type in family.model_types)
+    )
     raise ConfigError(f"model type {config.model_type!r} is not supported; supported: {supported}")
 
 
@@ -37,7 +39,17 @@ def check_length(config: Any, length: int, setting: str) -> None:
     """Raise ConfigError when a model has no positions for `length` tokens; setting: the key of the recipe that asks for it."""
     longest = family_of(config).max_length(config)
     if longest is not None and length > longest:
-        raise ConfigError(f"{setting} {length}: a {config.model_type} like this one has {longest} positions; lower it")
+        raise ConfigError(
+            f"{setting} {length}: a {config.model_type} like this one has {longest} positions; lower it"
+        )
 
 
-__all__ = ["Attention", "Family", "Projections", "Shape", "check_dtype", "check_length", "family_of"]
+__all__ = [
+    "Attention",
+    "Family",
+    "Projections",
+    "Shape",
+    "check_dtype",
+    "check_length",
+    "family_of",
+]

@@ -35,7 +35,10 @@ class Bart(Family):
 
     def shape(self, config: Any) -> Shape:
         for what in ("attention_heads", "ffn_dim"):
-            encoder, decoder = getattr(config, f"encoder_{what}"), getattr(config, f"decoder_{what}")
+            encoder, decoder = (
+                getattr(config, f"encoder_{what}"),
+                getattr(config, f"decoder_{what}"),
+            )
             if encoder != decoder:
                 raise ConfigError(
                     f"encoder_{what} {encoder} and decoder_{what} {decoder} of this {config.model_type} differ: "
@@ -110,7 +113,9 @@ class Bart(Family):
     def nearest(self, shape: Shape) -> Shape:
         return replace(shape, d_model=shape.attention_width)
 
-    def keep_scales(self, weights: dict[str, torch.Tensor], config: Any, teacher_config: Any) -> None:
+    def keep_scales(
+        self, weights: dict[str, torch.Tensor], config: Any, teacher_config: Any
+    ) -> None:
         if not config.scale_embedding:
             return
         # Embedded tokens are multiplied by √d_model; the head, where it is tied to them, is not.
@@ -120,7 +125,9 @@ class Bart(Family):
                 weight *= ratio
         if not self.head_is_separate(weights):
             last = self.block_prefix("decoder", config.decoder_layers - 1) + "final_layer_norm"
-            norm = "model.decoder.layer_norm" if "model.decoder.layer_norm.weight" in weights else last
+            norm = (
+                "model.decoder.layer_norm" if "model.decoder.layer_norm.weight" in weights else last
+            )
             weights[f"{norm}.weight"] /= ratio
             weights[f"{norm}.bias"] /= ratio
 

@@ -82,7 +82,9 @@ class Family(ABC):
 
     def new_config(self, shape: Shape, vocab_size: int) -> Any:
         """Return the configuration of a model made from nothing."""
-        raise ConfigError(f"a {self.model_types[0]} is not made from nothing: name a teacher of that family")
+        raise ConfigError(
+            f"a {self.model_types[0]} is not made from nothing: name a teacher of that family"
+        )
 
     def max_length(self, config: Any) -> int | None:
         """Return the longest sequence the model has positions for; None when any length will do."""
@@ -100,7 +102,9 @@ class Family(ABC):
     def blocks(self, model: PreTrainedModel, stack: Stack) -> nn.ModuleList: ...
 
     @abstractmethod
-    def projections(self, model: PreTrainedModel, attention: Attention, block: int) -> Projections: ...
+    def projections(
+        self, model: PreTrainedModel, attention: Attention, block: int
+    ) -> Projections: ...
 
     def head(self, model: PreTrainedModel) -> Head:
         """Return the LM head."""
@@ -158,18 +162,26 @@ class Family(ABC):
     def separate_head(self, model: PreTrainedModel) -> None:
         """Give `model` an LM head of its own, uninitialised, where Transformers built it tied."""
         head: Any = model.lm_head
-        model.lm_head = nn.Linear(model.config.d_model, head.out_features, bias=False, dtype=model.dtype)
+        model.lm_head = nn.Linear(
+            model.config.d_model, head.out_features, bias=False, dtype=model.dtype
+        )
 
     @abstractmethod
     def neutralise_inputs(self, model: PreTrainedModel) -> None:
         """Make all that a stack does before its first block leave `inputs_embeds` as they are, and drop its weights."""
 
-    def tail_names(self, config: Any, encoder_cut: int, decoder_cut: int) -> tuple[Any, dict[str, str]]:
+    def tail_names(
+        self, config: Any, encoder_cut: int, decoder_cut: int
+    ) -> tuple[Any, dict[str, str]]:
         """Return the tail's configuration and, for each of its weights, the name it has in the whole model."""
         shape = self.shape(config)
-        layers = {"encoder": shape.encoder_layers - encoder_cut, "decoder": shape.decoder_layers - decoder_cut}
+        layers = {
+            "encoder": shape.encoder_layers - encoder_cut,
+            "decoder": shape.decoder_layers - decoder_cut,
+        }
         tail_config = self.with_shape(
-            config, replace(shape, encoder_layers=layers["encoder"], decoder_layers=layers["decoder"])
+            config,
+            replace(shape, encoder_layers=layers["encoder"], decoder_layers=layers["decoder"]),
         )
         names = {name: name for name in self._empty_tail(tail_config, torch.float32).state_dict()}
         stacks: tuple[tuple[Stack, int], ...] = (("encoder", encoder_cut), ("decoder", decoder_cut))
@@ -199,7 +211,9 @@ class Family(ABC):
         tail.load_state_dict(state, strict=True, assign=True)
         return tail.eval().requires_grad_(False)
 
-    def empty_model(self, config: Any, separate_head: bool, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    def empty_model(
+        self, config: Any, separate_head: bool, dtype: torch.dtype = torch.float32
+    ) -> PreTrainedModel:
         """Return a model without memory (on the meta device): names, shapes and ties of its weights are as in a real one."""
         with torch.device("meta"), no_init_weights():
             model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(config, dtype=dtype)

@@ -43,13 +43,18 @@ def place_of(key: str, model: PreTrainedModel, names: Container[str]) -> str | N
     whole = f"{model.base_model_prefix}.{key}"
     if key not in names and whole in names:
         return whole
-    if key not in names and any(re.search(pattern, key) for pattern in model._keys_to_ignore_on_load_unexpected or ()):
+    if key not in names and any(
+        re.search(pattern, key) for pattern in model._keys_to_ignore_on_load_unexpected or ()
+    ):
         return None
     return key
 
 
 def write_model(
-    directory: Path, config: Any, weights: Mapping[str, torch.Tensor], more: Callable[[Path], None] | None = None
+    directory: Path,
+    config: Any,
+    weights: Mapping[str, torch.Tensor],
+    more: Callable[[Path], None] | None = None,
 ) -> None:
     """Write config.json, generation_config.json and model.safetensors to `directory`, atomically; an older one is replaced.
 
@@ -60,7 +65,9 @@ def write_model(
     temporary.mkdir(parents=True)
     config.dtype = next(iter(weights.values())).dtype
     config.save_pretrained(temporary)
-    generation = {name: value for name in _GENERATION if (value := getattr(config, name, None)) is not None}
+    generation = {
+        name: value for name in _GENERATION if (value := getattr(config, name, None)) is not None
+    }
     # mBART names no start token: it is trained to start from the last token of its labels, which is EOS.
     generation.setdefault("decoder_start_token_id", config.eos_token_id)
     GenerationConfig(**generation).save_pretrained(temporary)

@@ -49,14 +49,21 @@ class Recorder:
         for attention, block in self._blocks.items():
             projections = self._family.projections(self._model, attention, block)
             for part in ("q", "k", "v"):
-                self._handles.append(getattr(projections, part).register_forward_hook(self._keep(attention, part)))
+                self._handles.append(
+                    getattr(projections, part).register_forward_hook(self._keep(attention, part))
+                )
         for place in self._places:
             module = self._family.blocks(self._model, place.stack)[place.block]
-            self._handles.append(module.register_forward_pre_hook(self._keep_input(place), with_kwargs=True))
+            self._handles.append(
+                module.register_forward_pre_hook(self._keep_input(place), with_kwargs=True)
+            )
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         for handle in self._handles:
             handle.remove()

@@ -15,7 +15,9 @@ def encode(
 ) -> torch.Tensor:
     """Return the encoder's output after its final norm, (batch, L_in, d_model); give one of input_ids and inputs_embeds."""
     encoder = model.get_encoder()
-    return encoder(input_ids=input_ids, inputs_embeds=inputs_embeds, attention_mask=attention_mask).last_hidden_state
+    return encoder(
+        input_ids=input_ids, inputs_embeds=inputs_embeds, attention_mask=attention_mask
+    ).last_hidden_state
 
 
 def decode(

@@ -70,7 +70,9 @@ class T5(Family):
 
     def head(self, model: PreTrainedModel) -> Head:
         return Head(
-            model.lm_head.weight, model.config.d_model**-0.5 if self._scales_output(model.config) else 1.0, None
+            model.lm_head.weight,
+            model.config.d_model**-0.5 if self._scales_output(model.config) else 1.0,
+            None,
         )
 
     def attention_scale(self, config: Any) -> float:
@@ -82,7 +84,9 @@ class T5(Family):
         if attention == "cross":
             return None
         holder = block if self.moves_with_block(_BIAS) else 0
-        layers: Any = self.blocks(model, "encoder" if attention == "encoder_self" else "decoder")[holder].layer
+        layers: Any = self.blocks(model, "encoder" if attention == "encoder_self" else "decoder")[
+            holder
+        ].layer
         return layers[0].SelfAttention.compute_bias(rows, columns)
 
     def block_prefix(self, stack: Stack, block: int) -> str:
@@ -106,11 +110,17 @@ class T5(Family):
 
     def nearest(self, shape: Shape) -> Shape:
         # T5-3B's attention is exactly as wide as a student's may be, so that rounding can take it beyond.
-        return replace(shape, num_heads=min(shape.num_heads, max(1, _WIDEST * shape.d_model // shape.d_kv)))
+        return replace(
+            shape, num_heads=min(shape.num_heads, max(1, _WIDEST * shape.d_model // shape.d_kv))
+        )
 
-    def keep_scales(self, weights: dict[str, torch.Tensor], config: Any, teacher_config: Any) -> None:
+    def keep_scales(
+        self, weights: dict[str, torch.Tensor], config: Any, teacher_config: Any
+    ) -> None:
         if self._scales_output(config):
-            weights["decoder.final_layer_norm.weight"] *= (config.d_model / teacher_config.d_model) ** 0.5
+            weights["decoder.final_layer_norm.weight"] *= (
+                config.d_model / teacher_config.d_model
+            ) ** 0.5
 
     def moves_with_block(self, name: str) -> bool:
         return not name.endswith(_BIAS)

@@ -38,9 +38,13 @@ def attention_loss(
     (tq, tk), (sq, sk) = teacher, student
     for who, q, k in (("teacher", tq, tk), ("student", sq, sk)):
         if heads < 1 or q.shape[-1] % heads or q.shape[-1] != k.shape[-1]:
-            raise ValueError(f"the {who}'s widths {q.shape[-1]} and {k.shape[-1]} do not divide into {heads} heads")
+            raise ValueError(
+                f"the {who}'s widths {q.shape[-1]} and {k.shape[-1]} do not divide into {heads} heads"
+            )
     if causal and sq.shape[1] != sk.shape[1]:
-        raise ValueError(f"causal attention needs as many queries as keys, not {sq.shape[1]} and {sk.shape[1]}")
+        raise ValueError(
+            f"causal attention needs as many queries as keys, not {sq.shape[1]} and {sk.shape[1]}"
+        )
     batch, rows, columns = sq.shape[0], sq.shape[1], sk.shape[1]
     shape = (batch, heads, rows, columns)
     t_bias = None if teacher_bias is None else teacher_bias.detach().expand(shape)
@@ -68,7 +72,11 @@ def attention_loss(
             blocked,
             valid,
         )
-        losses.append(checkpoint(_sequence, *args, heads, teacher_scale, student_scale, wide, use_reentrant=False))
+        losses.append(
+            checkpoint(
+                _sequence, *args, heads, teacher_scale, student_scale, wide, use_reentrant=False
+            )
+        )
     if not losses:
         return (sq.to(wide).sum() + sk.to(wide).sum()) * 0.0
     return torch.stack(losses).mean()
@@ -94,11 +102,20 @@ def _sequence(
 
 
 def _log_attention(
-    q: Tensor, k: Tensor, bias: Tensor | None, blocked: Tensor, heads: int, scale: float, wide: torch.dtype
+    q: Tensor,
+    k: Tensor,
+    bias: Tensor | None,
+    blocked: Tensor,
+    heads: int,
+    scale: float,
+    wide: torch.dtype,
 ) -> Tensor:
     if q.dtype == torch.float16:
         q, k = q.float(), k.float()
-    q, k = q.unflatten(-1, (heads, -1)).transpose(0, 1), k.unflatten(-1, (heads, -1)).transpose(0, 1)
+    q, k = (
+        q.unflatten(-1, (heads, -1)).transpose(0, 1),
+        k.unflatten(-1, (heads, -1)).transpose(0, 1),
+    )
     scores = torch.bmm(q, k.transpose(1, 2)).to(wide) * scale
     if bias is not None:
         scores = scores + bias.to(wide)

@@ -29,9 +29,13 @@ def check_alpha(kind: str, alpha: float | None) -> float:
     if alpha is None:
         return DEFAULT_ALPHA.get(kind, 0.0)
     if kind == "jensen_shannon" and not 0.0 < alpha < 1.0:
-        raise ValueError(f"jensen_shannon needs 0 < alpha < 1, not {alpha}: it vanishes at both ends")
+        raise ValueError(
+            f"jensen_shannon needs 0 < alpha < 1, not {alpha}: it vanishes at both ends"
+        )
     if kind.startswith("skew") and not 0.0 <= alpha < 1.0:
-        raise ValueError(f"{kind} needs 0 <= alpha < 1, not {alpha}: at 1 it is zero for any student")
+        raise ValueError(
+            f"{kind} needs 0 <= alpha < 1, not {alpha}: at 1 it is zero for any student"
+        )
     return alpha
 
 

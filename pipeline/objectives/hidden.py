@@ -32,18 +32,24 @@ def hidden_loss(
     if kind not in ("mse", "cosine"):
         raise ValueError(f"unknown kind {kind!r}; known: mse, cosine")
     if student.shape[:-1] != teacher.shape[:-1]:
-        raise ValueError(f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ in positions")
+        raise ValueError(
+            f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ in positions"
+        )
     if projection is not None and tuple(projection.shape) != (teacher.shape[-1], student.shape[-1]):
         raise ValueError(
             f"the projection has shape {tuple(projection.shape)}; it must be (teacher width, student width) "
             f"= ({teacher.shape[-1]}, {student.shape[-1]})"
         )
     if projection is None and student.shape[-1] != teacher.shape[-1]:
-        raise ValueError(f"widths {student.shape[-1]} and {teacher.shape[-1]} differ: give a projection")
+        raise ValueError(
+            f"widths {student.shape[-1]} and {teacher.shape[-1]} differ: give a projection"
+        )
     teacher = teacher.detach()
     if mask is not None:
         if mask.shape != student.shape[:-1]:
-            raise ValueError(f"the mask has shape {tuple(mask.shape)}, the positions {tuple(student.shape[:-1])}")
+            raise ValueError(
+                f"the mask has shape {tuple(mask.shape)}, the positions {tuple(student.shape[:-1])}"
+            )
         student, teacher = student[mask.bool()], teacher[mask.bool()]
     if projection is not None:
         student = F.linear(student, projection.to(student.dtype))

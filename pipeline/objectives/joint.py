@@ -16,7 +16,9 @@ from pipeline.objectives.logits import IGNORE, chunk_rows
 from pipeline.objectives.scratch import Scratch, exp_, log_softmax_, wide_dtype
 
 
-def sampled_kl_and_lm(student_logits: Tensor, ids: Tensor, counts: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def sampled_kl_and_lm(
+    student_logits: Tensor, ids: Tensor, counts: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
     """(kl, lm): what `logits.sampled_kl` with the mask labels != -100 and `logits.lm_loss` give, at temperature 1.
 
     student_logits: (positions..., vocabulary); ids, counts: (positions..., k), as `logits.sampled_kl` takes them; labels:
@@ -36,7 +38,10 @@ def sampled_kl_and_lm(student_logits: Tensor, ids: Tensor, counts: Tensor, label
     # A row's share in the mean over rows that have draws; those without any have shares of 0.
     p = drawn / (torch.where(total > 0, total, torch.ones_like(total)) * used)
     entropy = torch.special.entr(p * used).sum() / used
-    own_ids, own_labels = ids.reshape(-1, ids.shape[-1])[rows].long(), labels.reshape(-1)[rows].long()
+    own_ids, own_labels = (
+        ids.reshape(-1, ids.shape[-1])[rows].long(),
+        labels.reshape(-1)[rows].long(),
+    )
     cross, lm = _Joint.apply(student_logits, own_ids, p, own_labels, rows)
     return cross - entropy, lm
 
@@ -45,7 +50,9 @@ class _Joint(torch.autograd.Function):
     """sum p (-log q) over all rows, and the mean of -log q of the labels."""
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, ids: Tensor, p: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, student: Tensor, ids: Tensor, p: Tensor, labels: Tensor, rows: Tensor
+    ) -> tuple[Tensor, ...]:
         flat, wide = student.reshape(-1, student.shape[-1]), p.dtype
         scratch, size = Scratch(student.device), chunk_rows(student)
         cross, lm = torch.zeros((2,), dtype=wide, device=student.device).unbind()

@@ -55,7 +55,13 @@ def divergence(
     alpha = formulas.check_alpha(kind, alpha)
     rows = valid_rows(mask, student_logits)
     loss: Tensor = _Dense.apply(
-        student_logits, teacher_logits.detach(), rows, kind, float(temperature), alpha, float(target_share)
+        student_logits,
+        teacher_logits.detach(),
+        rows,
+        kind,
+        float(temperature),
+        alpha,
+        float(target_share),
     )
     return loss
 
@@ -66,7 +72,9 @@ def lm_loss(student_logits: Tensor, labels: Tensor) -> Tensor:
     student_logits: (positions..., vocabulary); labels: (positions...) int.
     """
     if labels.shape != student_logits.shape[:-1]:
-        raise ValueError(f"labels {tuple(labels.shape)} do not fit logits {tuple(student_logits.shape)}")
+        raise ValueError(
+            f"labels {tuple(labels.shape)} do not fit logits {tuple(student_logits.shape)}"
+        )
     ids = labels.reshape(-1, 1)
     # A one-hot target is a sparse one whose entropy is 0, so its KL is the cross-entropy.
     return _sparse(student_logits, ids.clamp(min=0), None, None, labels != IGNORE, 1.0)
@@ -97,7 +105,9 @@ def sampled_kl(
     valid = valid if mask is None else valid & mask.bool()
     shares = weights / torch.where(total > 0, total, torch.ones_like(total))
     own = torch.special.entr(shares).sum(-1)
-    return _sparse(student_logits, ids, shares, None, valid, temperature, own if entropy is None else entropy)
+    return _sparse(
+        student_logits, ids, shares, None, valid, temperature, own if entropy is None else entropy
+    )
 
 
 def topk_kl(
@@ -128,7 +138,9 @@ def topk_kl(
 def taid_target(student_logits: Tensor, teacher_logits: Tensor, share: float) -> Tensor:
     """TAID's moving target, as logits: (1 - share) student (detached) + share teacher (arXiv 2501.16937, equation 3)."""
     check_share(share)
-    return torch.lerp(student_logits.detach(), teacher_logits.detach().to(student_logits.dtype), share)
+    return torch.lerp(
+        student_logits.detach(), teacher_logits.detach().to(student_logits.dtype), share
+    )
 
 
 def topk_outcomes(student_logits: Tensor, ids: Tensor) -> Tensor:
@@ -167,7 +179,12 @@ class _Outcomes(torch.autograd.Function):
             inside = g[:, :-1] - g.sum(-1, keepdim=True) * log_q.gather(1, ids[part]).exp()
             rest = outcomes[part, -1:]
             share = exp_(log_q - torch.where(rest > -torch.inf, rest, 0.0)).mul_(g[:, -1:])
-            d = exp_(log_q).mul_(-g.sum(-1, keepdim=True)).add_(share).scatter_(1, ids[part], inside)
+            d = (
+                exp_(log_q)
+                .mul_(-g.sum(-1, keepdim=True))
+                .add_(share)
+                .scatter_(1, ids[part], inside)
+            )
             chunks.put(out, part, d)
         return (out.view_as(student), None)
 
@@ -192,7 +209,13 @@ class _Dense(torch.autograd.Function):
             from pipeline.objectives.kernels import rows as fused
 
             row_values, stats = fused.values(
-                kind, chunks.student, flat_teacher, rows, temperature=temperature, alpha=alpha, share=share
+                kind,
+                chunks.student,
+                flat_teacher,
+                rows,
+                temperature=temperature,
+                alpha=alpha,
+                share=share,
             )
             ctx.save_for_backward(student, teacher, rows, stats)
             return row_values.sum() * (temperature**2 / max(len(rows), 1))
@@ -203,7 +226,9 @@ class _Dense(torch.autograd.Function):
             row_value, c = formulas.value(kind, log_p, log_q, alpha)
             total += row_value.sum()
             constants.append(c)
-        ctx.save_for_backward(student, teacher, rows, torch.cat(constants) if constants else total.new_empty(0))
+        ctx.save_for_backward(
+            student, teacher, rows, torch.cat(constants) if constants else total.new_empty(0)
+        )
         return total * (temperature**2 / max(len(rows), 1))
 
     @staticmethod
@@ -237,7 +262,13 @@ class _Sparse(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, student: Tensor, ids: Tensor, p: Tensor, rest: Tensor | None, rows: Tensor, temperature: float
+        ctx: Any,
+        student: Tensor,
+        ids: Tensor,
+        p: Tensor,
+        rest: Tensor | None,
+        rows: Tensor,
+        temperature: float,
     ) -> Tensor:
         chunks = _Chunks(student, temperature)
         total = torch.zeros((), dtype=chunks.wide, device=student.device)
@@ -291,7 +322,9 @@ class _Chunks:
         out = self.scratch.get(name, shape, self.wide)
         if flat.dtype == self.wide:
             return torch.index_select(flat, 0, rows, out=out)
-        return out.copy_(torch.index_select(flat, 0, rows, out=self.scratch.get("raw", shape, flat.dtype)))
+        return out.copy_(
+            torch.index_select(flat, 0, rows, out=self.scratch.get("raw", shape, flat.dtype))
+        )
 
     def normalise(self, logits: Tensor) -> Tensor:
         return log_softmax_(logits if self.temperature == 1.0 else logits.div_(self.temperature))
@@ -330,15 +363,25 @@ def _sparse(
     if ids.shape[:-1] != student_logits.shape[:-1] and p is not None:
         raise ValueError(f"ids {tuple(ids.shape)} do not fit logits {tuple(student_logits.shape)}")
     if p is not None and p.shape != ids.shape:
-        raise ValueError(f"ids {tuple(ids.shape)} and their counts or probabilities {tuple(p.shape)} differ")
+        raise ValueError(
+            f"ids {tuple(ids.shape)} and their counts or probabilities {tuple(p.shape)} differ"
+        )
     rows = valid_rows(mask, student_logits)
     flat_ids = ids.reshape(-1, ids.shape[-1]).long()
-    flat_p = torch.ones_like(flat_ids, dtype=wide_dtype(student_logits)) if p is None else p.reshape(-1, p.shape[-1])
+    flat_p = (
+        torch.ones_like(flat_ids, dtype=wide_dtype(student_logits))
+        if p is None
+        else p.reshape(-1, p.shape[-1])
+    )
     flat_rest = None if rest is None else rest.reshape(-1)
-    cross: Tensor = _Sparse.apply(student_logits, flat_ids, flat_p.detach(), flat_rest, rows, float(temperature))
+    cross: Tensor = _Sparse.apply(
+        student_logits, flat_ids, flat_p.detach(), flat_rest, rows, float(temperature)
+    )
     if entropy is None:
         return cross
-    return cross - entropy.reshape(-1)[rows].to(cross.dtype).sum() * (temperature**2 / max(len(rows), 1))
+    return cross - entropy.reshape(-1)[rows].to(cross.dtype).sum() * (
+        temperature**2 / max(len(rows), 1)
+    )
 
 
 def valid_rows(mask: Tensor | None, logits: Tensor) -> Tensor:
@@ -355,7 +398,9 @@ def valid_rows(mask: Tensor | None, logits: Tensor) -> Tensor:
 
 def chunk_rows(logits: Tensor) -> int:
     """Positions in one chunk."""
-    return max(1, (CHUNK_CPU if logits.device.type == "cpu" else CHUNK_CUDA) // max(logits.shape[-1], 1))
+    return max(
+        1, (CHUNK_CPU if logits.device.type == "cpu" else CHUNK_CUDA) // max(logits.shape[-1], 1)
+    )
 
 
 def check_temperature(temperature: float) -> None:

@@ -85,7 +85,9 @@ def resolve(preset: str, overrides: Mapping[str, Scheduled] | None = None) -> di
     weights: dict[str, Scheduled] = dict(PRESETS[preset])
     for part, weight in (overrides or {}).items():
         if part not in PARTS:
-            raise ConfigError(f"unknown objective part {part!r} in objective.weights; {_hint(part, PARTS)}")
+            raise ConfigError(
+                f"unknown objective part {part!r} in objective.weights; {_hint(part, PARTS)}"
+            )
         if not all(0.0 <= value < float("inf") for value in _ends(weight)):
             raise ConfigError(f"objective.weights.{part} is {weight}: give numbers of at least 0")
         weights[part] = weight

@@ -63,10 +63,13 @@ def relation_loss(
     keys = _mask(key_mask, batch, columns, "key_mask")
     wide = wide_dtype(sa)
     weight = (
-        _row_weights(_mask(query_mask, batch, rows, "query_mask"), keys, causal, sa, columns, wide) / relation_heads
+        _row_weights(_mask(query_mask, batch, rows, "query_mask"), keys, causal, sa, columns, wide)
+        / relation_heads
     )
     track = torch.is_grad_enabled() and (sa.requires_grad or sb.requires_grad)
-    loss: Tensor = _Relation.apply(sa, sb, *_detach(ta, tb), weight, keys, relation_heads, causal, track)
+    loss: Tensor = _Relation.apply(
+        sa, sb, *_detach(ta, tb), weight, keys, relation_heads, causal, track
+    )
     return loss
 
 
@@ -120,7 +123,9 @@ class _Relation(torch.autograd.Function):
             from pipeline.objectives.kernels import relations as fused
 
             if fused.fits(sa, ta, heads):
-                loss, grad_a, grad_b = fused.value_and_gradients(sa, sb, ta, tb, weight, keys, heads, causal, track)
+                loss, grad_a, grad_b = fused.value_and_gradients(
+                    sa, sb, ta, tb, weight, keys, heads, causal, track
+                )
                 if grad_a is not None and grad_b is not None:
                     ctx.save_for_backward(grad_a, grad_b)
                 return loss
@@ -142,7 +147,11 @@ class _Relation(torch.autograd.Function):
         groups, block = _chunks(batch * heads, rows, columns, causal, sa.device.type)
         for g0 in range(0, batch * heads, groups):
             g = slice(g0, g0 + groups)
-            sum_b = None if grad_b is None else torch.zeros(grad_b[g].shape, dtype=wide, device=sa.device)
+            sum_b = (
+                None
+                if grad_b is None
+                else torch.zeros(grad_b[g].shape, dtype=wide, device=sa.device)
+            )
             for r0 in range(0, rows, block):
                 r = slice(r0, min(r0 + block, rows))
                 seen = slice(0, r.stop if causal else columns)
@@ -152,7 +161,9 @@ class _Relation(torch.autograd.Function):
                     s.masked_fill_(hidden[g, :, seen], MASKED)
                     t.masked_fill_(hidden[g, :, seen], MASKED)
                 if causal:
-                    later = torch.ones(r.stop - r0, r.stop, dtype=torch.bool, device=sa.device).triu_(r0 + 1)
+                    later = torch.ones(
+                        r.stop - r0, r.stop, dtype=torch.bool, device=sa.device
+                    ).triu_(r0 + 1)
                     s.masked_fill_(later, MASKED)
                     t.masked_fill_(later, MASKED)
                 p = torch.softmax(t, -1, out=scratch.get("p", s.shape, wide))
@@ -182,7 +193,9 @@ class _Relation(torch.autograd.Function):
         return (a, b, None, None, None, None, None, None, None)
 
 
-def _scores(scratch: Scratch, name: str, a: Tensor, b: Tensor, scale: float, wide: torch.dtype) -> Tensor:
+def _scores(
+    scratch: Scratch, name: str, a: Tensor, b: Tensor, scale: float, wide: torch.dtype
+) -> Tensor:
     shape = (a.shape[0], a.shape[1], b.shape[1])
     out = scratch.get(name, shape, wide)
     if a.dtype == wide:
@@ -201,14 +214,23 @@ def _split(x: Tensor, heads: int) -> Tensor:
     """(batch, length, width) -> (batch * heads, length, width / heads), contiguous."""
     batch, length, width = x.shape
     x = x.float() if x.dtype == torch.float16 else x
-    return x.view(batch, length, heads, width // heads).transpose(1, 2).reshape(batch * heads, length, width // heads)
+    return (
+        x.view(batch, length, heads, width // heads)
+        .transpose(1, 2)
+        .reshape(batch * heads, length, width // heads)
+    )
 
 
 def _join(x: Tensor, like: Tensor) -> Tensor:
     """The inverse of `_split`, in the dtype and shape of `like`."""
     batch, length, width = like.shape
     heads = x.shape[0] // max(batch, 1)
-    return x.view(batch, heads, length, -1).transpose(1, 2).reshape(batch, length, width).to(like.dtype)
+    return (
+        x.view(batch, heads, length, -1)
+        .transpose(1, 2)
+        .reshape(batch, length, width)
+        .to(like.dtype)
+    )
 
 
 def _chunks(groups: int, rows: int, columns: int, causal: bool, device: str) -> tuple[int, int]:
@@ -221,10 +243,19 @@ def _chunks(groups: int, rows: int, columns: int, causal: bool, device: str) -> 
 
 
 def _row_weights(
-    queries: Tensor | None, keys: Tensor | None, causal: bool, like: Tensor, columns: int, wide: torch.dtype
+    queries: Tensor | None,
+    keys: Tensor | None,
+    causal: bool,
+    like: Tensor,
+    columns: int,
+    wide: torch.dtype,
 ) -> Tensor:
     """(batch, rows): 1 / (the sequence's valid rows x the sequences with any) where the row is valid, else 0."""
-    valid = torch.ones(like.shape[:2], dtype=torch.bool, device=like.device) if queries is None else queries
+    valid = (
+        torch.ones(like.shape[:2], dtype=torch.bool, device=like.device)
+        if queries is None
+        else queries
+    )
     if keys is not None:
         valid = valid & (keys.cumsum(1) > 0 if causal else keys.any(1, keepdim=True))
     count = valid.sum(1, keepdim=True)
@@ -236,7 +267,9 @@ def _mask(mask: Tensor | None, batch: int, length: int, name: str) -> Tensor | N
     if mask is None:
         return None
     if tuple(mask.shape) != (batch, length):
-        raise ValueError(f"{name} has shape {tuple(mask.shape)}; it must be (batch, length) = ({batch}, {length})")
+        raise ValueError(
+            f"{name} has shape {tuple(mask.shape)}; it must be (batch, length) = ({batch}, {length})"
+        )
     return mask.bool()
 
 
@@ -258,4 +291,6 @@ def _check(ta: Tensor, tb: Tensor, sa: Tensor, sb: Tensor, heads: int, causal: b
             f"and {tuple(sa.shape[:2])}, {tuple(sb.shape[:2])}"
         )
     if causal and sa.shape[1] != sb.shape[1]:
-        raise ValueError(f"a causal relation needs as many rows as columns, not {sa.shape[1]} and {sb.shape[1]}")
+        raise ValueError(
+            f"a causal relation needs as many rows as columns, not {sa.shape[1]} and {sb.shape[1]}"
+        )

@@ -29,7 +29,13 @@ class Taid(NamedTuple):
 
 
 def taid_step(
-    state: Taid, loss: float, progress: float, *, start: float = 0.4, alpha: float = 5e-4, beta: float = 0.99
+    state: Taid,
+    loss: float,
+    progress: float,
+    *,
+    start: float = 0.4,
+    alpha: float = 5e-4,
+    beta: float = 0.99,
 ) -> Taid:
     """The next state of TAID's adaptive share after a step with the divergence `loss` (arXiv 2501.16937, algorithm 1).
 

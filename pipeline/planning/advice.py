@@ -35,13 +35,17 @@ def advise(estimate: LinkEstimate) -> Advice:
             reason = f"would take {size(kind.total)}"
         if reason is None:
             return Advice(
-                kind.name, "; ".join([_praise(kind.name), *(f"{name} {why}" for name, why in refused.items())])
+                kind.name,
+                "; ".join(
+                    [_praise(kind.name), *(f"{name} {why}" for name, why in refused.items())]
+                ),
             )
         refused[kind.name] = reason
     reasons = "; ".join(f"{name} {why}" for name, why in refused.items())
     more = estimate.step_operations("online") / estimate.step_operations("sampled")
     return Advice(
-        "online", f"no cache fits: {reasons}. The teacher beside the student makes a step {more:.1f} times as long"
+        "online",
+        f"no cache fits: {reasons}. The teacher beside the student makes a step {more:.1f} times as long",
     )
 
 
@@ -64,9 +68,14 @@ def follows(every: Sequence[LinkEstimate], one: LinkEstimate, kind: str) -> list
             f"a student reads {longest:.1%} of the rows: the rest of the text need not be tokenised or cached (one view is enough), "
             "or raise distill.max_steps"
         )
-    second = one.link.key.startswith("distill_interpolated/") and one.link.teacher is not every[0].link.teacher
+    second = (
+        one.link.key.startswith("distill_interpolated/")
+        and one.link.teacher is not every[0].link.teacher
+    )
     if second and one.recipe.interpolated.original_weight != 0.0:
-        found.append("what interpolated.original_weight adds to reading, operations and memory here is not counted")
+        found.append(
+            "what interpolated.original_weight adds to reading, operations and memory here is not counted"
+        )
     if kind != "online":
         if reads <= 1.2:
             found.append(
@@ -106,7 +115,9 @@ def misfits(estimate: LinkEstimate, kind: str, peak: float, caching: float | Non
             found.append(f"distill.targets {own} {reason}")
         taken = sum(_own_bytes(estimate, name) for name in estimate.recipe.cache.kinds)
         if taken > assumed.disk:
-            found.append(f"the cache as the recipe has it takes {size(taken)}, and there are {size(assumed.disk)}")
+            found.append(
+                f"the cache as the recipe has it takes {size(taken)}, and there are {size(assumed.disk)}"
+            )
     return found
 
 

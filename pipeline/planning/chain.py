@@ -57,9 +57,15 @@ class Chain:
 def plan_chain(recipe: Recipe) -> Chain:
     """Raises ConfigError for a shape that cannot be, and when nothing is known of the teacher."""
     if recipe.teacher is None:
-        config = student_config(recipe.student, None, recipe.tokenizer.vocab_size + recipe.tokenizer.sentinels)
+        config = student_config(
+            recipe.student, None, recipe.tokenizer.vocab_size + recipe.tokenizer.sentinels
+        )
         student = model_of(recipe.distill.name, config, None)
-        return Chain(None, Link(f"distill/{recipe.distill.name}", None, student, recipe.distill.max_steps), [])
+        return Chain(
+            None,
+            Link(f"distill/{recipe.distill.name}", None, student, recipe.distill.max_steps),
+            [],
+        )
     found = describe(recipe.teacher.model)
     config, separate_head = found.config, found.separate_head
     family = family_of(config)
@@ -72,7 +78,10 @@ def plan_chain(recipe: Recipe) -> Chain:
 
     bottom = student_shape(recipe.student, config, separate_head)
     direct = Link(
-        f"distill/{recipe.distill.name}", teacher, made(recipe.distill.name, bottom), recipe.distill.max_steps
+        f"distill/{recipe.distill.name}",
+        teacher,
+        made(recipe.distill.name, bottom),
+        recipe.distill.max_steps,
     )
     links: list[Link] = []
     if "interpolated" in recipe.model_fields_set:

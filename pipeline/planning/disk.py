@@ -46,7 +46,9 @@ def rows_of(recipe: Recipe, tokens: float | None) -> Rows:
     Raises ConfigError when neither is there.
     """
     settings = recipe.tokens
-    lengths = example_lengths(settings.input_length, settings.noise_density, settings.mean_span_length)
+    lengths = example_lengths(
+        settings.input_length, settings.noise_density, settings.mean_span_length
+    )
     root = recipe.root / "tokens" / "train"
     if tokens is None and (root / "manifest.json").is_file():
         artifact = lineage.tokens_artifact(recipe, "train")
@@ -75,7 +77,10 @@ def variant(cache: Cache, kind: str) -> Cache:
     """The recipe's cache, changed to hold this one of KINDS alone."""
     if kind == "states int8":
         return cache.model_copy(
-            update={"kinds": ["states"], "states": cache.states.model_copy(update={"dtype": "int8"})}
+            update={
+                "kinds": ["states"],
+                "states": cache.states.model_copy(update={"dtype": "int8"}),
+            }
         )
     if kind == "states" and cache.states.dtype == "int8":
         own = States(encoder_output=cache.states.encoder_output)
@@ -86,7 +91,9 @@ def variant(cache: Cache, kind: str) -> Cache:
 def bytes_of_row(cache: Cache, rows: Rows, teacher: Model, dtype: str) -> float:
     """dtype: what the teacher computes in, resolved."""
     vocab_size = family_of(teacher.config).head_size(teacher.config)
-    return row_bytes(cache, rows.input_length, rows.target_length, teacher.shape.d_model, vocab_size, dtype)
+    return row_bytes(
+        cache, rows.input_length, rows.target_length, teacher.shape.d_model, vocab_size, dtype
+    )
 
 
 def shard_bytes(cache: Cache, rows: Rows, teacher: Model, dtype: str) -> float:

@@ -42,7 +42,9 @@ class Assumed:
 
     def dtype(self, asked: str) -> str:
         """`auto` is what the devices will find when they are there, whatever this machine has."""
-        return asked if asked != "auto" else resolve_dtype("auto") if self.gpu == "cpu" else "bfloat16"
+        return (
+            asked if asked != "auto" else resolve_dtype("auto") if self.gpu == "cpu" else "bfloat16"
+        )
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,9 @@ class LinkEstimate:
 
     @property
     def teacher_dtype(self) -> str:
-        return self.assumed.dtype(self.recipe.teacher.dtype if self.recipe.teacher is not None else "auto")
+        return self.assumed.dtype(
+            self.recipe.teacher.dtype if self.recipe.teacher is not None else "auto"
+        )
 
     @property
     def dtype(self) -> str:
@@ -108,12 +112,22 @@ class LinkEstimate:
         """Of one row's pass through the teacher: to the decoder's cut for states, else to the end."""
         assert self.link.teacher is not None
         shape, sparse = self.link.teacher.shape, not kind.startswith("states")
-        seen = shape if sparse else replace(shape, decoder_layers=disk.cuts_of(self.recipe.cache, self.link.teacher)[1])
-        return flops.forward_flops(seen, *self._lengths, **_head(self.link.teacher), logits=sparse).total
+        seen = (
+            shape
+            if sparse
+            else replace(
+                shape, decoder_layers=disk.cuts_of(self.recipe.cache, self.link.teacher)[1]
+            )
+        )
+        return flops.forward_flops(
+            seen, *self._lengths, **_head(self.link.teacher), logits=sparse
+        ).total
 
     def step_operations(self, kind: str) -> float:
         """Of one row of a training step: the student's passes and the teacher's side of the objective."""
-        own = flops.training_flops(self.link.student.shape, *self._lengths, **_head(self.link.student)).total
+        own = flops.training_flops(
+            self.link.student.shape, *self._lengths, **_head(self.link.student)
+        ).total
         return own + self._teacher_operations(kind)
 
     def rows_per_second(self, kind: str) -> float:
@@ -162,7 +176,9 @@ class LinkEstimate:
         dtype = getattr(torch, self.teacher_dtype)
         sparse = not kind.startswith("states")
         rows = self.recipe.cache.batch_size
-        passing = forward_bytes(self.link.teacher, rows=rows, lengths=self._lengths, dtype=dtype, whole=sparse)
+        passing = forward_bytes(
+            self.link.teacher, rows=rows, lengths=self._lengths, dtype=dtype, whole=sparse
+        )
         return self.link.teacher.size.total * dtype.itemsize + passing
 
     @property
@@ -175,11 +191,17 @@ class LinkEstimate:
             return 0.0
         logits = "logits" in self.weights
         if kind == "online":
-            return flops.forward_flops(teacher.shape, *self._lengths, **_head(teacher), logits=logits).total
+            return flops.forward_flops(
+                teacher.shape, *self._lengths, **_head(teacher), logits=logits
+            ).total
         cuts = disk.cuts_of(self.recipe.cache, teacher)
-        if self.recipe.cache.states.encoder_output and not looks_at_encoder_blocks(self.recipe.distill.objective):
+        if self.recipe.cache.states.encoder_output and not looks_at_encoder_blocks(
+            self.recipe.distill.objective
+        ):
             cuts = teacher.shape.encoder_layers, cuts[1]
-        return flops.tail_flops(teacher.shape, cuts, *self._lengths, **_head(teacher), logits=logits).total
+        return flops.tail_flops(
+            teacher.shape, cuts, *self._lengths, **_head(teacher), logits=logits
+        ).total
 
 
 def estimates(recipe: Recipe, chain: Chain, rows: Rows, assumed: Assumed) -> list[LinkEstimate]:

@@ -40,7 +40,13 @@ class Flops(NamedTuple):
 
 
 def forward_flops(
-    shape: Shape, input_length: int, target_length: int, *, vocab_size: int, gated: bool, logits: bool = True
+    shape: Shape,
+    input_length: int,
+    target_length: int,
+    *,
+    vocab_size: int,
+    gated: bool,
+    logits: bool = True,
 ) -> Flops:
     """Operations of one example's forward pass.
 
@@ -51,7 +57,11 @@ def forward_flops(
     width, attention, matrices = shape.d_model, shape.attention_width, 3 if gated else 2
 
     def block(length: float) -> float:
-        return 8 * length * width * attention + 4 * length**2 * attention + 2 * matrices * length * width * shape.d_ff
+        return (
+            8 * length * width * attention
+            + 4 * length**2 * attention
+            + 2 * matrices * length * width * shape.d_ff
+        )
 
     cross = 4 * (target + source) * width * attention + 4 * source * target * attention
     return Flops(
@@ -62,7 +72,9 @@ def forward_flops(
     )
 
 
-def training_flops(shape: Shape, input_length: int, target_length: int, *, vocab_size: int, gated: bool) -> Flops:
+def training_flops(
+    shape: Shape, input_length: int, target_length: int, *, vocab_size: int, gated: bool
+) -> Flops:
     """Operations of one example's forward and backward pass. Activation checkpointing's second forward is not counted."""
     forward = forward_flops(shape, input_length, target_length, vocab_size=vocab_size, gated=gated)
     return Flops(*(3 * part for part in forward))
@@ -82,5 +94,11 @@ def tail_flops(
 
     shape: the whole teacher's. Where the cache holds the encoder's output, cut at shape.encoder_layers.
     """
-    tail = replace(shape, encoder_layers=shape.encoder_layers - cuts[0], decoder_layers=shape.decoder_layers - cuts[1])
-    return forward_flops(tail, input_length, target_length, vocab_size=vocab_size, gated=gated, logits=logits)
+    tail = replace(
+        shape,
+        encoder_layers=shape.encoder_layers - cuts[0],
+        decoder_layers=shape.decoder_layers - cuts[1],
+    )
+    return forward_flops(
+        tail, input_length, target_length, vocab_size=vocab_size, gated=gated, logits=logits
+    )

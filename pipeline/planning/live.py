@@ -52,9 +52,13 @@ class LiveBytes(TorchDispatchMode):
     @staticmethod
     def _answer(func: Any, args: Any) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
-            return True if args[0].dtype == torch.bool else 1.0 if args[0].is_floating_point() else 1
+            return (
+                True if args[0].dtype == torch.bool else 1.0 if args[0].is_floating_point() else 1
+            )
         return True if func is torch.ops.aten.allclose.default else None
 
 
 def _is_meta(args: Any) -> bool:
-    return any(isinstance(item, torch.Tensor) and item.device.type == "meta" for item in tree_leaves(args))
+    return any(
+        isinstance(item, torch.Tensor) and item.device.type == "meta" for item in tree_leaves(args)
+    )

@@ -30,7 +30,14 @@ class RankMemory(NamedTuple):
 
     @property
     def held(self) -> float:
-        return self.weights + self.gradients + self.optimizer + self.buckets + self.teacher + self.batch
+        return (
+            self.weights
+            + self.gradients
+            + self.optimizer
+            + self.buckets
+            + self.teacher
+            + self.batch
+        )
 
     @property
     def peak(self) -> float:
@@ -43,16 +50,25 @@ def rank_memory(
     """config: the DeepSpeed JSON; parameters: the student's; dtype: what is computed in; batch: bytes of a step's rows on a rank."""
     zero = config.get("zero_optimization", {})
     stage, size = int(zero.get("stage", 0)), 4 if dtype == "float32" else 2
-    offloaded = "offload_optimizer" in zero and zero["offload_optimizer"].get("device", "none") != "none"
+    offloaded = (
+        "offload_optimizer" in zero and zero["offload_optimizer"].get("device", "none") != "none"
+    )
     share = parameters / ranks
     bucket = size * float(zero.get("reduce_bucket_size", 5e8)) if stage >= 1 else 0.0
     if stage == 3:
         # Gathered weights stay until they are used again, up to this many; one rank's share is the whole.
-        gathered = min(parameters, float(zero.get("stage3_max_live_parameters", 1e9))) if ranks > 1 else 0.0
+        gathered = (
+            min(parameters, float(zero.get("stage3_max_live_parameters", 1e9)))
+            if ranks > 1
+            else 0.0
+        )
         weights, gradients = size * (share + gathered), size * share
         group = min(share, float(zero.get("sub_group_size", 1e9)))
     else:
-        weights, gradients = float(size * parameters), size * (share if stage == 2 else float(parameters))
+        weights, gradients = (
+            float(size * parameters),
+            size * (share if stage == 2 else float(parameters)),
+        )
         group = share if stage >= 1 else float(parameters)
     mine = share if stage >= 1 else float(parameters)
     # float32 master weights and Adam's two moments; then a float32 gradient and two temporaries of Adam's formula.

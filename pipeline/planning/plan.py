@@ -62,7 +62,11 @@ def make_plan(
     from pipeline.planning.estimate import Assumed, LinkEstimate, capacity_ratio, estimates, readers
 
     rows = rows_of(recipe, _number(tokens, "--tokens") if tokens is not None else None)
-    free = _number(room, "--disk") if room is not None else float(shutil.disk_usage(_existing(recipe.root)).free)
+    free = (
+        _number(room, "--disk")
+        if room is not None
+        else float(shutil.disk_usage(_existing(recipe.root)).free)
+    )
     assumed = Assumed(gpu, device(gpu), gpus, mfu, free)
     chain = plan_chain(recipe)
     every = estimates(recipe, chain, rows, assumed)
@@ -77,10 +81,14 @@ def make_plan(
         caching = estimate.caching_memory(advice.kind) if cached else None
         return {
             "key": link.key,
-            "shares_cache_with": readers(every, estimate)[0].link.key if estimate.compares else None,
+            "shares_cache_with": readers(every, estimate)[0].link.key
+            if estimate.compares
+            else None,
             "teacher": link.teacher.name if link.teacher is not None else None,
             "student": _model(link.student),
-            "capacity_ratio": capacity_ratio(link.teacher, link.student) if link.teacher is not None else None,
+            "capacity_ratio": capacity_ratio(link.teacher, link.student)
+            if link.teacher is not None
+            else None,
             "steps": link.steps,
             "rows_seen": estimate.samples,
             "targets": {
@@ -96,7 +104,8 @@ def make_plan(
             "recommended": advice.kind,
             "why": advice.why,
             "follows": follows(every, estimate, advice.kind),
-            "operations_per_step": estimate.step_operations(advice.kind) * recipe.distill.batch_size,
+            "operations_per_step": estimate.step_operations(advice.kind)
+            * recipe.distill.batch_size,
             "training_gpu_hours": estimate.training_hours(advice.kind),
             "online_gpu_hours": estimate.training_hours("online"),
             "caching_gpu_hours": estimate.caching_hours(advice.kind) if cached else 0.0,
@@ -138,11 +147,18 @@ def _model(model: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
     parameters = {"parameters": model.size.total, "embedding_parameters": model.size.embeddings}
-    return {"name": model.name, "model_type": model.config.model_type} | asdict(model.shape) | parameters
+    return (
+        {"name": model.name, "model_type": model.config.model_type}
+        | asdict(model.shape)
+        | parameters
+    )
 
 
 def _number(text: str, flag: str) -> float:
-    body, unit = text.strip().upper().removesuffix("B") if flag == "--disk" else text.strip().upper(), ""
+    body, unit = (
+        text.strip().upper().removesuffix("B") if flag == "--disk" else text.strip().upper(),
+        "",
+    )
     if body and body[-1] in _UNITS:
         body, unit = body[:-1], body[-1]
     try:

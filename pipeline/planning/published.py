@@ -34,15 +34,21 @@ def describe(model: str) -> Described:
 
     directory = Path(model)
     if (directory / "config.json").is_file():
-        return Described(AutoConfig.from_pretrained(directory), _separate_head(directory), f"{model}/config.json")
+        return Described(
+            AutoConfig.from_pretrained(directory), _separate_head(directory), f"{model}/config.json"
+        )
     cached = _from_hub(model, local=True)
     if cached is not None:
-        return Described(AutoConfig.from_pretrained(cached), _separate_head(cached), f"hub cache of {model}")
+        return Described(
+            AutoConfig.from_pretrained(cached), _separate_head(cached), f"hub cache of {model}"
+        )
     name = directory.name
     if name in published():
         model_type, settings, separate = published()[name]
         config = AutoConfig.for_model(model_type, **settings)
-        return Described(config, separate, f"the published shape of {name}, as the model itself is not here")
+        return Described(
+            config, separate, f"the published shape of {name}, as the model itself is not here"
+        )
     fetched = _from_hub(model, local=False)
     if fetched is not None:
         return Described(AutoConfig.from_pretrained(fetched), None, f"hub {model}")
@@ -55,7 +61,9 @@ def describe(model: str) -> Described:
 @cache
 def published() -> dict[str, tuple[str, dict[str, Any], bool]]:
     """By name: model_type, settings of the configuration, whether the LM head is the model's own."""
-    families = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
+    families = yaml.safe_load(
+        Path(__file__).with_name("published.yaml").read_text(encoding="utf-8")
+    )
     found: dict[str, tuple[str, dict[str, Any], bool]] = {}
     for family in families.values():
         base = families[family["same_as"]] if "same_as" in family else {}
@@ -82,7 +90,9 @@ def _separate_head(directory: Path) -> bool | None:
     for file in weight_files(directory):
         with safe_open(file, framework="pt") as handle:
             names.update(handle.keys())
-    return family_of(AutoConfig.from_pretrained(directory)).head_is_separate(names) if names else None
+    return (
+        family_of(AutoConfig.from_pretrained(directory)).head_is_separate(names) if names else None
+    )
 
 
 def _from_hub(model: str, *, local: bool) -> Path | None:

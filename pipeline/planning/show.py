@@ -29,9 +29,13 @@ def lines(plan: dict[str, Any]) -> Iterator[str]:
 
 
 def _models(plan: dict[str, Any]) -> Iterator[str]:
-    table = [("model", "layers", "d_model", "d_ff", "heads × d_kv", "parameters", "in blocks", "ratio")]
+    table = [
+        ("model", "layers", "d_model", "d_ff", "heads × d_kv", "parameters", "in blocks", "ratio")
+    ]
     entries = [(plan["teacher"], None)] if plan["teacher"] is not None else []
-    entries += [(link["student"] | {"name": link["key"]}, link["capacity_ratio"]) for link in plan["links"]]
+    entries += [
+        (link["student"] | {"name": link["key"]}, link["capacity_ratio"]) for link in plan["links"]
+    ]
     for model, ratio in entries:
         table.append(
             (
@@ -51,11 +55,14 @@ def _models(plan: dict[str, Any]) -> Iterator[str]:
 def _link(link: dict[str, Any], plan: dict[str, Any]) -> Iterator[str]:
     title = f"{link['key']}" + (f", taught by {link['teacher']}" if link["teacher"] else "")
     yield from _folded(
-        "", f"{title}: {link['steps']:,} steps of {plan['batch_size']} rows, objective {plan['objective']}"
+        "",
+        f"{title}: {link['steps']:,} steps of {plan['batch_size']} rows, objective {plan['objective']}",
     )
     shared = link["shares_cache_with"] not in (None, link["key"])
     if shared:
-        reading = size(link["targets"].get(link["recommended"], {"bytes_per_second": 0.0})["bytes_per_second"])
+        reading = size(
+            link["targets"].get(link["recommended"], {"bytes_per_second": 0.0})["bytes_per_second"]
+        )
         yield from _folded("  ", f"reads the cache of {link['shares_cache_with']}, {reading}/s")
     elif link["targets"]:
         table = [("  targets", "bytes a row", "on disk", "to read while training")]
@@ -81,7 +88,15 @@ def _link(link: dict[str, Any], plan: dict[str, Any]) -> Iterator[str]:
     memory, lean = link["memory"], link["memory_with_checkpointing"]
     parts = [
         f"{name} {size(memory[name])}"
-        for name in ("weights", "gradients", "optimizer", "buckets", "teacher", "batch", "activations")
+        for name in (
+            "weights",
+            "gradients",
+            "optimizer",
+            "buckets",
+            "teacher",
+            "batch",
+            "activations",
+        )
         if memory[name]
     ]
     yield from _folded(
@@ -97,7 +112,11 @@ def _link(link: dict[str, Any], plan: dict[str, Any]) -> Iterator[str]:
 
 def _folded(label: str, text: str) -> list[str]:
     return textwrap.wrap(
-        label + text, WIDTH, subsequent_indent="    " if label else "", break_long_words=False, break_on_hyphens=False
+        label + text,
+        WIDTH,
+        subsequent_indent="    " if label else "",
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 

@@ -68,7 +68,9 @@ def step_bytes(
     model.train()
     if settings.activation_checkpointing:
         with _quietly():
-            model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+            model.gradient_checkpointing_enable(
+                {"use_reentrant": False, "preserve_rng_state": False}
+            )
     reference = _teacher(settings, cache, teacher, teacher_dtype) if teacher is not None else None
     distiller = Distiller(model, settings.objective, reference, settings.max_steps)
     distiller.to("meta")
@@ -81,14 +83,22 @@ def step_bytes(
         loss = distiller(batch=batch, step=0)["loss"]
         kept = live.now
         loss.backward()
-    restored = sum(batch[name].nbytes for name in batch if name.endswith("_states")) if converted else 0
-    return StepBytes(kept + restored, live.peak + restored, sum(weight.nbytes for weight in _weights(reference)))
+    restored = (
+        sum(batch[name].nbytes for name in batch if name.endswith("_states")) if converted else 0
+    )
+    return StepBytes(
+        kept + restored, live.peak + restored, sum(weight.nbytes for weight in _weights(reference))
+    )
 
 
-def forward_bytes(teacher: Model, *, rows: int, lengths: tuple[int, int], dtype: torch.dtype, whole: bool) -> int:
+def forward_bytes(
+    teacher: Model, *, rows: int, lengths: tuple[int, int], dtype: torch.dtype, whole: bool
+) -> int:
     """The most a teacher's forward pass holds beside its weights; whole: whether it runs to the end."""
     model = teacher.empty(dtype)
-    loaded = whole_teacher(model, (teacher.shape.encoder_layers - 1, teacher.shape.decoder_layers - 1))
+    loaded = whole_teacher(
+        model, (teacher.shape.encoder_layers - 1, teacher.shape.decoder_layers - 1)
+    )
     with _quietly(), _attention(fused=True), LiveBytes() as live, torch.no_grad():
         live.ignore(model.parameters())
         loaded.run(_tokens(rows, lengths), whole)
@@ -100,25 +110,36 @@ def _teacher(settings: Distill, cache: Cache, teacher: Model, dtype: torch.dtype
         whole = whole_teacher(teacher.empty(dtype), (0, 0))
         return OnlineTeacher(whole, *teacher_places(settings.objective, -1))
     config, weights = tail_weights(cache, teacher)
-    tail = family_of(config).build_tail(config, {name: weight.to(dtype) for name, weight in weights.items()})
+    tail = family_of(config).build_tail(
+        config, {name: weight.to(dtype) for name, weight in weights.items()}
+    )
     return CachedTeacher(Tail(tail, *teacher_places(settings.objective, 0)), States())
 
 
 def _weights(reference: Teacher | None) -> list[torch.Tensor]:
     if isinstance(reference, CachedTeacher):
         return list(reference._tail.model.parameters())
-    return list(reference._teacher.model.parameters()) if isinstance(reference, OnlineTeacher) else []
+    return (
+        list(reference._teacher.model.parameters()) if isinstance(reference, OnlineTeacher) else []
+    )
 
 
 def _batch(
-    settings: Distill, cache: Cache, teacher: Model | None, rows: int, lengths: tuple[int, int], dtype: torch.dtype
+    settings: Distill,
+    cache: Cache,
+    teacher: Model | None,
+    rows: int,
+    lengths: tuple[int, int],
+    dtype: torch.dtype,
 ) -> dict[str, torch.Tensor]:
     batch = _tokens(rows, lengths)
     positions = (rows, lengths[1])
     if settings.targets == "states" and teacher is not None:
         # As they are after `restore`, which cannot tell on the meta device how many numbers were kept apart.
         for name, length in (("encoder_states", lengths[0]), ("decoder_states", lengths[1])):
-            batch[name] = torch.empty((rows, length, teacher.shape.d_model), dtype=dtype, device="meta")
+            batch[name] = torch.empty(
+                (rows, length, teacher.shape.d_model), dtype=dtype, device="meta"
+            )
     elif settings.targets == "sampled":
         drawn = (*positions, cache.sampled.draws)
         batch["sampled_ids"] = torch.zeros(drawn, dtype=torch.int64, device="meta")
@@ -133,7 +154,10 @@ def _batch(
 
 def _tokens(rows: int, lengths: tuple[int, int]) -> dict[str, torch.Tensor]:
     names = (("input_ids", lengths[0]), ("attention_mask", lengths[0]), ("labels", lengths[1]))
-    return {name: torch.zeros((rows, length), dtype=torch.int64, device="meta") for name, length in names}
+    return {
+        name: torch.zeros((rows, length), dtype=torch.int64, device="meta")
+        for name, length in names
+    }
 
 
 def _drop_gradient(parameter: torch.Tensor) -> None:
@@ -183,7 +207,9 @@ class _FusedAttention(torch.autograd.Function):
     """Allocates and keeps what a fused kernel does: its inputs, its output and a log-sum-exp a row."""
 
     @staticmethod
-    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
         out = torch.empty_like(q)
         normaliser = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
         ctx.save_for_backward(q, k, v, bias, out, normaliser)

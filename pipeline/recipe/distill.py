@@ -56,7 +56,9 @@ class Objective(Section):
     #: Weights that differ from the preset's, by part (pipeline/objectives/presets.py lists them); constant or scheduled.
     weights: dict[str, Annotated[float, Field(ge=0.0)] | Schedule] = {}
     #: How the part `logits` compares distributions, where full logits of the teacher are at hand (docs/objectives.md).
-    divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon", "skew_kl", "skew_reverse_kl"] = "forward_kl"
+    divergence: Literal[
+        "forward_kl", "reverse_kl", "jensen_shannon", "skew_kl", "skew_reverse_kl"
+    ] = "forward_kl"
     #: The mixing coefficient of jensen_shannon (0.5 when absent) and of the skewed kinds (0.1 when absent).
     alpha: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
@@ -64,7 +66,9 @@ class Objective(Section):
     #: Relation heads the q/k/v are re-split into; when absent the most, up to the student's heads, that both widths divide into.
     relation_heads: PositiveInt | None = None
     blocks: Blocks = Blocks()
-    hidden: list[HiddenPair] = Field(default=[HiddenPair(stack="encoder"), HiddenPair(stack="decoder")], min_length=1)
+    hidden: list[HiddenPair] = Field(
+        default=[HiddenPair(stack="encoder"), HiddenPair(stack="decoder")], min_length=1
+    )
     hidden_kind: Literal["mse", "cosine"] = "mse"
 
 
@@ -81,7 +85,8 @@ class ShareSchedule(Section):
 
 
 Share = Annotated[
-    Annotated[Fraction, Tag("number")] | Annotated[ShareSchedule, Tag("schedule")], Discriminator(_kind_of_share)
+    Annotated[Fraction, Tag("number")] | Annotated[ShareSchedule, Tag("schedule")],
+    Discriminator(_kind_of_share),
 ]
 
 
@@ -113,7 +118,13 @@ class Assistant(ModelShape):
 
 
 def _kind_of_assistants(value: Any) -> str:
-    return "list" if isinstance(value, (list, tuple)) else "name" if isinstance(value, str) else "number"
+    return (
+        "list"
+        if isinstance(value, (list, tuple))
+        else "name"
+        if isinstance(value, str)
+        else "number"
+    )
 
 
 class Interpolated(Section):

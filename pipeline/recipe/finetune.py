@@ -19,7 +19,9 @@ class LogitsDistillation(Section):
 
     #: (1 - weight) × cross-entropy + weight × divergence.
     weight: Fraction = 0.5
-    divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon", "skew_kl", "skew_reverse_kl"] = "forward_kl"
+    divergence: Literal[
+        "forward_kl", "reverse_kl", "jensen_shannon", "skew_kl", "skew_reverse_kl"
+    ] = "forward_kl"
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
 
 
@@ -64,15 +66,22 @@ class FineTune(Optimisation):
     def _named_alone(cls, models: Any) -> Any:
         if not isinstance(models, dict):
             return models
-        return {name: {"model": entry} if isinstance(entry, str) else entry for name, entry in models.items()}
+        return {
+            name: {"model": entry} if isinstance(entry, str) else entry
+            for name, entry in models.items()
+        }
 
     @model_validator(mode="after")
     def _consistent(self) -> FineTune:
         taught = [name for name in self.models if self.is_taught(name)]
         if taught and self.teacher is None:
-            raise ValueError(f"model {taught[0]} needs finetune.teacher: the one of finetune.models to learn from")
+            raise ValueError(
+                f"model {taught[0]} needs finetune.teacher: the one of finetune.models to learn from"
+            )
         if self.teacher is not None and self.teacher not in self.models:
-            raise ValueError(f"teacher {self.teacher!r} is none of finetune.models: {', '.join(self.models) or 'none'}")
+            raise ValueError(
+                f"teacher {self.teacher!r} is none of finetune.models: {', '.join(self.models) or 'none'}"
+            )
         if self.teacher in taught and self.models[self.teacher or ""].logits is not None:
             raise ValueError(f"teacher {self.teacher!r} cannot learn from its own logits")
         for name in self.baselines:
@@ -102,4 +111,6 @@ class FineTune(Optimisation):
 
     def for_task(self, task: Task, learning_rate: float) -> FineTune:
         """The settings `task` is trained with: these, but for what the task itself says."""
-        return self.model_copy(update={"max_steps": task.max_steps or self.max_steps, "learning_rate": learning_rate})
+        return self.model_copy(
+            update={"max_steps": task.max_steps or self.max_steps, "learning_rate": learning_rate}
+        )

@@ -42,7 +42,9 @@ def _read(path: Path, seen: tuple[Path, ...], what: str = "recipe") -> dict[str,
     except yaml.YAMLError as error:
         raise ConfigError(f"{what} {path} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{what} {path} must be a mapping with at least `{'run' if what == 'recipe' else 'name'}:`")
+        raise ConfigError(
+            f"{what} {path} must be a mapping with at least `{'run' if what == 'recipe' else 'name'}:`"
+        )
     base = raw.pop("extends", None)
     if base is None:
         return raw
@@ -68,7 +70,9 @@ def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in change.items():
         old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        merged[key] = (
+            _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        )
     return merged
 
 
@@ -76,7 +80,9 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     keys = path.split(".")
     if not equals or not all(keys):
-        raise ConfigError(f"override {override!r}: write section.key=value, e.g. distill.max_steps=100")
+        raise ConfigError(
+            f"override {override!r}: write section.key=value, e.g. distill.max_steps=100"
+        )
     try:
         value = yaml.safe_load(text) if text else ""
     except yaml.YAMLError:
@@ -108,7 +114,11 @@ def _explain(error: ValidationError) -> str:
         message = str(first["msg"]).removeprefix("Value error, ")
         return f"{where}: {message}" if where else message
     near = difflib.get_close_matches(parts[-1], known, n=1, cutoff=0.5)
-    hint = f"did you mean {'.'.join([*parts[:-1], near[0]])}?" if near else f"known keys: {', '.join(known)}"
+    hint = (
+        f"did you mean {'.'.join([*parts[:-1], near[0]])}?"
+        if near
+        else f"known keys: {', '.join(known)}"
+    )
     return f"unknown key {where}; {hint}"
 
 

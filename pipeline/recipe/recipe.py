@@ -31,7 +31,12 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _names(self) -> Recipe:
         names = [self.teacher.name] if self.teacher is not None else []
-        names += [self.distill.name, self.interpolated.name, self.finetune.name, *self.finetune.models]
+        names += [
+            self.distill.name,
+            self.interpolated.name,
+            self.finetune.name,
+            *self.finetune.models,
+        ]
         names += [task.name for task in self.finetune.tasks]
         for name in names:
             if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):

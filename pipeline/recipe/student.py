@@ -59,7 +59,8 @@ class Init(Section):
 
     #: Evenly spaced blocks with both ends, the first ones, the last ones, means of adjacent ones, or a list by stack.
     blocks: Annotated[
-        Annotated[Literal["uniform", "first", "last", "average"], Tag("name")] | Annotated[BlockList, Tag("list")],
+        Annotated[Literal["uniform", "first", "last", "average"], Tag("name")]
+        | Annotated[BlockList, Tag("list")],
         Discriminator(_kind_of_blocks),
     ] = "uniform"
     #: Training rows on which the importance of units is estimated where the student is narrower than its teacher.
@@ -74,7 +75,8 @@ def _kind_of_init(value: Any) -> str:
 
 #: `random` starts from nothing; `layers` is short for a section of defaults.
 InitChoice = Annotated[
-    Annotated[Literal["layers", "random"], Tag("name")] | Annotated[Init, Tag("section")], Discriminator(_kind_of_init)
+    Annotated[Literal["layers", "random"], Tag("name")] | Annotated[Init, Tag("section")],
+    Discriminator(_kind_of_init),
 ]
 
 

@@ -45,7 +45,9 @@ class Values(Section):
         """The nearest of the numbers, as text; halves go to the even step."""
         # Rounded twice: published labels are float32, and 2.3 must not count as less than half.
         steps = round(round((min(max(value, self.low), self.high) - self.low) / self.step, 5))
-        digits = max(len(f"{number:.6f}".rstrip("0").partition(".")[2]) for number in (self.step, self.low))
+        digits = max(
+            len(f"{number:.6f}".rstrip("0").partition(".")[2]) for number in (self.step, self.low)
+        )
         return f"{round(self.low + steps * self.step, digits) + 0.0:.{digits}f}"  # + 0.0: no minus before a zero
 
     def texts(self) -> list[str]:
@@ -98,25 +100,41 @@ class Task(Section):
     @classmethod
     def _text_keys(cls, labels: Any) -> Any:
         # YAML reads {0: no} as a number and a bool reads as True: what a row renders to is text.
-        return {str(key): text for key, text in labels.items()} if isinstance(labels, dict) else labels
+        return (
+            {str(key): text for key, text in labels.items()} if isinstance(labels, dict) else labels
+        )
 
     @model_validator(mode="after")
     def _consistent(self) -> Task:
         known = METRICS[self.kind] + (("f1",) if self.kind == "classification" else ())
         wrong = [metric for metric in self.metrics if metric not in known]
         if wrong:
-            raise ValueError(f"task {self.name}: {wrong[0]} does not measure a {self.kind}; {', '.join(known)} do")
+            raise ValueError(
+                f"task {self.name}: {wrong[0]} does not measure a {self.kind}; {', '.join(known)} do"
+            )
         if (self.kind == "regression") != (self.values is not None):
-            raise ValueError(f"task {self.name}: `values: {{low: …, high: …}}` belongs to a regression, and only there")
+            raise ValueError(
+                f"task {self.name}: `values: {{low: …, high: …}}` belongs to a regression, and only there"
+            )
         if self.labels is not None and self.kind != "classification":
             raise ValueError(f"task {self.name}: labels belong to a classification")
-        if self.positive is not None and self.labels is not None and self.positive not in self.label_texts():
-            raise ValueError(f"task {self.name}: positive {self.positive!r} is none of {', '.join(self.label_texts())}")
+        if (
+            self.positive is not None
+            and self.labels is not None
+            and self.positive not in self.label_texts()
+        ):
+            raise ValueError(
+                f"task {self.name}: positive {self.positive!r} is none of {', '.join(self.label_texts())}"
+            )
         if "f1" in self.metrics and self.labels is None and self.positive is None:
-            raise ValueError(f"task {self.name}: f1 needs `positive`, or `labels` whose last is the positive one")
+            raise ValueError(
+                f"task {self.name}: f1 needs `positive`, or `labels` whose last is the positive one"
+            )
         for part in self.more_tests:
             if not part.replace("_", "").isalnum() or part in ("train", "validation", "test"):
-                raise ValueError(f"task {self.name}: more_tests {part!r} needs another name, of letters and digits")
+                raise ValueError(
+                    f"task {self.name}: more_tests {part!r} needs another name, of letters and digits"
+                )
         return self
 
     def label_texts(self) -> list[str]:

@@ -18,7 +18,9 @@ class Written(NamedTuple):
     table: str
 
 
-def write_report(run: Path, name: str = "comparison", out: Path | None = None, recipe: Recipe | None = None) -> Written:
+def write_report(
+    run: Path, name: str = "comparison", out: Path | None = None, recipe: Recipe | None = None
+) -> Written:
     """Report on comparison `name` of `run`, whatever of it is finished: report.json, report.md and report.html.
 
     out: where to write; RUN/finetune/<name> when None. recipe: what is compared; the one that the run keeps when None.

@@ -25,7 +25,12 @@ class Axis:
 
 
 def linear_axis(
-    label: str, values: Iterable[float], *, ticks: int = 4, from_zero: bool = False, whole: bool = False
+    label: str,
+    values: Iterable[float],
+    *,
+    ticks: int = 4,
+    from_zero: bool = False,
+    whole: bool = False,
 ) -> Axis:
     """Covers `values`, ending on ticks: multiples of 1, 2, 2.5 or 5 times a power of ten; of whole numbers where `whole`."""
     found = _finite(values)
@@ -53,7 +58,9 @@ def size_axis(label: str, values: Iterable[float]) -> Axis:
         return Axis(label, low, high, tuple(tick for tick in axis.ticks if low <= tick <= high))
     low, high = min(found) / 1.5, max(found) * 1.5
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors: Sequence[float] = (1, 2, 5) if high < 100 * low else (1, 3) if high < 1000 * low else (1,)
+    factors: Sequence[float] = (
+        (1, 2, 5) if high < 100 * low else (1, 3) if high < 1000 * low else (1,)
+    )
     marks = [factor * 10.0**decade for decade in decades for factor in factors]
     shown = tuple(mark for mark in marks if low <= mark <= high)
     return Axis(f"{label}, log scale", low, high, shown, logarithmic=True)

@@ -32,13 +32,19 @@ def bars(title: str, description: str, label: str, entries: Sequence[Bar]) -> Ma
     parts = []
     for tick in axis.ticks:
         px, whole = place(tick / 100), abs(tick - 100) < 1e-9
-        parts.append(el("path", d=f"M{px:.1f} {TOP - 6:g}V{bottom:g}", class_="level" if whole else "grid"))
-        parts.append(el("text", compact(tick), x=px, y=bottom + 16, class_="tick", text_anchor="middle"))
+        parts.append(
+            el("path", d=f"M{px:.1f} {TOP - 6:g}V{bottom:g}", class_="level" if whole else "grid")
+        )
+        parts.append(
+            el("text", compact(tick), x=px, y=bottom + 16, class_="tick", text_anchor="middle")
+        )
     for index, entry in enumerate(entries):
         parts.append(_row(entry, TOP + ROW * (index + 0.5), place))
     parts.append(el("path", d=f"M{place(0):.1f} {TOP - 6:g}V{bottom:g}", class_="axis"))
     middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(el("text", label, x=middle, y=bottom + 35, class_="axis-label", text_anchor="middle"))
+    parts.append(
+        el("text", label, x=middle, y=bottom + 35, class_="axis-label", text_anchor="middle")
+    )
     return el(
         "svg",
         el("title", title),
@@ -58,7 +64,9 @@ def _row(entry: Bar, py: float, place: object) -> Markup:
     shown = words.percent(entry.share)
     hover = f"{entry.name}: {words.percent(entry.share, 1)}"
     if entry.interval is not None:
-        hover += f" ({words.percent(entry.interval[0], 1)} to {words.percent(entry.interval[1], 1)})"
+        hover += (
+            f" ({words.percent(entry.interval[0], 1)} to {words.percent(entry.interval[1], 1)})"
+        )
     left, right = sorted((zero, end))
     parts = [
         el("text", words.short(entry.name, 15), x=LEFT - 26, y=py + 4, class_="name", text_anchor="end"),

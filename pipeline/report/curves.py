@@ -50,7 +50,10 @@ def work_of(lines: Sequence[dict[str, Any]], tokens_a_step: int) -> Work:
             continue
         steps, before = line["step"] - before, line["step"]
         took = steps * tokens_a_step / rate
-        seconds, flops = seconds + took, flops + took * 1e12 * line.get("speed/tflops_per_device", 0.0)
+        seconds, flops = (
+            seconds + took,
+            flops + took * 1e12 * line.get("speed/tflops_per_device", 0.0),
+        )
     return Work(seconds or None, flops or None)
 
 
@@ -62,8 +65,12 @@ def read_curve(root: Path, artifact: str) -> Curve | None:
         return None
     train = "loss/lm" if "loss/lm" in names else "loss/loss"
     checked = "validation/lm_loss" if "validation/lm_loss" in names else "validation/loss"
-    scores = sorted(name for name in names if name.startswith("validation/") and name not in (checked, _ERROR))
-    parts = sorted(name for name in names if name.startswith("loss/") and name not in ("loss/loss", train))
+    scores = sorted(
+        name for name in names if name.startswith("validation/") and name not in (checked, _ERROR)
+    )
+    parts = sorted(
+        name for name in names if name.startswith("loss/") and name not in ("loss/loss", train)
+    )
     return Curve(
         artifact=artifact,
         label="LM loss" if train == "loss/lm" else "loss",
@@ -75,6 +82,8 @@ def read_curve(root: Path, artifact: str) -> Curve | None:
 
 
 def _points(lines: Sequence[dict[str, Any]], name: str) -> list[list[float]]:
-    found = [[line["step"], line[name]] for line in lines if name in line and math.isfinite(line[name])]
+    found = [
+        [line["step"], line[name]] for line in lines if name in line and math.isfinite(line[name])
+    ]
     stride = -(-len(found) // POINTS)
     return found if stride <= 1 else [*found[:-1:stride], found[-1]]

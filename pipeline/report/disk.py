@@ -39,7 +39,9 @@ def find_recipe(run: Path, name: str) -> Recipe:
 def teacher_name(root: Path) -> str | None:
     """What the recipe beside an artifact calls its teacher's model."""
     try:
-        return str(yaml.safe_load((root / "recipe.yaml").read_text(encoding="utf-8"))["teacher"]["model"])
+        return str(
+            yaml.safe_load((root / "recipe.yaml").read_text(encoding="utf-8"))["teacher"]["model"]
+        )
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return None
 

@@ -11,7 +11,17 @@ from pipeline.report.table import Table
 
 def cost(report: Report) -> Table:
     """What every link of the chain cost."""
-    header = ["artifact", "steps", "rows", "tokens", "time", "tokens/s", "processes", "FLOPs", "on disk"]
+    header = [
+        "artifact",
+        "steps",
+        "rows",
+        "tokens",
+        "time",
+        "tokens/s",
+        "processes",
+        "FLOPs",
+        "on disk",
+    ]
     table = Table("Training cost of each link", header)
     for stage in report["stages"]:
         rate = stage["tokens"] / stage["seconds"] if stage["tokens"] and stage["seconds"] else None
@@ -40,7 +50,10 @@ def cost(report: Report) -> Table:
 
 def totals(report: Report) -> Table:
     """What each model cost in all: its own stage and every link before it, up to the reference."""
-    table = Table("What each model cost", ["model", "<stages", "steps", "tokens", "time", "FLOPs", "cache on disk"])
+    table = Table(
+        "What each model cost",
+        ["model", "<stages", "steps", "tokens", "time", "FLOPs", "cache on disk"],
+    )
     makers = {stage["artifact"]: stage for stage in report["stages"]}
     whole = report["models"][report["reference"]]["directory"] if report["reference"] else None
     for name, row in report["models"].items():
@@ -50,7 +63,11 @@ def totals(report: Report) -> Table:
         if not chain:
             continue
         trained = [stage for stage in chain if stage["steps"] is not None]
-        cached = [stage["bytes"] for stage in chain if stage["steps"] is None and stage["bytes"] is not None]
+        cached = [
+            stage["bytes"]
+            for stage in chain
+            if stage["steps"] is None and stage["bytes"] is not None
+        ]
         table.rows.append(
             [
                 name,
@@ -73,7 +90,11 @@ def _chain(key: str, makers: Mapping[str, Stage], stop: set[str]) -> list[str]:
         return []
     found: list[str] = []
     for role in ("teacher", "cache"):
-        found += [other for other in _chain(makers[key]["inputs"].get(role, ""), makers, stop) if other not in found]
+        found += [
+            other
+            for other in _chain(makers[key]["inputs"].get(role, ""), makers, stop)
+            if other not in found
+        ]
     return [*found, key]
 
 

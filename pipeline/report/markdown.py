@@ -43,13 +43,18 @@ def layout(table: Table) -> str:
             padded.append(cell + space if text else space + cell)
         return f"| {' | '.join(padded)} |"
 
-    rule = ["-" * width if text else "-" * (width - 1) + ":" for width, text in zip(widths, left, strict=True)]
+    rule = [
+        "-" * width if text else "-" * (width - 1) + ":"
+        for width, text in zip(widths, left, strict=True)
+    ]
     return "\n".join([line(rows[0]), f"| {' | '.join(rule)} |", *map(line, rows[1:])]) + "\n"
 
 
 def _text(value: str) -> str:
     """One line without markup: what a file says never becomes a tag, a link or another column."""
-    value = "".join(" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in value)
+    value = "".join(
+        " " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in value
+    )
     value = _TAG.sub(lambda found: html.escape(found[0], quote=False), value)
     for mark in "\\`*|":
         value = value.replace(mark, f"\\{mark}")
@@ -57,4 +62,7 @@ def _text(value: str) -> str:
 
 
 def _width(value: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else 1 for c in value)
+    return sum(
+        2 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else 1
+        for c in value
+    )

@@ -7,7 +7,9 @@ import re
 from typing import Any
 
 #: Control characters, lone surrogates and the marks that turn the direction of text (UAX #9): none belongs in a name.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 #: Elements that have neither content nor an end tag; SVG's are closed like any other.
 _VOID = {"meta", "br", "hr"}
 
@@ -20,7 +22,11 @@ class Markup(str):
 
 def text(value: object) -> Markup:
     """Escape `value` for use between tags or in quotes; characters that cannot be shown become U+FFFD."""
-    return value if isinstance(value, Markup) else Markup(html.escape(_UNPRINTABLE.sub("\ufffd", str(value))))
+    return (
+        value
+        if isinstance(value, Markup)
+        else Markup(html.escape(_UNPRINTABLE.sub("\ufffd", str(value))))
+    )
 
 
 def el(name: str, /, *children: object, **attributes: Any) -> Markup:
@@ -30,7 +36,9 @@ def el(name: str, /, *children: object, **attributes: Any) -> Markup:
         for key, value in attributes.items()
         if value is not None
     )
-    return Markup(f"<{name}{shown}>" if name in _VOID else f"<{name}{shown}>{join(*children)}</{name}>")
+    return Markup(
+        f"<{name}{shown}>" if name in _VOID else f"<{name}{shown}>{join(*children)}</{name}>"
+    )
 
 
 def join(*parts: object) -> Markup:

@@ -40,10 +40,16 @@ def page(report: Report) -> str:
     )
     body = el(
         "body",
-        el("header", *_header(report), el("nav", *anchors, aria_label="Sections"), *_notices(report)),
+        el(
+            "header",
+            *_header(report),
+            el("nav", *anchors, aria_label="Sections"),
+            *_notices(report),
+        ),
         el("main", *(el("section", el("h2", title), body, id=key) for key, title, body in shown)),
         el(
-            "footer", f"Written by miniend {report['version']}. The same numbers stand in report.json beside this file."
+            "footer",
+            f"Written by miniend {report['version']}. The same numbers stand in report.json beside this file.",
         ),
     )
     return f"<!doctype html>\n{el('html', head, body, lang='en')}\n"
@@ -56,7 +62,9 @@ def _style() -> str:
 def _header(report: Report) -> list[Markup]:
     models = [name for name, row in report["models"].items() if not row["baseline"]]
     baselines = len(report["models"]) - len(models)
-    seeds = {len(how["seeds"]) for row in report["models"].values() for how in row["training"].values()} - {0}
+    seeds = {
+        len(how["seeds"]) for row in report["models"].values() for how in row["training"].values()
+    } - {0}
     counts = [_count(len(models), "model"), _count(len(report["tasks"]), "task")]
     if baselines:
         counts.append(_count(baselines, "baseline"))
@@ -96,10 +104,16 @@ def _tiles(report: Report) -> Markup | None:
         shares = [found["share"] for found in row["retention"].values()]
         if row["baseline"] or not shares:
             continue
-        kept = ", ".join(f"{task} {words.percent(found['share'])}" for task, found in row["retention"].items())
+        kept = ", ".join(
+            f"{task} {words.percent(found['share'])}" for task, found in row["retention"].items()
+        )
         gains = [f"{row['compression']:.2f}× smaller"] if row["compression"] else []
         for task, factor in _faster(report, name).items():
-            gains.append(f"{factor:.2f}× faster on {task}" if factor >= 1 else f"{1 / factor:.2f}× slower on {task}")
+            gains.append(
+                f"{factor:.2f}× faster on {task}"
+                if factor >= 1
+                else f"{1 / factor:.2f}× slower on {task}"
+            )
         tiles.append(
             el(
                 "div",
@@ -132,7 +146,13 @@ def _tasks(report: Report) -> Markup:
         if scores.rows:
             parts += [el("h3", scores.title), _table(report, scores)]
         if pairs.rows:
-            parts.append(el("details", el("summary", f"Differences between models on {task}"), _table(report, pairs)))
+            parts.append(
+                el(
+                    "details",
+                    el("summary", f"Differences between models on {task}"),
+                    _table(report, pairs),
+                )
+            )
     return join(*parts)
 
 
@@ -171,8 +191,14 @@ def _curves(report: Report) -> Markup:
         class_="key",
     )
     return join(
-        join(el("h3", "Pretraining and distillation"), key, _panels(distilled), early) if distilled else None,
-        join(el("h3", "Parts of the objective, unweighted"), _key(charts.parts_of(report)), _panels(parts))
+        join(el("h3", "Pretraining and distillation"), key, _panels(distilled), early)
+        if distilled
+        else None,
+        join(
+            el("h3", "Parts of the objective, unweighted"),
+            _key(charts.parts_of(report)),
+            _panels(parts),
+        )
         if parts
         else None,
         join(el("h3", "Fine-tuning"), _key(_models_of(report)), _panels(tuned)) if tuned else None,
@@ -217,7 +243,11 @@ def _cell(value: str) -> Markup:
 
 
 def _models_of(report: Report) -> dict[str, int]:
-    return {name: index for name, index in charts.series_of(report).items() if not report["models"][name]["baseline"]}
+    return {
+        name: index
+        for name, index in charts.series_of(report).items()
+        if not report["models"][name]["baseline"]
+    }
 
 
 def _key(series: Mapping[str, int]) -> Markup:

@@ -40,12 +40,18 @@ class Panel:
         inner = self.height - TOP - BOTTOM
         return LEFT + self.x.share(x) * (WIDTH - LEFT - RIGHT), TOP + (1 - self.y.share(y)) * inner
 
-    def line(self, points: Sequence[Point], series: int, kind: str, hover: str | None = None) -> None:
+    def line(
+        self, points: Sequence[Point], series: int, kind: str, hover: str | None = None
+    ) -> None:
         """Join points of values; what lies above the y axis is cut off. kind: a class of the style sheet (`train`, `ghost` …)."""
         title = el("title", hover) if hover else None
         for piece in _below(points, self.y.high):
-            path = " ".join(f"{px:.1f},{py:.1f}" for px, py in (self.place(*point) for point in piece))
-            self._marks.append(el("polyline", title, points=path, class_=f"line {kind} s{series % COLOURS}"))
+            path = " ".join(
+                f"{px:.1f},{py:.1f}" for px, py in (self.place(*point) for point in piece)
+            )
+            self._marks.append(
+                el("polyline", title, points=path, class_=f"line {kind} s{series % COLOURS}")
+            )
 
     def side_by_side(self, values: Sequence[float]) -> list[float]:
         """Shifts in pixels that set marks of about the same place on the x axis beside each other, in their order."""
@@ -60,10 +66,14 @@ class Panel:
             middle = sum(places[index] for index in group) / len(group)
             for place, index in enumerate(sorted(group)):
                 if len(group) > 1:
-                    shifts[index] = middle + (place - (len(group) - 1) / 2) * 2 * NEAR - places[index]
+                    shifts[index] = (
+                        middle + (place - (len(group) - 1) / 2) * 2 * NEAR - places[index]
+                    )
         return shifts
 
-    def marker(self, x: float, y: float, series: int, hover: str, size: float = 5.5, shift: float = 0.0) -> None:
+    def marker(
+        self, x: float, y: float, series: int, hover: str, size: float = 5.5, shift: float = 0.0
+    ) -> None:
         px, py = self.place(x, y)
         px += shift
         self._marks.append(marker(px, py, series, size, hover))
@@ -73,7 +83,9 @@ class Panel:
         """A vertical whisker with caps."""
         (px, top), (_, bottom) = self.place(x, high), self.place(x, low)
         px += shift
-        path = f"M{px:.1f} {top:.1f}V{bottom:.1f}M{px - 3:.1f} {top:.1f}h6M{px - 3:.1f} {bottom:.1f}h6"
+        path = (
+            f"M{px:.1f} {top:.1f}V{bottom:.1f}M{px - 3:.1f} {top:.1f}h6M{px - 3:.1f} {bottom:.1f}h6"
+        )
         self._marks.append(el("path", d=path, class_=f"whisker s{series % COLOURS}"))
         self._taken.append((px - 4, top, px + 4, bottom))
 
@@ -87,14 +99,25 @@ class Panel:
             label = f"{label} {compact(y)} {'↑' if above else '↓'}"
             edge = TOP + 14 if above else self.height - BOTTOM - 8
             end = WIDTH - RIGHT - CHARACTER * len(label)
-            spots = [(x, edge + line) for line in (0, 14, 28) for x in (end, LEFT + 6, (LEFT + end) / 2)]
+            spots = [
+                (x, edge + line) for line in (0, 14, 28) for x in (end, LEFT + 6, (LEFT + end) / 2)
+            ]
             self._write(
-                *next((spot for spot in spots if self._free(*spot, label)), spots[0]), label, "level-label", hover
+                *next((spot for spot in spots if self._free(*spot, label)), spots[0]),
+                label,
+                "level-label",
+                hover,
             )
             return
         (left, py), right = self.place(self.x.low, y), WIDTH - RIGHT
-        self._marks.append(el("path", el("title", hover), d=f"M{left:.1f} {py:.1f}H{right:.1f}", class_="level"))
-        boxes = [(left + 4, py - 5), (left + 4, py + 13), (right - 4 - CHARACTER * len(label), py - 5)]
+        self._marks.append(
+            el("path", el("title", hover), d=f"M{left:.1f} {py:.1f}H{right:.1f}", class_="level")
+        )
+        boxes = [
+            (left + 4, py - 5),
+            (left + 4, py + 13),
+            (right - 4 - CHARACTER * len(label), py - 5),
+        ]
         spot = next((box for box in boxes if self._free(box[0], box[1], label)), None)
         if spot is not None:
             self._write(*spot, label, "level-label", hover)
@@ -104,7 +127,12 @@ class Panel:
         px, py = self.place(x, y)
         px += shift
         wide = CHARACTER * len(label)
-        beside = [(px + 10, py + 4), (px - 10 - wide, py + 4), (px - wide / 2, py - 11), (px - wide / 2, py + 19)]
+        beside = [
+            (px + 10, py + 4),
+            (px - 10 - wide, py + 4),
+            (px - wide / 2, py - 11),
+            (px - wide / 2, py + 19),
+        ]
         spots = beside + [(x, py + dy) for dy in (-9, 17, -22, 30) for x in (px + 7, px - 7 - wide)]
         spot = next((spot for spot in spots if self._free(*spot, label)), None)
         if spot is not None:
@@ -131,23 +159,43 @@ class Panel:
         for tick in self.y.ticks:
             _, py = self.place(self.x.low, tick)
             parts.append(el("path", d=f"M{left:g} {py:.1f}H{right:g}", class_="grid"))
-            parts.append(el("text", compact(tick), x=left - 7, y=py + 4, class_="tick", text_anchor="end"))
+            parts.append(
+                el("text", compact(tick), x=left - 7, y=py + 4, class_="tick", text_anchor="end")
+            )
         for tick in self.x.ticks:
             px, _ = self.place(tick, self.y.low)
             parts.append(el("path", d=f"M{px:.1f} {bottom:g}v5", class_="axis"))
-            parts.append(el("text", compact(tick), x=px, y=bottom + 18, class_="tick", text_anchor="middle"))
+            parts.append(
+                el("text", compact(tick), x=px, y=bottom + 18, class_="tick", text_anchor="middle")
+            )
         parts.append(el("path", d=f"M{left:g} {bottom:g}H{right:g}", class_="axis"))
         middle = (left + right) / 2
-        parts.append(el("text", self.x.label, x=middle, y=bottom + 36, class_="axis-label", text_anchor="middle"))
+        parts.append(
+            el(
+                "text",
+                self.x.label,
+                x=middle,
+                y=bottom + 36,
+                class_="axis-label",
+                text_anchor="middle",
+            )
+        )
         return join(*parts)
 
     def _free(self, x: float, y: float, label: str) -> bool:
         box = (x, y - 10, x + CHARACTER * len(label), y + 3)
-        inside = box[0] >= LEFT and box[2] <= WIDTH and box[1] >= TOP - 14 and box[3] <= self.height - BOTTOM
+        inside = (
+            box[0] >= LEFT
+            and box[2] <= WIDTH
+            and box[1] >= TOP - 14
+            and box[3] <= self.height - BOTTOM
+        )
         return inside and not any(_overlap(box, other) for other in self._taken)
 
     def _write(self, x: float, y: float, label: str, kind: str, hover: str | None = None) -> None:
-        self._marks.append(el("text", el("title", hover) if hover else None, label, x=x, y=y, class_=kind))
+        self._marks.append(
+            el("text", el("title", hover) if hover else None, label, x=x, y=y, class_=kind)
+        )
         self._taken.append((x, y - 10, x + CHARACTER * len(label), y + 3))
 
 
@@ -167,7 +215,9 @@ def marker(x: float, y: float, series: int, size: float = 5.5, hover: str | None
         "cross": f"M{x - s:.2f} {y - s:.2f}l{2 * s:.2f} {2 * s:.2f}m{-2 * s:.2f} 0l{2 * s:.2f} {-2 * s:.2f}",
         "plus": f"M{x - s * 1.2:.2f} {y:.2f}h{s * 2.4:.2f}M{x:.2f} {y - s * 1.2:.2f}v{s * 2.4:.2f}",
     }[shape]
-    return el("path", title, d=path, class_=f"{style}{' stroke' if shape in ('cross', 'plus') else ''}")
+    return el(
+        "path", title, d=path, class_=f"{style}{' stroke' if shape in ('cross', 'plus') else ''}"
+    )
 
 
 def _below(points: Sequence[Point], high: float) -> list[list[Point]]:

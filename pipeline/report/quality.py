@@ -16,7 +16,15 @@ from pipeline.downstream.shape import model_shape
 from pipeline.downstream.speed import Measurement
 from pipeline.errors import DataError, PipelineError
 from pipeline.recipe import Recipe
-from pipeline.report.document import Difference, Estimate, FineTuning, ModelRow, Retention, Size, TaskInfo
+from pipeline.report.document import (
+    Difference,
+    Estimate,
+    FineTuning,
+    ModelRow,
+    Retention,
+    Size,
+    TaskInfo,
+)
 from pipeline.status.progress import read_json
 
 #: Task → model or baseline → its units, one a seed.
@@ -31,7 +39,9 @@ def task_infos(recipe: Recipe, scores: Scores) -> dict[str, TaskInfo]:
         infos[task.name] = TaskInfo(
             kind=str(task.kind),
             metric=task.judged_by,
-            metrics=list(dict.fromkeys([task.judged_by, *(name for unit in units for name in unit.scores)])),
+            metrics=list(
+                dict.fromkeys([task.judged_by, *(name for unit in units for name in unit.scores)])
+            ),
             rows=units[0].rows["test"] if units else 0,
         )
     return infos
@@ -42,14 +52,18 @@ def model_rows(recipe: Recipe, scores: Scores) -> dict[str, ModelRow]:
     names = list(recipe.finetune.models)
     names += dict.fromkeys(name for found in scores.values() for name in found if name not in names)
     return {
-        name: _model_row(recipe, name, {t: found[name] for t, found in scores.items() if name in found})
+        name: _model_row(
+            recipe, name, {t: found[name] for t, found in scores.items() if name in found}
+        )
         for name in names
     }
 
 
 def reference_of(recipe: Recipe, models: Mapping[str, ModelRow]) -> str | None:
     """The model that retention and compression refer to: the recipe's teacher, one called so, or that of most parameters."""
-    sized = {name: row["size"]["parameters"] for name, row in models.items() if row["size"] is not None}
+    sized = {
+        name: row["size"]["parameters"] for name, row in models.items() if row["size"] is not None
+    }
     named = [name for name in (recipe.finetune.teacher, "teacher") if name in sized]
     return named[0] if named else max(sized, key=lambda name: sized[name], default=None)
 
@@ -76,7 +90,9 @@ def differences(scores: Scores) -> list[Difference]:
     return found
 
 
-def add_ratios(models: Mapping[str, ModelRow], reference: str, scores: Scores, pairs: Sequence[Difference]) -> None:
+def add_ratios(
+    models: Mapping[str, ModelRow], reference: str, scores: Scores, pairs: Sequence[Difference]
+) -> None:
     """Fill in compression and retention against `reference`; retention where `pairs` says that they were compared."""
     compared = {(pair["task"], pair["model"], pair["against"]) for pair in pairs}
     compared |= {(pair["task"], pair["against"], pair["model"]) for pair in pairs}
@@ -105,7 +121,9 @@ def _retention(ours: Scored, theirs: Scored) -> Retention | None:
     if (whole <= 0).any():
         return Retention(share=ours.mean[metric] / theirs.mean[metric], interval=None)
     low, high = np.quantile(mine / whole, [TAIL, 1 - TAIL])
-    return Retention(share=ours.mean[metric] / theirs.mean[metric], interval=[float(low), float(high)])
+    return Retention(
+        share=ours.mean[metric] / theirs.mean[metric], interval=[float(low), float(high)]
+    )
 
 
 def _model_row(recipe: Recipe, name: str, scores: Mapping[str, Scored]) -> ModelRow:
@@ -129,7 +147,9 @@ def _estimates(scored: Scored) -> dict[str, Estimate]:
     for metric, mean in scored.mean.items():
         interval = scored.interval.get(metric)
         found[metric] = Estimate(
-            mean=mean, deviation=scored.deviation.get(metric), interval=None if interval is None else list(interval)
+            mean=mean,
+            deviation=scored.deviation.get(metric),
+            interval=None if interval is None else list(interval),
         )
     return found
 

@@ -12,7 +12,11 @@ from pipeline.report.table import Table
 
 def overview(report: Report) -> Table:
     """One row a model: size, quality on every task's own metric with its interval, retention, speed."""
-    timed = [task for task in report["tasks"] if any(task in row["speed"] for row in report["models"].values())]
+    timed = [
+        task
+        for task in report["tasks"]
+        if any(task in row["speed"] for row in report["models"].values())
+    ]
     header = ["model", "layers", "parameters [embeddings]", "compression", "LM loss"]
     for task, info in report["tasks"].items():
         header += [f"{task} {words.metric_name(info['metric'])}", f"{task} retention"]
@@ -54,16 +58,20 @@ def scores(report: Report, task: str) -> Table:
                 name,
                 *(_estimate(row, task, metric) for metric in info["metrics"]),
                 retention(report, name, task),
-                f"{how['rows']:,} {how['data']}" + (f" from {how['teacher']}" if how["teacher"] else ""),
+                f"{how['rows']:,} {how['data']}"
+                + (f" from {how['teacher']}" if how["teacher"] else ""),
                 words.NOTHING if row["baseline"] else str(len(how["seeds"])),
                 words.NOTHING if how["learning_rate"] is None else f"{how['learning_rate']:g}",
-                ", ".join(f"{steps['best']:,} of {steps['trained']:,}" for steps in how["steps"]) or words.NOTHING,
+                ", ".join(f"{steps['best']:,} of {steps['trained']:,}" for steps in how["steps"])
+                or words.NOTHING,
             ]
         )
     judged = f"Judged by {words.metric_name(info['metric'])}. "
     table.note = f"{judged}{info['rows']:,} test rows. In brackets: 95% by bootstrap over them."
     if any(
-        e["deviation"] is not None for row in report["models"].values() for e in row["scores"].get(task, {}).values()
+        e["deviation"] is not None
+        for row in report["models"].values()
+        for e in row["scores"].get(task, {}).values()
     ):
         table.note += " Mean ± standard deviation over the seeds."
     return table
@@ -73,13 +81,16 @@ def differences(report: Report, task: str) -> Table:
     metric = report["tasks"][task]["metric"]
     digits = words.digits_of(metric)
     table = Table(
-        f"{task}: pairs by {words.metric_name(metric)}", ["model", "<against", "difference", "95% interval", "p"]
+        f"{task}: pairs by {words.metric_name(metric)}",
+        ["model", "<against", "difference", "95% interval", "p"],
     )
     for pair in report["differences"]:
         if pair["task"] == task:
             shown = f"{pair['difference']:+,.{digits}f}"
             ends = words.interval(pair["interval"], digits)
-            table.rows.append([pair["model"], pair["against"], shown, ends, words.p_value(pair["p_value"])])
+            table.rows.append(
+                [pair["model"], pair["against"], shown, ends, words.p_value(pair["p_value"])]
+            )
     table.note = "Paired bootstrap over the same test rows; p is two-sided and not corrected for the number of pairs."
     return table
 
@@ -101,7 +112,11 @@ def speed(report: Report) -> Table:
     table = Table("Speed", header)
     machines = set()
     for task in report["tasks"]:
-        whole = report["models"][report["reference"]]["speed"].get(task, []) if report["reference"] else []
+        whole = (
+            report["models"][report["reference"]]["speed"].get(task, [])
+            if report["reference"]
+            else []
+        )
         for name, row in report["models"].items():
             for found in row["speed"].get(task, []):
                 machines.add(found["machine"])
@@ -159,11 +174,15 @@ def _estimate(row: ModelRow, task: str, metric: str) -> str:
         return words.NOTHING
     digits = words.digits_of(metric)
     spread = "" if found["deviation"] is None else f" ± {found['deviation']:.{digits}f}"
-    return f"{found['mean']:,.{digits}f}{spread} {words.interval(found['interval'], digits)}".rstrip()
+    return (
+        f"{found['mean']:,.{digits}f}{spread} {words.interval(found['interval'], digits)}".rstrip()
+    )
 
 
 def _overview_note(report: Report) -> str:
-    against = f"Retention and compression refer to {report['reference']}. " if report["reference"] else ""
+    against = (
+        f"Retention and compression refer to {report['reference']}. " if report["reference"] else ""
+    )
     return (
         f"{against}In brackets behind scores: 95% by bootstrap over the test rows. "
         "LM loss: nats a target token of held-out text. ms/row: one row alone."

@@ -32,22 +32,35 @@ class Run:
     def __init__(self, root: Path) -> None:
         self.root = root
         places = [
-            path for place in PLACES for path in sorted(root.glob(place)) if (path / "fingerprint.json").is_file()
+            path
+            for place in PLACES
+            for path in sorted(root.glob(place))
+            if (path / "fingerprint.json").is_file()
         ]
         self.keys = [path.relative_to(root).as_posix() for path in sorted(places, key=_created)]
         units = [
-            path.relative_to(root).as_posix() for path in root.glob(UNITS) if (path / "fingerprint.json").is_file()
+            path.relative_to(root).as_posix()
+            for path in root.glob(UNITS)
+            if (path / "fingerprint.json").is_file()
         ]
-        self._by_fingerprint = {identity_of(root / key).get("fingerprint"): key for key in [*self.keys, *units]}
+        self._by_fingerprint = {
+            identity_of(root / key).get("fingerprint"): key for key in [*self.keys, *units]
+        }
         self._by_model = {
-            _hash(root / key / "hf"): key for key in self.keys if (root / key / "hf" / "config.json").is_file()
+            _hash(root / key / "hf"): key
+            for key in self.keys
+            if (root / key / "hf" / "config.json").is_file()
         }
 
     def maker(self, content: str | None) -> str | None:
         """The artifact whose fingerprint or model has that hash; a short hash when none of this run has; None for None."""
         if content is None:
             return None
-        return self._by_fingerprint.get(content) or self._by_model.get(content) or f"{OUTSIDE} ({content[:12]})"
+        return (
+            self._by_fingerprint.get(content)
+            or self._by_model.get(content)
+            or f"{OUTSIDE} ({content[:12]})"
+        )
 
     def stages(self) -> list[Stage]:
         return _in_order([self._stage(key) for key in self.keys])
@@ -84,7 +97,10 @@ class Run:
         return stage
 
     def _inputs(self, root: Path, payload: dict[str, Any]) -> dict[str, str]:
-        found = {role: self.maker(payload.get(role)) for role in ("teacher", "cache", "tokens", "tokenizer")}
+        found = {
+            role: self.maker(payload.get(role))
+            for role in ("teacher", "cache", "tokens", "tokenizer")
+        }
         preset = ((payload.get("settings") or {}).get("objective") or {}).get("preset")
         if preset == "lm" and payload["student"]["init"] == "random":
             found["teacher"] = None  # named by the recipe, asked for nothing
@@ -104,13 +120,18 @@ class Run:
             stage["train_loss"] = losses[-1].get("loss/lm", losses[-1]["loss/loss"])
         checked = [line["validation/lm_loss"] for line in lines if "validation/lm_loss" in line]
         summary = read_json(root / "summary.json")
-        stage["validation_loss"] = summary["validation"]["lm_loss"] if summary else checked[-1] if checked else None
+        stage["validation_loss"] = (
+            summary["validation"]["lm_loss"] if summary else checked[-1] if checked else None
+        )
         lengths = self._lengths(payload.get("tokens"))
         if lengths is None:
             return
         stage["tokens"] = rows * sum(lengths)
         work = work_of(lines, sum(lengths) * settings["batch_size"])
-        stage["seconds"], stage["flops"] = work.seconds, work.flops and work.flops * stage["processes"]
+        stage["seconds"], stage["flops"] = (
+            work.seconds,
+            work.flops and work.flops * stage["processes"],
+        )
 
     def _sharded(
         self,
@@ -121,13 +142,23 @@ class Run:
         provenance: dict[str, Any],
     ) -> None:
         sidecars = sorted(root.glob("shards/*.json"))
-        records = manifest["shards"] if manifest else [record for path in sidecars if (record := read_json(path))]
+        records = (
+            manifest["shards"]
+            if manifest
+            else [record for path in sidecars if (record := read_json(path))]
+        )
         if records:
             stage["rows"] = sum(record["rows"] for record in records)
             stage["tokens"] = sum(record["tokens"] for record in records)
-        stage["bytes"] = manifest["totals"]["bytes"] if manifest else sum(record["bytes"] for record in records) or None
+        stage["bytes"] = (
+            manifest["totals"]["bytes"]
+            if manifest
+            else sum(record["bytes"] for record in records) or None
+        )
         rate = provenance.get("tokens_per_second")
-        stage["seconds"] = stage["tokens"] / rate if stage["tokens"] and rate else provenance.get("seconds")
+        stage["seconds"] = (
+            stage["tokens"] / rate if stage["tokens"] and rate else provenance.get("seconds")
+        )
         if stage["seconds"] is None and stage["stage"] == "teacher_cache":
             stage["seconds"] = _seconds_between(sidecars, provenance.get("created"))
         lengths = self._lengths(payload.get("tokens"))
@@ -140,7 +171,11 @@ class Run:
     def _lengths(self, tokens: str | None) -> tuple[int, int] | None:
         """Source and target tokens of a row of the token artifact of that fingerprint."""
         key = self._by_fingerprint.get(tokens)
-        records = [read_json(path) for path in sorted((self.root / key).glob("shards/*.json"))[:1]] if key else []
+        records = (
+            [read_json(path) for path in sorted((self.root / key).glob("shards/*.json"))[:1]]
+            if key
+            else []
+        )
         if not records or records[0] is None:
             return None
         columns = records[0]["columns"]
@@ -150,7 +185,9 @@ class Run:
 def _objective(settings: dict[str, Any]) -> str:
     objective = settings.get("objective") or {}
     changed = [f"{part} × {weight}" for part, weight in (objective.get("weights") or {}).items()]
-    taught = [] if objective.get("preset") == "lm" else [f"from {settings.get('targets', 'states')}"]
+    taught = (
+        [] if objective.get("preset") == "lm" else [f"from {settings.get('targets', 'states')}"]
+    )
     return ", ".join([str(objective.get("preset")), *changed, *taught])
 
 
@@ -178,7 +215,11 @@ def _in_order(stages: list[Stage]) -> list[Stage]:
     left, done = list(stages), list[Stage]()
     while left:
         names = {stage["artifact"] for stage in left}
-        ready = [stage for stage in left if not names & (set(stage["inputs"].values()) - {stage["artifact"]})]
+        ready = [
+            stage
+            for stage in left
+            if not names & (set(stage["inputs"].values()) - {stage["artifact"]})
+        ]
         done += ready or left
         left = [stage for stage in left if stage not in done]
     return done

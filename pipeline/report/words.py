@@ -51,7 +51,14 @@ def scaled(value: float | None, unit: str = "") -> str:
     """Three digits and a letter for the thousands: 8.88 M."""
     if value is None:
         return NOTHING
-    for limit, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for limit, letter in (
+        (1e18, "E"),
+        (1e15, "P"),
+        (1e12, "T"),
+        (1e9, "G"),
+        (1e6, "M"),
+        (1e3, "k"),
+    ):
         if abs(value) >= limit:
             return f"{_three(value / limit)} {letter}{unit}"
     return f"{_three(value)} {unit}".strip()
@@ -68,7 +75,11 @@ def duration(seconds: float | None) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, hours = seconds / 60, seconds / 3600
-    return f"{int(minutes)} min {int(seconds % 60)} s" if hours < 1 else f"{int(hours)} h {int(minutes % 60)} min"
+    return (
+        f"{int(minutes)} min {int(seconds % 60)} s"
+        if hours < 1
+        else f"{int(hours)} h {int(minutes % 60)} min"
+    )
 
 
 def p_value(value: float) -> str:

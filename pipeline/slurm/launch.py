@@ -106,7 +106,11 @@ def _run_agent(logs: Path, processes: int, command: list[str]) -> int:
                 _show(logs / f"rank-{rank:05d}.log", rank, failure.exitcode)
         return _shell(cause)
     except Exception as error:
-        print(f"torchrun on {os.environ.get('SLURMD_NODENAME', 'this node')}: {error}", file=sys.stderr, flush=True)
+        print(
+            f"torchrun on {os.environ.get('SLURMD_NODENAME', 'this node')}: {error}",
+            file=sys.stderr,
+            flush=True,
+        )
         return _LOST
     return 0
 
@@ -116,9 +120,7 @@ def _rendezvous() -> list[str]:
     if nodes == 1:
         return ["--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
     first = int(os.environ["SLURM_NODEID"]) == 0
-    identity = (
-        f"{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
-    )
+    identity = f"{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
     return [
         f"--nnodes={nodes}",
         "--rdzv-backend=c10d",

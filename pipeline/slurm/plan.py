@@ -96,7 +96,9 @@ class Plan:
         return lines
 
 
-def plan_jobs(recipe: Recipe, stages: Sequence[str], queued: dict[str, str], cache_tasks: int) -> Plan:
+def plan_jobs(
+    recipe: Recipe, stages: Sequence[str], queued: dict[str, str], cache_tasks: int
+) -> Plan:
     """Plan the jobs of `stages`; raises ConfigError when something they need is neither complete nor being made."""
     plan = Plan(queued, stages)
     from pipeline.training.targets import needs_cache
@@ -118,7 +120,11 @@ def plan_jobs(recipe: Recipe, stages: Sequence[str], queued: dict[str, str], cac
             lambda: lineage.distill_output(recipe, needs_cache=cached).complete(),
         )
     # Every recipe has the section; one that says nothing of it wants no assistants.
-    if "distill_interpolated" in stages and "interpolated" in recipe.model_fields_set and recipe.teacher is not None:
+    if (
+        "distill_interpolated" in stages
+        and "interpolated" in recipe.model_fields_set
+        and recipe.teacher is not None
+    ):
         _add_chain(plan, recipe, needs, cache_tasks, cached)
     if "finetune" in stages and recipe.finetune.models and recipe.finetune.tasks:
         add_finetuning(plan, recipe, cache_tasks)
@@ -137,7 +143,13 @@ def _maker(plan: Plan, recipe: Recipe, model: str) -> list[str]:
 
 
 def _add_cache(
-    plan: Plan, recipe: Recipe, key: str, stage: str, needs: Sequence[str], tasks: int, number: int | None = None
+    plan: Plan,
+    recipe: Recipe,
+    key: str,
+    stage: str,
+    needs: Sequence[str],
+    tasks: int,
+    number: int | None = None,
 ) -> None:
     def chosen() -> Recipe:
         from pipeline.training.interpolated import link
@@ -231,7 +243,9 @@ def add_finetuning(plan: Plan, recipe: Recipe, distil_tasks: int) -> None:
     taught = []
     for task in settings.tasks:
         # The key is the directory above the units, as that of the array before is the one above the tasks.
-        items = [word.partition("/")[2] for word in pending[True] if word.startswith(f"{task.name}/")]
+        items = [
+            word.partition("/")[2] for word in pending[True] if word.startswith(f"{task.name}/")
+        ]
         before = [key, *sorted(needs[True])]
         if any(settings.data_of(unit.model) != "gold" for unit in units if unit.task == task):
             rows = f"distilled/{settings.name}/{task.name}"
@@ -245,7 +259,13 @@ def add_finetuning(plan: Plan, recipe: Recipe, distil_tasks: int) -> None:
             before.append(rows)
         if any(unit.is_taught for unit in units if unit.task == task):
             taught.append(f"{key}/{task.name}")
-            plan.add(taught[-1], "finetune", before, lambda items=items: not items, lambda ready, items=items: items)  # type: ignore[misc]
+            plan.add(
+                taught[-1],
+                "finetune",
+                before,
+                lambda items=items: not items,
+                lambda ready, items=items: items,
+            )  # type: ignore[misc]
     report = recipe.root / key / "report.md"
     plan.add(f"{key}/report", "finetune", [key, *taught], report.is_file)
 

@@ -43,12 +43,25 @@ def known_jobs(arrays: Iterable[str]) -> dict[str, QueuedJob] | None:
         return None
     # Oldest knowledge first: what squeue says of a job that restarted is newer than the record of its last start.
     accounts = (
-        _ask("sacct", "-X", "-n", "-P", "--array", "-o", "JobID,State,Reason", "-j", ",".join(sorted(wanted))) or []
+        _ask(
+            "sacct",
+            "-X",
+            "-n",
+            "-P",
+            "--array",
+            "-o",
+            "JobID,State,Reason",
+            "-j",
+            ",".join(sorted(wanted)),
+        )
+        or []
     )
     found: dict[str, QueuedJob] = {}
     for line in [*accounts, *queue]:
         identifier, state, reason = (field.strip() for field in line.split("|", 2))
-        job = QueuedJob(identifier, state.split(" ", 1)[0], "" if reason in ("None", "(null)") else reason)
+        job = QueuedJob(
+            identifier, state.split(" ", 1)[0], "" if reason in ("None", "(null)") else reason
+        )
         if job.array in wanted:
             found[identifier] = job
     return found
@@ -59,4 +72,8 @@ def _ask(*command: str) -> list[str] | None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=15)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return [line for line in done.stdout.splitlines() if line.count("|") >= 2] if done.returncode == 0 else None
+    return (
+        [line for line in done.stdout.splitlines() if line.count("|") >= 2]
+        if done.returncode == 0
+        else None
+    )

@@ -58,7 +58,9 @@ def submissions(logs: Path) -> dict[str, Submission]:
         needs = tuple(needed.split(",")) if needed not in ("", "-") else ()
         if words and "/" in words[0]:  # an array over artifacts: TASK/MODEL/TRIAL or MODEL/TRIAL
             for index, word in enumerate(words):
-                found[f"{key}/{word}"] = Submission(array, (f"{array}_{index}",), needs, path.parent / word)
+                found[f"{key}/{word}"] = Submission(
+                    array, (f"{array}_{index}",), needs, path.parent / word
+                )
             continue
         jobs = tuple(f"{array}_{index}" for index in range(len(words))) or (array,)
         for artifact in TOKENS.get(key, (key,)):
@@ -69,7 +71,8 @@ def submissions(logs: Path) -> dict[str, Submission]:
 def _submitted(logs: Path) -> list[Path]:
     """The records that submit.sh began, oldest submission first."""
     return sorted(
-        (path for path in logs.glob("**/job-*.events") if _number(path).isdecimal()), key=lambda p: int(_number(p))
+        (path for path in logs.glob("**/job-*.events") if _number(path).isdecimal()),
+        key=lambda p: int(_number(p)),
     )
 
 

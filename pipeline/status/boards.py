@@ -24,7 +24,9 @@ def start_tensorboard(run: Path, options: Sequence[str]) -> NoReturn:
     """
     if not run.is_dir():
         raise DataError(f"{run} is not a run: give the directory that a recipe names as `run`")
-    program = shutil.which("tensorboard", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+    program = shutil.which(
+        "tensorboard", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
+    )
     if program is None:
         raise ConfigError("tensorboard is not installed here: pip install tensorboard")
     server = subprocess.Popen([program, f"--logdir={link_views(run)}", *options])

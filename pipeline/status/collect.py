@@ -36,7 +36,12 @@ class Stage:
 def collect(run: Path) -> list[Stage]:
     """Every artifact of `run` that exists or was submitted; raises DataError when `run` is no run."""
     submitted = submissions(run / "logs")
-    found = {path.relative_to(run).as_posix() for place in _PLACES for path in run.glob(place) if path.is_dir()}
+    found = {
+        path.relative_to(run).as_posix()
+        for place in _PLACES
+        for path in run.glob(place)
+        if path.is_dir()
+    }
     if not found and not submitted:
         raise DataError(f"{run} is not a run: give the directory that a recipe names as `run`")
     queue = known_jobs(submission.array for submission in submitted.values())
@@ -50,11 +55,15 @@ def collect(run: Path) -> list[Stage]:
         stages[key] = _stage(run, key, submitted.get(key), queue)
     for key, stage in stages.items():
         if stage.state == "cancelled" and not stage.note:
-            stage.note = _missed(submitted[key], {name: other for name, other in stages.items() if name != key})
+            stage.note = _missed(
+                submitted[key], {name: other for name, other in stages.items() if name != key}
+            )
     return list(stages.values())
 
 
-def _stage(run: Path, key: str, submission: Submission | None, queue: Mapping[str, QueuedJob] | None) -> Stage:
+def _stage(
+    run: Path, key: str, submission: Submission | None, queue: Mapping[str, QueuedJob] | None
+) -> Stage:
     root, progress = run / key, artifact_progress(run, key)
     manifest = read_json(root / "manifest.json")
     stale = _stale(run, manifest or read_json(root / "fingerprint.json") or {})
@@ -93,9 +102,17 @@ def _state_of_job(
     if event == "failed":
         return "failed", detail
     if known is not None:
-        return ("cancelled", "") if known.state == "CANCELLED" else ("failed", f"Slurm ended job {job}: {known.state}")
+        return (
+            ("cancelled", "")
+            if known.state == "CANCELLED"
+            else ("failed", f"Slurm ended job {job}: {known.state}")
+        )
     if queue is not None:  # Slurm answers, but has forgotten the job
-        return ("failed", f"job {job} ended without a word") if event == "running" else ("cancelled", "")
+        return (
+            ("failed", f"job {job} ended without a word")
+            if event == "running"
+            else ("cancelled", "")
+        )
     if event == "running":
         return ("running" if is_fresh(progress) else "stopped"), ""
     return "waiting", ""
@@ -136,7 +153,11 @@ def _stale(run: Path, record: Mapping[str, object]) -> str:
     }.items():
         made_from = payload.get(source)
         # An input that is being made again from the same things is no other one.
-        records = [read_json(path / name) for path in run.glob(place) for name in ("manifest.json", "fingerprint.json")]
+        records = [
+            read_json(path / name)
+            for path in run.glob(place)
+            for name in ("manifest.json", "fingerprint.json")
+        ]
         fingerprints = {record["fingerprint"] for record in records if record}
         if isinstance(made_from, str) and fingerprints and made_from not in fingerprints:
             return f"made from another {place.removesuffix('/*')} than is there now"

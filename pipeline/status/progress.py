@@ -84,7 +84,11 @@ def _steps(root: Path) -> int | None:
     if "finetune" in root.parts[-5:-4]:
         if root.name == "baseline":
             return None
-        own = [task["max_steps"] for task in recipe["finetune"]["tasks"] if task["name"] == root.parts[-3]]
+        own = [
+            task["max_steps"]
+            for task in recipe["finetune"]["tasks"]
+            if task["name"] == root.parts[-3]
+        ]
         return int(next(filter(None, own), recipe["finetune"]["max_steps"]))
     return int(recipe["distill"]["max_steps"])
 
@@ -114,7 +118,13 @@ def _metrics(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _newest(root: Path) -> float:
-    places = [root, root / "shards", root / "checkpoints", root / "metrics.jsonl", root / "tensorboard"]
+    places = [
+        root,
+        root / "shards",
+        root / "checkpoints",
+        root / "metrics.jsonl",
+        root / "tensorboard",
+    ]
     return max((place.stat().st_mtime for place in places if place.exists()), default=0.0)
 
 

@@ -11,7 +11,14 @@ from pipeline.console import say
 from pipeline.status.collect import Stage, collect
 
 _HEADINGS = ("artifact", "state", "done", "loss", "tokens/s", "left", "job", "note")
-_COLOURS = {"running": "36", "complete": "32", "failed": "31", "stale": "33", "cancelled": "31", "stopped": "33"}
+_COLOURS = {
+    "running": "36",
+    "complete": "32",
+    "failed": "31",
+    "stale": "33",
+    "cancelled": "31",
+    "stopped": "33",
+}
 #: Seconds between two looks.
 _PAUSE = 5.0
 
@@ -50,7 +57,11 @@ def format_table(stages: list[Stage], *, colours: bool = False) -> str:
 
 def _cells(stage: Stage) -> tuple[str, ...]:
     progress, active = stage.progress, stage.state == "running"
-    done = "" if progress.done is None else f"{progress.done}/{_text(progress.total, '?')} {progress.unit}"
+    done = (
+        ""
+        if progress.done is None
+        else f"{progress.done}/{_text(progress.total, '?')} {progress.unit}"
+    )
     return (
         stage.key,
         stage.state,

@@ -64,5 +64,7 @@ def _listed(blocks: list[int], stack: Stack, teacher: int, student: int) -> list
         )
     for block in blocks:
         if not -teacher <= block < teacher:
-            raise ConfigError(f"student.init.blocks.{stack}: {block}, but the teacher has blocks 0 to {teacher - 1}")
+            raise ConfigError(
+                f"student.init.blocks.{stack}: {block}, but the teacher has blocks 0 to {teacher - 1}"
+            )
     return [block % teacher for block in blocks]

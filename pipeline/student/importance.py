@@ -20,7 +20,11 @@ Kept = dict[Units, torch.Tensor]
 
 
 def most_important(
-    teacher: PreTrainedModel, family: Family, student: Shape, sources: Sources, batches: Iterable[Batch]
+    teacher: PreTrainedModel,
+    family: Family,
+    student: Shape,
+    sources: Sources,
+    batches: Iterable[Batch],
 ) -> Kept:
     """Choose the units that a student of shape `student` keeps, wherever it is narrower than `teacher`.
 
@@ -82,7 +86,9 @@ def norm_factors(
 
     def measure(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            for place, features in enumerate((inputs[0], inputs[0][..., kept.to(inputs[0].device)])):
+            for place, features in enumerate(
+                (inputs[0], inputs[0][..., kept.to(inputs[0].device)])
+            ):
                 if isinstance(module, nn.LayerNorm):
                     features = features - features.mean(-1, keepdim=True)
                 squares[name][place] += features.double().square().mean(-1).sum().cpu()
@@ -95,7 +101,10 @@ def norm_factors(
         model(**batch, use_cache=False)
     for handle in handles:
         handle.remove()
-    return {name: float((part / whole).sqrt()) if whole > 0 else 1.0 for name, (whole, part) in squares.items()}
+    return {
+        name: float((part / whole).sqrt()) if whole > 0 else 1.0
+        for name, (whole, part) in squares.items()
+    }
 
 
 def _largest(score: torch.Tensor, count: int) -> torch.Tensor:

@@ -42,7 +42,9 @@ def check_init(init: Init, student: Shape, teacher: Shape) -> None:
 
 def narrower(student: Shape, teacher: Shape) -> bool:
     """Whether widths are cut, so that importance must be estimated."""
-    return any(getattr(student, name) < getattr(teacher, name) for name in ("d_model", "d_ff", "num_heads"))
+    return any(
+        getattr(student, name) < getattr(teacher, name) for name in ("d_model", "d_ff", "num_heads")
+    )
 
 
 def describe_init(init: Init | None, cut: bool) -> str:
@@ -99,7 +101,9 @@ def _cut(
     separate = family.head_is_separate(dict(teacher.named_parameters()))
     names = stored_weights(family.empty_model(config, separate))
     chosen = {
-        stack: chosen_blocks(init.blocks, stack, len(family.blocks(teacher, stack)), getattr(ours, f"{stack}_layers"))
+        stack: chosen_blocks(
+            init.blocks, stack, len(family.blocks(teacher, stack)), getattr(ours, f"{stack}_layers")
+        )
         for stack in _STACKS
     }
     made_of = sources(names, family, chosen)

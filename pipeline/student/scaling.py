@@ -9,7 +9,12 @@ from dataclasses import asdict, replace
 from pipeline.families import Family, Shape
 
 #: (what of a dimension a step is at most, the smallest step, the largest); 1 for dimensions not named.
-_STEPS = {"d_model": (1 / 8, 8, 128), "d_ff": (1 / 8, 8, 128), "num_heads": (1 / 4, 1, 8), "d_kv": (1.0, 8, 8)}
+_STEPS = {
+    "d_model": (1 / 8, 8, 128),
+    "d_ff": (1 / 8, 8, 128),
+    "num_heads": (1 / 4, 1, 8),
+    "d_kv": (1.0, 8, 8),
+}
 
 
 def rounded(name: str, value: float) -> int:
@@ -56,7 +61,9 @@ def between(top: Shape, bottom: Shape, family: Family) -> Iterator[Shape]:
         yield family.nearest(Shape(**values))
 
 
-def nearest_to(target: float, shapes: Iterable[Shape], measure: Callable[[Shape], int]) -> Shape | None:
+def nearest_to(
+    target: float, shapes: Iterable[Shape], measure: Callable[[Shape], int]
+) -> Shape | None:
     """Return the shape whose measure is nearest to `target` in proportion, the first of equals; None of none."""
     counts = {shape: measure(shape) for shape in dict.fromkeys(shapes)}
     return min(counts, key=lambda shape: abs(math.log(counts[shape] / target)), default=None)

@@ -19,7 +19,9 @@ DIMENSIONS = tuple(asdict(DEFAULT))
 TOLERANCE = 0.1
 
 
-def student_shape(asked: ModelShape, teacher_config: Any | None, separate_head: bool | None = None) -> Shape:
+def student_shape(
+    asked: ModelShape, teacher_config: Any | None, separate_head: bool | None = None
+) -> Shape:
     """Complete what the recipe says of a shape from the teacher's configuration, or from T5 v1.1 small without one.
 
     separate_head: whether the LM head has weights of its own (for `params`); what is published of the family when None.
@@ -65,7 +67,10 @@ def student_shape(asked: ModelShape, teacher_config: Any | None, separate_head: 
 
 
 def student_config(
-    student: ModelShape, teacher_config: Any | None, vocab_size: int, separate_head: bool | None = None
+    student: ModelShape,
+    teacher_config: Any | None,
+    vocab_size: int,
+    separate_head: bool | None = None,
 ) -> Any:
     """Return the Transformers configuration of the student.
 

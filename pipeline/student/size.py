@@ -37,11 +37,15 @@ class Sizes:
         self._shape = replace(family.shape(config), encoder_layers=2, decoder_layers=2)
         separate = family.expects_separate_head(config) if separate_head is None else separate_head
         model = family.empty_model(family.with_shape(config, self._shape), separate)
-        prefixes: dict[str, Stack] = {family.block_prefix(stack, 1): stack for stack in ("encoder", "decoder")}
+        prefixes: dict[str, Stack] = {
+            family.block_prefix(stack, 1): stack for stack in ("encoder", "decoder")
+        }
         #: (axes, lengths in the template, stack if it stands for every block but the first)
         self._weights: list[tuple[Axes, tuple[int, ...], Stack | None]] = []
         for name, weight in model.named_parameters():
-            repeated = next((stack for prefix, stack in prefixes.items() if name.startswith(prefix)), None)
+            repeated = next(
+                (stack for prefix, stack in prefixes.items() if name.startswith(prefix)), None
+            )
             self._weights.append((family.axes(name), tuple(weight.shape), repeated))
 
     def of(self, shape: Shape) -> Size:
@@ -59,4 +63,6 @@ class Sizes:
     def _length(self, dimension: str, length: int, shape: Shape) -> int:
         width = length // getattr(self._shape, dimension)
         # The rows of a head are as many as it is wide, but for those of a position bias, which has one a head.
-        return getattr(shape, dimension) * (shape.d_kv if dimension == "num_heads" and width > 1 else width)
+        return getattr(shape, dimension) * (
+            shape.d_kv if dimension == "num_heads" and width > 1 else width
+        )

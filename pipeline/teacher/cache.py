@@ -60,7 +60,10 @@ def cache_teacher(
     output.begin()
     missing = output.missing(len(tokens.shards))
     left = [tokens.shards[index] for index in missing]
-    require_disk(output.root, cache_bytes(recipe.cache, left, facts.width, facts.vocab_size, output.payload["dtype"]))
+    require_disk(
+        output.root,
+        cache_bytes(recipe.cache, left, facts.width, facts.vocab_size, output.payload["dtype"]),
+    )
     # By index and not by place in `missing`: a process that starts late finds less missing than one that started early.
     share = chosen_shards(shards, len(tokens.shards))[rank::world]
     mine = sorted(set(share) & set(missing))
@@ -75,7 +78,9 @@ def cache_teacher(
                     write_tail(*worker.tail_state, output.root / "tail")
         worker.run(mine, quiet=rank != 0)
         teacher.close()
-    if _present(output.root, files) and output.finish(len(tokens.shards), files, provenance={"world_size": world}):
+    if _present(output.root, files) and output.finish(
+        len(tokens.shards), files, provenance={"world_size": world}
+    ):
         say(f"teacher_cache: {len(tokens.shards)} shards complete in {output.root}")
     return output
 
@@ -115,14 +120,23 @@ def _check(recipe: Recipe) -> _Facts:
         resolve_cut(cache.decoder_cut, shape.decoder_layers, "decoder_cut"),
     )
     if "topk" in cache.kinds and cache.topk.k >= config.vocab_size:
-        raise ConfigError(f"cache.topk.k {cache.topk.k}: the teacher's vocabulary has {config.vocab_size} tokens")
+        raise ConfigError(
+            f"cache.topk.k {cache.topk.k}: the teacher's vocabulary has {config.vocab_size} tokens"
+        )
     return _Facts(cuts, shape.d_model, config.vocab_size)
 
 
 class _Worker:
     """A loaded teacher that turns token shards into cache shards."""
 
-    def __init__(self, recipe: Recipe, output: Output, tokens: Artifact, facts: _Facts, teacher: LoadedTeacher) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        output: Output,
+        tokens: Artifact,
+        facts: _Facts,
+        teacher: LoadedTeacher,
+    ) -> None:
         self.output, self.tokens, self.cache, self.seed = output, tokens, recipe.cache, recipe.seed
         self.facts, self.teacher = facts, teacher
         self.dtype = resolve_dtype(lineage.required_teacher(recipe).dtype)
@@ -130,17 +144,24 @@ class _Worker:
         self.pad_token_id: int = config.pad_token_id
         self.has_states = "states" in self.cache.kinds
         self.whole = bool({"sampled", "topk"} & set(self.cache.kinds))
-        self.tail_state: tuple[Any, dict[str, torch.Tensor]] = teacher.tail() if self.has_states else (None, {})
+        self.tail_state: tuple[Any, dict[str, torch.Tensor]] = (
+            teacher.tail() if self.has_states else (None, {})
+        )
         self.tail = Tail(teacher.family.build_tail(*self.tail_state)) if self.has_states else None
 
     def run(self, shards: list[int], *, quiet: bool) -> None:
         records = [self.tokens.shards[index] for index in shards]
         with (
             Writing() as writing,
-            Progress("cache_teacher", sum(record.rows for record in records), "row", quiet=quiet) as progress,
+            Progress(
+                "cache_teacher", sum(record.rows for record in records), "row", quiet=quiet
+            ) as progress,
         ):
             # Where ranks make their passes together, those that are done early take part in what the others still need.
-            mine = sum(math.ceil(record.rows / self.cache.batch_size) + self.has_states for record in records)
+            mine = sum(
+                math.ceil(record.rows / self.cache.batch_size) + self.has_states
+                for record in records
+            )
             most = self.teacher.most_passes(mine) if self.teacher.most_passes is not None else mine
             for record in records:
                 self._shard(record, writing, progress)
@@ -165,13 +186,16 @@ class _Worker:
                 notes |= self._fidelity(index, batch, columns)
             # Only what is stored leaves the device.
             stored: dict[str, Rows] = {
-                name: rows.cpu() if isinstance(rows, torch.Tensor) else rows for name, rows in columns.items()
+                name: rows.cpu() if isinstance(rows, torch.Tensor) else rows
+                for name, rows in columns.items()
             }
             writing.append(stored)
             progress.advance(stop - start)
         writing.finish(record.tokens, notes)
 
-    def _columns(self, captured: Captured, labels: torch.Tensor, shard: int, first_row: int) -> dict[str, Rows]:
+    def _columns(
+        self, captured: Captured, labels: torch.Tensor, shard: int, first_row: int
+    ) -> dict[str, Rows]:
         """The columns of one batch, in the order of its rows."""
         columns: dict[str, Rows] = {}
         if "states" in self.cache.kinds:
@@ -198,27 +222,39 @@ class _Worker:
                 columns |= sparse.topk_columns(captured.decoder_output, head, scored, k, vocab_size)
         return columns
 
-    def _fidelity(self, index: int, batch: dict[str, torch.Tensor], columns: dict[str, Rows]) -> dict[str, Any]:
+    def _fidelity(
+        self, index: int, batch: dict[str, torch.Tensor], columns: dict[str, Rows]
+    ) -> dict[str, Any]:
         """Notes on a shard from its first batch: how well it gives back the teacher, and what ties it to its labels."""
         notes: dict[str, Any] = {"sample_rows": len(batch["labels"])}
         if self.tail is not None:
             dtype = getattr(torch, self.dtype)
-            tensors = {name: rows for name, rows in columns.items() if isinstance(rows, torch.Tensor)}
+            tensors = {
+                name: rows for name, rows in columns.items() if isinstance(rows, torch.Tensor)
+            }
             encoder = states.restore("encoder_states", tensors, self.cache.states, dtype)
             decoder = states.restore("decoder_states", tensors, self.cache.states, dtype)
             assert encoder is not None
             assert decoder is not None
-            found = replay_fidelity(self.teacher, self.tail, self.facts.cuts, batch, encoder, decoder)
+            found = replay_fidelity(
+                self.teacher, self.tail, self.facts.cuts, batch, encoder, decoder
+            )
             self._require_faithful(index, found)
             notes |= found
-        notes |= sparse.sparse_notes(self.cache, columns, batch["labels"].cpu(), self.facts.vocab_size)
+        notes |= sparse.sparse_notes(
+            self.cache, columns, batch["labels"].cpu(), self.facts.vocab_size
+        )
         return notes
 
     def _require_faithful(self, index: int, found: dict[str, Any]) -> None:
         errors = {name: error["max"] for name, error in found["replay_error"].items()}
         worst = max(errors, key=lambda name: errors[name])
         finite = all(error < float("inf") for error in (*errors.values(), found["replay_kl"]))
-        allowed = TOLERANCE[self.dtype] if states.lossless(self.cache.states, self.dtype) else float("inf")
+        allowed = (
+            TOLERANCE[self.dtype]
+            if states.lossless(self.cache.states, self.dtype)
+            else float("inf")
+        )
         if not finite or not errors[worst] <= allowed:
             raise CorruptArtifact(
                 f"cache shard {index}: replayed {worst} differs from the teacher by {errors[worst]:.3g} of its largest value "

@@ -58,20 +58,33 @@ def count_draws(samples: torch.Tensor) -> Targets:
 def encode(targets: Targets, draws: int) -> bytes:
     """Code the targets of one example. Raises ValueError unless they are as `Targets` says and `draws` fits them."""
     ids, counts, lengths = (np.asarray(part, np.int64) for part in targets)
-    if not (len(ids) == len(counts) == lengths.sum() and (lengths > 0).all() and (counts > 0).all()):
-        raise ValueError("targets need one id or more in each position, and for each id a count of 1 or more")
+    if not (
+        len(ids) == len(counts) == lengths.sum() and (lengths > 0).all() and (counts > 0).all()
+    ):
+        raise ValueError(
+            "targets need one id or more in each position, and for each id a count of 1 or more"
+        )
     starts = _starts(lengths)
     distances = np.diff(ids, prepend=-1) - 1
     distances[starts] = ids[starts]
     if (distances < 0).any() or (ids >= MAX_VOCABULARY).any():
-        raise ValueError(f"ids must ascend within a position, from 0 or more to less than {MAX_VOCABULARY}")
+        raise ValueError(
+            f"ids must ascend within a position, from 0 or more to less than {MAX_VOCABULARY}"
+        )
     if not 0 < draws <= MAX_DRAWS or (np.add.reduceat(counts, starts) != draws).any():
-        raise ValueError(f"the counts of a position must sum to {draws}, which must be 1 to {MAX_DRAWS}")
-    (id_k, id_prefix, id_low), (count_k, count_prefix, count_low) = _golomb(distances), _golomb(counts - 1)
+        raise ValueError(
+            f"the counts of a position must sum to {draws}, which must be 1 to {MAX_DRAWS}"
+        )
+    (id_k, id_prefix, id_low), (count_k, count_prefix, count_low) = (
+        _golomb(distances),
+        _golomb(counts - 1),
+    )
     unary = np.concatenate([id_prefix, count_prefix])
     ends = np.cumsum(unary + 1)
     head = int(ends[-1]) if len(ends) else 0
-    bits = np.zeros(head + int((unary[: len(ids)] + id_k).sum() + (unary[len(ids) :] + count_k).sum()), np.uint8)
+    bits = np.zeros(
+        head + int((unary[: len(ids)] + id_k).sum() + (unary[len(ids) :] + count_k).sum()), np.uint8
+    )
     bits[ends - 1] = 1
     widths = np.concatenate([id_prefix + id_k, count_prefix + count_k])
     bits[head:] = _spread(np.concatenate([id_low, count_low]), widths)
@@ -87,7 +100,9 @@ def decode(data: bytes | memoryview, *, draws: int, positions: int, vocab_size: 
     Takes memory in proportion to len(data), whatever the bytes.
     """
     if len(data) < _HEADER.size:
-        raise CorruptArtifact(f"sampled targets: {len(data)} bytes are fewer than a header; the shard must be rebuilt")
+        raise CorruptArtifact(
+            f"sampled targets: {len(data)} bytes are fewer than a header; the shard must be rebuilt"
+        )
     *fields, checksum = _HEADER.unpack_from(data)
     version, id_k, count_k, _, found_draws, found_positions, size = fields
     body = bytes(data[_HEADER.size :])
@@ -101,12 +116,20 @@ def decode(data: bytes | memoryview, *, draws: int, positions: int, vocab_size: 
             "the cache and the labels are not of the same rows; cache again"
         )
     targets = _decode_body(body, id_k, count_k, size, draws)
-    if targets is None or len(targets.lengths) != positions or (size and targets.ids.max() >= vocab_size):
-        raise CorruptArtifact("sampled targets: the bits contradict each other; the shard must be rebuilt")
+    if (
+        targets is None
+        or len(targets.lengths) != positions
+        or (size and targets.ids.max() >= vocab_size)
+    ):
+        raise CorruptArtifact(
+            "sampled targets: the bits contradict each other; the shard must be rebuilt"
+        )
     return targets
 
 
-def pad_targets(targets: Sequence[Targets], mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_targets(
+    targets: Sequence[Targets], mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Put a batch's targets in the form that `pipeline.objectives.logits.sampled_kl` takes.
 
     mask: (batch, L), true where a label is scored; targets[b] holds the positions of row b where it is, in order.
@@ -116,11 +139,16 @@ def pad_targets(targets: Sequence[Targets], mask: torch.Tensor) -> tuple[torch.T
     scored = mask.cpu().numpy().astype(np.bool_)
     lengths = np.concatenate([part.lengths for part in targets])
     if [len(part.lengths) for part in targets] != scored.sum(axis=1).tolist():
-        raise CorruptArtifact("sampled targets and labels differ in their number of positions: cache again")
+        raise CorruptArtifact(
+            "sampled targets and labels differ in their number of positions: cache again"
+        )
     widest = int(lengths.max()) if len(lengths) else 1
     position = np.repeat(np.flatnonzero(scored), lengths)
     rank = np.arange(len(position)) - np.repeat(_starts(lengths), lengths)
-    ids, counts = np.zeros((scored.size, widest), np.int64), np.zeros((scored.size, widest), np.float32)
+    ids, counts = (
+        np.zeros((scored.size, widest), np.int64),
+        np.zeros((scored.size, widest), np.float32),
+    )
     ids[position, rank] = np.concatenate([part.ids for part in targets])
     counts[position, rank] = np.concatenate([part.counts for part in targets])
     shape = (*scored.shape, widest)
@@ -150,7 +178,9 @@ def _decode_body(body: bytes, id_k: int, count_k: int, size: int, draws: int) ->
         return None
     lengths = np.diff(last, prepend=-1)
     ends = np.cumsum(distances + 1)
-    before = np.concatenate([np.zeros(1, np.int64), ends[last[:-1]]]) if size else np.zeros(0, np.int64)
+    before = (
+        np.concatenate([np.zeros(1, np.int64), ends[last[:-1]]]) if size else np.zeros(0, np.int64)
+    )
     return Targets(ends - 1 - np.repeat(before, lengths), counts, lengths)
 
 
@@ -158,7 +188,9 @@ def _golomb(values: Ints) -> tuple[int, Ints, Ints]:
     """The k that codes `values` in fewest bits, then w - k of each and its w low bits."""
     # Beyond the largest value every step of k costs each code a bit more.
     largest = int(values.max()).bit_length() if len(values) else 0
-    costs = [2 * int(np.frexp(values + (1 << k))[1].sum()) - k * len(values) for k in range(largest + 1)]
+    costs = [
+        2 * int(np.frexp(values + (1 << k))[1].sum()) - k * len(values) for k in range(largest + 1)
+    ]
     k = costs.index(min(costs))
     shifted = values + (1 << k)
     widths = np.frexp(shifted)[1].astype(np.int64) - 1

@@ -32,14 +32,21 @@ def replay_fidelity(
     ("max") and mean ("mean") absolute difference, relative to the largest value, 0.0 being bit for bit; "replay_kl": mean
     KL(live ‖ replayed) a scored position, nats; "label_log_probs": what `label_log_probs` says of the first rows, rounded.
     """
-    blocks: dict[Attention, int] = {"encoder_self": cuts[0], "decoder_self": cuts[1], "cross": cuts[1]}
+    blocks: dict[Attention, int] = {
+        "encoder_self": cuts[0],
+        "decoder_self": cuts[1],
+        "cross": cuts[1],
+    }
     with Recorder(teacher.model, teacher.family, blocks) as recorder:
         live = teacher.run(batch, True)
     replayed = tail.replay(decoder_states, batch["attention_mask"], encoder_states=encoder_states)
     errors: dict[str, dict[str, float]] = {}
     for attention, parts in recorder.projections.items():
         found = [_relative(replayed.projections[attention][part], parts[part]) for part in parts]
-        errors[attention] = {"max": max(e["max"] for e in found), "mean": sum(e["mean"] for e in found) / len(found)}
+        errors[attention] = {
+            "max": max(e["max"] for e in found),
+            "mean": sum(e["mean"] for e in found) / len(found),
+        }
     assert live.decoder_output is not None
     labels, logits_errors, kl = batch["labels"], [], 0.0
     # A row at a time: the logits of a whole batch may be the largest tensor of all.
@@ -58,13 +65,17 @@ def replay_fidelity(
         "replay_kl": kl / max(int((labels != -100).sum()), 1),
         "label_log_probs": [
             [round(value, 4) for value in row.tolist()]
-            for row in label_log_probs(tail.head, replayed.decoder_output[:NOTED_ROWS], labels[:NOTED_ROWS])
+            for row in label_log_probs(
+                tail.head, replayed.decoder_output[:NOTED_ROWS], labels[:NOTED_ROWS]
+            )
         ],
     }
 
 
 @torch.inference_mode()
-def label_log_probs(head: Head, decoder_output: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
+def label_log_probs(
+    head: Head, decoder_output: torch.Tensor, labels: torch.Tensor
+) -> list[torch.Tensor]:
     """The log-probability of each scored label, nats: one float32 (scored positions,) a row.
 
     decoder_output: (rows, L_out, d_model); labels: (rows, L_out), -100 where not scored. States that belong to other labels, or to

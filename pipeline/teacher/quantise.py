@@ -42,7 +42,9 @@ def quantise(states: Tensor, group_size: int = GROUP_SIZE, outliers: int = OUTLI
     """
     width = states.shape[-1]
     if group_size < 1 or not 0 <= outliers <= width:
-        raise ValueError(f"group_size {group_size} must be 1 or more, and outliers {outliers} within 0 to {width}")
+        raise ValueError(
+            f"group_size {group_size} must be 1 or more, and outliers {outliers} within 0 to {width}"
+        )
     wide = states.float()
     if not wide.isfinite().all():
         raise ArtifactError(
@@ -56,7 +58,9 @@ def quantise(states: Tensor, group_size: int = GROUP_SIZE, outliers: int = OUTLI
     values = (groups / scales).round_().to(torch.int8).flatten(-2)[..., :width]
     largest = torch.finfo(torch.bfloat16).max
     apart = wide.gather(-1, where).clamp_(-largest, largest).to(torch.bfloat16)
-    return Quantised(values.scatter(-1, where, _APART), scales.squeeze(-1).to(torch.bfloat16), apart)
+    return Quantised(
+        values.scatter(-1, where, _APART), scales.squeeze(-1).to(torch.bfloat16), apart
+    )
 
 
 def dequantise(quantised: Quantised, dtype: torch.dtype, group_size: int = GROUP_SIZE) -> Tensor:

@@ -54,17 +54,25 @@ class CachedTargets:
         self._columns: tuple[str, ...] = ()
         if kind == "states":
             stored = self.settings.states
-            encoder = "encoder_output" if stored.encoder_output and not encoder_blocks else "encoder_states"
+            encoder = (
+                "encoder_output"
+                if stored.encoder_output and not encoder_blocks
+                else "encoder_states"
+            )
             self._columns = states.names(encoder, stored) + states.names("decoder_states", stored)
         elif kind == "topk":
             self._columns = sparse.TOPK
 
-    def read(self, rows: list[Row], labels: torch.Tensor, vocab_size: int) -> dict[str, torch.Tensor]:
+    def read(
+        self, rows: list[Row], labels: torch.Tensor, vocab_size: int
+    ) -> dict[str, torch.Tensor]:
         """Return what `Distiller` and `CachedTeacher` read of these rows; labels: (rows, L_out), -100 where not scored."""
         if self.kind == "sampled":
             coded = gather_ragged(self.cache, rows, sparse.SAMPLED)
             try:
-                return sparse.read_sampled(coded, labels != -100, self.settings.sampled.draws, vocab_size)
+                return sparse.read_sampled(
+                    coded, labels != -100, self.settings.sampled.draws, vocab_size
+                )
             except CorruptArtifact as error:
                 shards = sorted({shard for shard, _ in rows})
                 raise CorruptArtifact(
@@ -88,7 +96,9 @@ def require_aligned(tokens: Artifact, cache: Artifact) -> None:
             )
 
 
-def check_labels(tokens: Artifact, targets: CachedTargets, shard: int, pad_token_id: int, tail: Tail | None) -> None:
+def check_labels(
+    tokens: Artifact, targets: CachedTargets, shard: int, pad_token_id: int, tail: Tail | None
+) -> None:
     """Compare a shard's targets with its labels, as was done when it was cached: a shift of one against the other shows.
 
     tail: that of the cache, for states. The first rows of the shard are read; for states the replayed teacher must give their labels
@@ -113,7 +123,9 @@ def check_labels(tokens: Artifact, targets: CachedTargets, shard: int, pad_token
             encoder_states=states.restore("encoder_states", columns, settings, dtype),
             encoder_output=states.restore("encoder_output", columns, settings, dtype),
         )
-        values = torch.cat(label_log_probs(tail.head, replayed.decoder_output, labels.to(device))).cpu()
+        values = torch.cat(
+            label_log_probs(tail.head, replayed.decoder_output, labels.to(device))
+        ).cpu()
         noted = torch.tensor([value for row in notes["label_log_probs"] for value in row])
         fits = len(values) == len(noted) and _close(values, noted)
         what = "the replayed teacher gives them other log-probabilities than were noted"

@@ -33,7 +33,9 @@ _CHUNK_CPU, _CHUNK_CUDA = 1 << 17, 1 << 25
 _BLOCK = 256
 
 
-def uniforms(seed: int, shard: int, row: int, positions: int, draws: int, method: Method = "independent") -> Tensor:
+def uniforms(
+    seed: int, shard: int, row: int, positions: int, draws: int, method: Method = "independent"
+) -> Tensor:
     """Random numbers in [0, 1), float64 (positions, draws): the first positions stay the same when there are more.
 
     shard, row: where the example lies in the token artifact. method "independent": all are independent, as in the paper.
@@ -45,7 +47,9 @@ def uniforms(seed: int, shard: int, row: int, positions: int, draws: int, method
     stream = np.random.Philox(key=int.from_bytes(digest[:16], "little"))
     # Raw words alone never change between numpy releases; 53 bits of each fill a float64.
     each = draws if method == "independent" else 1
-    u = (stream.random_raw(positions * each) >> 11).astype(np.float64).reshape(positions, each) * 2.0**-53
+    u = (stream.random_raw(positions * each) >> 11).astype(np.float64).reshape(
+        positions, each
+    ) * 2.0**-53
     if method == "systematic":
         u = (np.arange(draws) + u) / draws
     return torch.from_numpy(u)
@@ -60,7 +64,9 @@ def sample_targets(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) -
     Nothing of positions × vocabulary is made beyond one chunk.
     """
     if logits.dim() != 2 or uniforms.dim() != 2 or len(logits) != len(uniforms):
-        raise ValueError(f"logits {tuple(logits.shape)} and uniforms {tuple(uniforms.shape)} need the same positions")
+        raise ValueError(
+            f"logits {tuple(logits.shape)} and uniforms {tuple(uniforms.shape)} need the same positions"
+        )
     if not 0.0 < temperature < math.inf:
         raise ValueError(f"temperature must be above 0, not {temperature}")
     positions, vocabulary = logits.shape
@@ -86,12 +92,20 @@ def _weights(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     top = logits.amax(dim=1, keepdim=True)
     # How far below the top, in steps of 2^-12 bits. Each product and difference is correctly rounded on every device;
     # a division by a number would not be (CUDA multiplies by its reciprocal).
-    below = (top - logits).mul_(float(np.float32((1 << _GRID_BITS) / (math.log(2.0) * temperature)))).round_()
+    below = (
+        (top - logits)
+        .mul_(float(np.float32((1 << _GRID_BITS) / (math.log(2.0) * temperature))))
+        .round_()
+    )
     steps = below.clamp_(max=float((_WEIGHT_BITS + 1) << _GRID_BITS)).to(torch.int32)
     vocabulary = logits.shape[1]
-    weights = torch.zeros(len(logits), -(-vocabulary // _BLOCK) * _BLOCK, dtype=torch.int64, device=logits.device)
+    weights = torch.zeros(
+        len(logits), -(-vocabulary // _BLOCK) * _BLOCK, dtype=torch.int64, device=logits.device
+    )
     fractions = _table(logits.device)[steps & ((1 << _GRID_BITS) - 1)]
-    torch.bitwise_right_shift(fractions, steps.bitwise_right_shift_(_GRID_BITS), out=weights[:, :vocabulary])
+    torch.bitwise_right_shift(
+        fractions, steps.bitwise_right_shift_(_GRID_BITS), out=weights[:, :vocabulary]
+    )
     return weights, top
 
 
@@ -115,5 +129,8 @@ def _table(device: torch.device) -> Tensor:
     context = Context(prec=40)
     ln2 = context.ln(Decimal(2))
     size = 1 << _GRID_BITS
-    exponents = (context.multiply(ln2, context.subtract(_WEIGHT_BITS, Decimal(j) / size)) for j in range(size))
+    exponents = (
+        context.multiply(ln2, context.subtract(_WEIGHT_BITS, Decimal(j) / size))
+        for j in range(size)
+    )
     return torch.tensor([int(context.exp(e).to_integral_value()) for e in exponents], device=device)

@@ -26,7 +26,9 @@ def state_bytes(settings: States, width: int, computed: str) -> float:
     return width * (4 if dtype == "float32" else 2)
 
 
-def row_bytes(cache: Cache, length_in: int, length_out: int, width: int, vocab_size: int, computed: str) -> float:
+def row_bytes(
+    cache: Cache, length_in: int, length_out: int, width: int, vocab_size: int, computed: str
+) -> float:
     """Bytes of one row of the kinds that `cache` holds: exact but for `sampled` (see SAMPLED_BYTES_PER_DRAW)."""
     row, columns = 0.0, 0
     if "states" in cache.kinds:
@@ -43,12 +45,18 @@ def row_bytes(cache: Cache, length_in: int, length_out: int, width: int, vocab_s
     return row + 8 * columns  # and a checksum for each
 
 
-def cache_bytes(cache: Cache, tokens: Sequence[ShardRecord], width: int, vocab_size: int, computed: str) -> float:
+def cache_bytes(
+    cache: Cache, tokens: Sequence[ShardRecord], width: int, vocab_size: int, computed: str
+) -> float:
     """Bytes that caching these token shards takes: exact but for `sampled`, and for the sidecars."""
     total = 0.0
     for shard in tokens:
-        length_in, length_out = (shard.columns[name].row_shape[0] for name in ("input_ids", "labels"))
-        total += SHARD_BYTES + shard.rows * row_bytes(cache, length_in, length_out, width, vocab_size, computed)
+        length_in, length_out = (
+            shard.columns[name].row_shape[0] for name in ("input_ids", "labels")
+        )
+        total += SHARD_BYTES + shard.rows * row_bytes(
+            cache, length_in, length_out, width, vocab_size, computed
+        )
     return total
 
 

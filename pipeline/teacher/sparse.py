@@ -39,8 +39,12 @@ def sampled_column(
     coded = []
     for index, (hidden, valid) in enumerate(zip(decoder_output, scored, strict=True)):
         logits = head.logits(hidden[valid])
-        drawn = uniforms(seed, shard, first_row + index, len(logits), settings.draws, settings.method)
-        coded.append(encode(count_draws(sample_targets(logits, drawn, settings.temperature)), settings.draws))
+        drawn = uniforms(
+            seed, shard, first_row + index, len(logits), settings.draws, settings.method
+        )
+        coded.append(
+            encode(count_draws(sample_targets(logits, drawn, settings.temperature)), settings.draws)
+        )
     return coded
 
 
@@ -66,7 +70,9 @@ def topk_columns(
     return dict(zip(TOPK, (ids.to(small), log_probs, log_tail), strict=True))
 
 
-def read_sampled(rows: Sequence[bytes], scored: torch.Tensor, draws: int, vocab_size: int) -> dict[str, torch.Tensor]:
+def read_sampled(
+    rows: Sequence[bytes], scored: torch.Tensor, draws: int, vocab_size: int
+) -> dict[str, torch.Tensor]:
     """Decode rows into sampled_ids (rows, L_out, widest) int64 and sampled_counts float32 of that shape, 0 where unused.
 
     Raises CorruptArtifact when the bytes are damaged or were not made for these labels.
@@ -111,7 +117,9 @@ def tie(digest: torch.Tensor, labels: torch.Tensor) -> int:
     return int((digest % 65_521 * labels)[labels != -100].sum())
 
 
-def sparse_notes(cache: Cache, columns: dict[str, Rows], labels: torch.Tensor, vocab_size: int) -> dict[str, Any]:
+def sparse_notes(
+    cache: Cache, columns: dict[str, Rows], labels: torch.Tensor, vocab_size: int
+) -> dict[str, Any]:
     """Facts about a sample's sparse targets, from the stored columns; labels (rows, L_out), -100 where not scored."""
     notes: dict[str, Any] = {}
     scored = labels != -100

@@ -17,7 +17,11 @@ def store(name: str, states: torch.Tensor, settings: States) -> dict[str, torch.
     """
     if settings.dtype == "int8":
         parts = quantise(states, settings.group_size, min(settings.outliers, states.shape[-1]))
-        return {name: parts.values, f"{name}.scales": parts.scales, f"{name}.outliers": parts.outliers}
+        return {
+            name: parts.values,
+            f"{name}.scales": parts.scales,
+            f"{name}.outliers": parts.outliers,
+        }
     dtype = states.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
     return {name: states.to(dtype)}
 

@@ -43,7 +43,10 @@ class Tail:
     """
 
     def __init__(
-        self, model: PreTrainedModel, blocks: Mapping[Attention, int] = AT_THE_CUT, inputs: Iterable[BlockInput] = ()
+        self,
+        model: PreTrainedModel,
+        blocks: Mapping[Attention, int] = AT_THE_CUT,
+        inputs: Iterable[BlockInput] = (),
     ) -> None:
         """blocks, inputs: what a replay records, as block indices of the tail (negative counts from the end)."""
         self.model = model
@@ -77,7 +80,9 @@ class Tail:
         with self._recorder as recorder:
             if encoder_output is None:
                 encoder_output = encode(self.model, attention_mask, inputs_embeds=encoder_states)
-            decoder_output = decode(self.model, encoder_output, attention_mask, decoder_inputs_embeds=decoder_states)
+            decoder_output = decode(
+                self.model, encoder_output, attention_mask, decoder_inputs_embeds=decoder_states
+            )
         return Replayed(encoder_output, decoder_output, recorder.projections, recorder.inputs)
 
 
@@ -97,7 +102,10 @@ def write_tail(config: Any, state: Mapping[str, torch.Tensor], directory: Path) 
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     config.save_pretrained(temporary)
-    save_file({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, temporary / "model.safetensors")
+    save_file(
+        {name: tensor.detach().cpu().clone() for name, tensor in state.items()},
+        temporary / "model.safetensors",
+    )
     shutil.rmtree(directory, ignore_errors=True)
     publish_directory(temporary, directory)
 

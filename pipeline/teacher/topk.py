@@ -51,14 +51,18 @@ def top_k_targets(logits: Tensor, k: int) -> TopK:
         total = values.logsumexp(-1, keepdim=True)
         log_probs[part] = values.gather(1, ids[part]) - total
         # Taken from the tail itself: 1 less the k probabilities would leave rounding errors where the tail is small.
-        log_tail[part] = values.clone().scatter_(1, ids[part], -torch.inf).logsumexp(-1) - total.squeeze(1)
+        log_tail[part] = values.clone().scatter_(1, ids[part], -torch.inf).logsumexp(
+            -1
+        ) - total.squeeze(1)
     if log_probs[:, 0].isnan().any():
         raise ArtifactError(
             "the teacher's logits are not finite: check its weights, and use bfloat16 or float32 as teacher.dtype"
         )
     shape = logits.shape[:-1]
     small = torch.uint16 if vocabulary <= 1 << 16 else torch.uint32
-    return TopK(ids.to(small).view(*shape, k), log_probs.half().view(*shape, k), log_tail.view(shape))
+    return TopK(
+        ids.to(small).view(*shape, k), log_probs.half().view(*shape, k), log_tail.view(shape)
+    )
 
 
 def top_k_probabilities(targets: TopK) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,10 @@ def check_vocabulary(name: str, model: Path, vocab_size: int, tokenizer: Path) -
             f"{name} has a vocabulary of {vocab_size}, but the corpus was tokenised with {len(ours)} tokens ({tokenizer}): "
             f"set tokenizer.path to {name} and tokenise again"
         )
-    if not any((model / file).is_file() for file in ("tokenizer.json", "spiece.model", "tokenizer_config.json")):
+    if not any(
+        (model / file).is_file()
+        for file in ("tokenizer.json", "spiece.model", "tokenizer_config.json")
+    ):
         return
     if AutoTokenizer.from_pretrained(model).get_vocab() != ours.get_vocab():
         raise ConfigError(

@@ -24,7 +24,9 @@ class Writing:
         self._shard: ShardWriter | None = None
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
         try:
             while error is None and self._pending:
                 self._pending.popleft().result()

@@ -39,7 +39,13 @@ class Made:
 
 
 def model_card(
-    recipe: Recipe, output: Output, *, shape: Shape, initial: str, steps: int, validation: Mapping[str, float]
+    recipe: Recipe,
+    output: Output,
+    *,
+    shape: Shape,
+    initial: str,
+    steps: int,
+    validation: Mapping[str, float],
 ) -> str:
     """Return the Markdown of README.md. initial: how the first weights were made; steps: those the weights have seen."""
     own = Made(recipe, output.payload, output.fingerprint, steps, validation)
@@ -106,7 +112,8 @@ def model_card(
 def recipe_hash(recipe: Recipe) -> str:
     """sha256 of what a recipe says of this model: not of places, of names, of how training is watched, or of other stages."""
     said = recipe.model_dump(
-        mode="json", include={"seed", "corpus", "tokenizer", "tokens", "teacher", "cache", "student", "distill"}
+        mode="json",
+        include={"seed", "corpus", "tokenizer", "tokens", "teacher", "cache", "student", "distill"},
     )
     places = {
         "corpus": {"sources"},
@@ -115,7 +122,9 @@ def recipe_hash(recipe: Recipe) -> str:
         "distill": lineage.IDLE,
     }
     for section, keys in places.items():
-        said[section] = {key: value for key, value in (said[section] or {}).items() if key not in keys}
+        said[section] = {
+            key: value for key, value in (said[section] or {}).items() if key not in keys
+        }
     return sha256_bytes(canonical_json(said))
 
 
@@ -142,11 +151,15 @@ def _made(directory: Path) -> Made | None:
         return None
     try:
         manifest = read_manifest(root)
-        recipe = Recipe.model_validate(yaml.safe_load((root / "recipe.yaml").read_text(encoding="utf-8")))
+        recipe = Recipe.model_validate(
+            yaml.safe_load((root / "recipe.yaml").read_text(encoding="utf-8"))
+        )
         summary = json.loads((root / "summary.json").read_text(encoding="utf-8"))
     except (ArtifactError, ValidationError, OSError, ValueError):
         return None
-    return Made(recipe, manifest.payload, manifest.fingerprint, int(summary["steps"]), summary["validation"])
+    return Made(
+        recipe, manifest.payload, manifest.fingerprint, int(summary["steps"]), summary["validation"]
+    )
 
 
 def _row(made: Made) -> str:
@@ -179,7 +192,11 @@ def _parts(weights: Mapping[str, Scheduled]) -> str:
 
 
 def _shown(weight: Scheduled) -> str:
-    return f"{weight[0]:g}→{weight[1]:g} over {weight[2]} steps" if isinstance(weight, tuple) else f"{weight:g}"
+    return (
+        f"{weight[0]:g}→{weight[1]:g} over {weight[2]} steps"
+        if isinstance(weight, tuple)
+        else f"{weight:g}"
+    )
 
 
 def _columns(tokens: Manifest) -> str:

@@ -52,7 +52,9 @@ class Checkpoints:
         self.root, self.identity, self.keep, self.keep_every = root, identity, keep, keep_every
         self._unsound: set[Path] = set()
 
-    def save(self, engine: Any, step: int, state: Mapping[str, Any], best: int | None = None) -> None:
+    def save(
+        self, engine: Any, step: int, state: Mapping[str, Any], best: int | None = None
+    ) -> None:
         """Save the engine after `step` optimiser steps, and `state` (JSON values) beside it; every rank must call it.
 
         Once it is complete those that are kept no longer are removed; best: a step whose checkpoint is kept.
@@ -75,7 +77,10 @@ class Checkpoints:
         if distributed.rank() == 0:
             self._check_all_ranks_saved(directory)
             files = {
-                str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": _synced_hash(path)}
+                str(path.relative_to(directory)): {
+                    "bytes": path.stat().st_size,
+                    "sha256": _synced_hash(path),
+                }
                 for path in sorted(directory.rglob("*"))
                 if path.is_file()
             }
@@ -97,7 +102,9 @@ class Checkpoints:
         An incomplete or damaged one is passed over with a word.
         """
         if distributed.rank() == 0:
-            for left in self.root.glob("universal-step-*"):  # of a run that was killed while it converted
+            for left in self.root.glob(
+                "universal-step-*"
+            ):  # of a run that was killed while it converted
                 shutil.rmtree(left, ignore_errors=True)
         # Rank 0 alone reads every byte; -1 stands for none.
         step = distributed.largest(self._newest_sound() if distributed.rank() == 0 else -1)
@@ -127,7 +134,10 @@ class Checkpoints:
             raise CorruptArtifact(
                 f"the best checkpoint {directory} cannot be exported, {problem}: train with export=last, or anew"
             )
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):  # its progress bars
             return get_fp32_state_dict_from_zero_checkpoint(str(self.root), tag=directory.name)
 
     def _newest_sound(self) -> int:
@@ -146,7 +156,11 @@ class Checkpoints:
                 return "it belongs to another run"
             for name, entry in record["files"].items():
                 path = directory / name
-                if not path.is_file() or path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
+                if (
+                    not path.is_file()
+                    or path.stat().st_size != entry["bytes"]
+                    or sha256_file(path) != entry["sha256"]
+                ):
                     return f"{name} is damaged"
         except FileNotFoundError:
             return "it was not completed"
@@ -167,8 +181,14 @@ class Checkpoints:
         Later ones, which were passed over at start, and whatever belongs to another run stay.
         """
         self._unsound.discard(self._directory(newest))
-        mine = [path for path in self._begun() if _step(path) <= newest and _identity(path) == self.identity]
-        sound = [path for path in mine if (path / "complete.json").exists() and path not in self._unsound]
+        mine = [
+            path
+            for path in self._begun()
+            if _step(path) <= newest and _identity(path) == self.identity
+        ]
+        sound = [
+            path for path in mine if (path / "complete.json").exists() and path not in self._unsound
+        ]
         kept = {path for path in sound if self.keep_every and _step(path) % self.keep_every == 0}
         kept |= {path for path in sound if _step(path) == best} | set(sound[-self.keep :])
         for path in mine:
@@ -177,7 +197,9 @@ class Checkpoints:
 
     def _begun(self) -> list[Path]:
         """The directories of all checkpoints, complete or not, by step."""
-        return sorted(path for path in self.root.glob("step-*") if path.name.removeprefix("step-").isdecimal())
+        return sorted(
+            path for path in self.root.glob("step-*") if path.name.removeprefix("step-").isdecimal()
+        )
 
     def _directory(self, step: int) -> Path:
         return self.root / f"step-{step:08d}"

@@ -28,7 +28,9 @@ def check_compile(settings: Optimisation) -> None:
         )
     compiler = os.environ.get("CXX", "g++")
     if not torch.cuda.is_available() and shutil.which(compiler) is None:
-        raise ConfigError(f"compile: on a CPU it needs a C++ compiler, and there is no {compiler}: set compile=false")
+        raise ConfigError(
+            f"compile: on a CPU it needs a C++ compiler, and there is no {compiler}: set compile=false"
+        )
 
 
 def compile_blocks(model: PreTrainedModel, watched: Collection[tuple[Stack, int]] = ()) -> None:

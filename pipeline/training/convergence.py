@@ -46,5 +46,11 @@ class Convergence:
     def restore(self, state: Mapping[str, Any]) -> None:
         self._waited = state.get("waited", 0)
         if "best" in state:
-            self.best_step, self.best, self._reference = state["step"], dict(state["best"]), state["reference"]
-            self.best_loss = state["loss"]  # a record on disk does not keep which number of `best` came first
+            self.best_step, self.best, self._reference = (
+                state["step"],
+                dict(state["best"]),
+                state["reference"],
+            )
+            self.best_loss = state[
+                "loss"
+            ]  # a record on disk does not keep which number of `best` came first

@@ -77,7 +77,9 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
                 teacher,
                 recipe.seed,
                 initial,
-                batches=lambda: _importance_batches(recipe, init, TokenSource(train_tokens, None, config)),
+                batches=lambda: _importance_batches(
+                    recipe, init, TokenSource(train_tokens, None, config)
+                ),
                 device=distributed.device(),
             )
     distributed.barrier()
@@ -107,14 +109,18 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
         cost=model.cost,
     )
     engine, quality = trained.engine, trained.validation
-    files = export_model(student, output.root / "hf", tokenizer, _card(recipe, output, config, trained))
+    files = export_model(
+        student, output.root / "hf", tokenizer, _card(recipe, output, config, trained)
+    )
     engine.destroy()
     for side in (reference, original.teacher if original is not None else None):
         if side is not None:
             side.close()
     if rank == 0:
         write_json(output.root / "summary.json", _summary(trained, settings))
-        output.finish(files=[*files, "summary.json"], provenance={"world_size": distributed.world_size()})
+        output.finish(
+            files=[*files, "summary.json"], provenance={"world_size": distributed.world_size()}
+        )
         say(f"{label}: validation LM loss {quality['lm_loss']:.4f}; model in {output.root / 'hf'}")
     distributed.barrier()
     return output
@@ -133,10 +139,14 @@ def _targets(recipe: Recipe) -> CachedTargets | None:
     if settings.targets == "online":
         return None
     cache = Artifact(lineage.cache_output(recipe).root, "teacher_cache")
-    return CachedTargets(cache, settings.targets, encoder_blocks=looks_at_encoder_blocks(settings.objective))
+    return CachedTargets(
+        cache, settings.targets, encoder_blocks=looks_at_encoder_blocks(settings.objective)
+    )
 
 
-def _teacher(recipe: Recipe, targets: CachedTargets | None, tokens: Artifact, pad_token_id: int) -> Teacher | None:
+def _teacher(
+    recipe: Recipe, targets: CachedTargets | None, tokens: Artifact, pad_token_id: int
+) -> Teacher | None:
     """Open the teacher's side of the objective, where it needs more than the cached targets themselves.
 
     Raises CorruptArtifact when the cached targets are not those of the labels.
@@ -145,12 +155,17 @@ def _teacher(recipe: Recipe, targets: CachedTargets | None, tokens: Artifact, pa
     if settings.targets == "online" and presets.needs_teacher(part_weights(settings.objective)):
         spec = lineage.required_teacher(recipe)
         # Captured states are not used, but a block must be named: the first.
-        return OnlineTeacher(teacher_loader(recipe).load(spec, (0, 0)), *teacher_places(settings.objective, -1))
+        return OnlineTeacher(
+            teacher_loader(recipe).load(spec, (0, 0)), *teacher_places(settings.objective, -1)
+        )
     if targets is not None and targets.kind == "states":
         # Block 0 of the tail is the block at the cut.
         tail = open_tail(targets.cache, device, *teacher_places(settings.objective, 0))
         check_labels(tokens, targets, 0, pad_token_id, tail)
-        replays = looks_at_encoder_blocks(settings.objective) or not targets.settings.states.encoder_output
+        replays = (
+            looks_at_encoder_blocks(settings.objective)
+            or not targets.settings.states.encoder_output
+        )
         return CachedTeacher(tail, targets.settings.states, replays_encoder=replays)
     if targets is not None:
         check_labels(tokens, targets, 0, pad_token_id, None)
@@ -193,7 +208,10 @@ def _check(recipe: Recipe, config: Any, targets: CachedTargets | None) -> None:
 def _summary(trained: Trained, settings: Distill) -> dict[str, Any]:
     summary: dict[str, Any] = {"validation": trained.validation, "steps": trained.steps}
     if settings.patience is not None:
-        summary |= {"max_steps": settings.max_steps, "stopped_early": trained.steps < settings.max_steps}
+        summary |= {
+            "max_steps": settings.max_steps,
+            "stopped_early": trained.steps < settings.max_steps,
+        }
     if settings.export == "best":
         summary |= {"exported_step": trained.exported}
     return summary

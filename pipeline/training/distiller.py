@@ -38,8 +38,13 @@ def check_objective(objective: Objective, student: Shape, teacher: Shape) -> Non
     weights = part_weights(objective)
     if any(part.endswith("_relations") for part in weights):
         heads = objective.relation_heads or default_relation_heads(student, teacher)
-        check_relation_heads(heads, student=student.attention_width, teacher=teacher.attention_width)
-    if any(part.endswith("_attention") for part in weights) and student.num_heads != teacher.num_heads:
+        check_relation_heads(
+            heads, student=student.attention_width, teacher=teacher.attention_width
+        )
+    if (
+        any(part.endswith("_attention") for part in weights)
+        and student.num_heads != teacher.num_heads
+    ):
         raise ConfigError(
             f"the objective's attention parts need equally many heads, but the student has {student.num_heads} and the teacher "
             f"{teacher.num_heads}: use the relation parts, or set student.num_heads={teacher.num_heads}"
@@ -59,7 +64,9 @@ def check_objective(objective: Objective, student: Shape, teacher: Shape) -> Non
     for name, block, layers in places:
         if block is not None and -block > layers:
             hint = " (a deeper cut caches more of the teacher)" if "teacher" in name else ""
-            raise ConfigError(f"distill.objective.{name} is {block}, but there are {layers} blocks{hint}")
+            raise ConfigError(
+                f"distill.objective.{name} is {block}, but there are {layers} blocks{hint}"
+            )
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,11 @@ class Distiller(nn.Module):
         """
         super().__init__()
         self.student = student
-        self._objective, self._weights, self._max_steps = objective, part_weights(objective), max_steps
+        self._objective, self._weights, self._max_steps = (
+            objective,
+            part_weights(objective),
+            max_steps,
+        )
         self._original_weight = original.weight if original is not None else None
         self._family = family_of(student.config)
         self._shape = self._family.shape(student.config)
@@ -111,7 +122,9 @@ class Distiller(nn.Module):
         self._taid = Taid(objective.taid.start) if objective.taid is not None else None
         self._side = self._side_of(teacher, student.dtype)
         self.hidden = self._side.hidden
-        self._original = self._side_of(original.teacher, student.dtype) if original is not None else None
+        self._original = (
+            self._side_of(original.teacher, student.dtype) if original is not None else None
+        )
         if self._original is not None:
             self.original_hidden = self._original.hidden
         blocks, places = student_places(objective)
@@ -130,7 +143,9 @@ class Distiller(nn.Module):
         decoder_input_ids = student.prepare_decoder_input_ids_from_labels(labels=labels)
         with self._recorder as recorder:
             encoder_output = encode(self.student, mask, input_ids=batch["input_ids"])
-            decoder_output = decode(self.student, encoder_output, mask, decoder_input_ids=decoder_input_ids)
+            decoder_output = decode(
+                self.student, encoder_output, mask, decoder_input_ids=decoder_input_ids
+            )
         if predict:
             return self.head(decoder_output, None, None)
         if lm_only:
@@ -138,16 +153,25 @@ class Distiller(nn.Module):
         outputs = {"encoder": encoder_output, "decoder": decoder_output}
         weights = {part: scheduled(weight, step) for part, weight in self._weights.items()}
         share = 0.0 if self._original_weight is None else scheduled(self._original_weight, step)
-        own = {part: weight if part == "lm" else (1.0 - share) * weight for part, weight in weights.items()}
+        own = {
+            part: weight if part == "lm" else (1.0 - share) * weight
+            for part, weight in weights.items()
+        }
         parts = self._parts(self._side, outputs, recorder, batch, own)
         weighted = {part: weight * parts[part].float() for part, weight in own.items()}
         if self._original is not None:
             theirs = {part: share * weight for part, weight in weights.items() if part != "lm"}
             others = self._parts(self._original, outputs, recorder, originals(batch), theirs)
             parts |= {f"original_{part}": value for part, value in others.items()}
-            weighted |= {f"original_{part}": theirs[part] * value.float() for part, value in others.items()}
+            weighted |= {
+                f"original_{part}": theirs[part] * value.float() for part, value in others.items()
+            }
         total = torch.stack(list(weighted.values())).sum()
-        return {"loss": total, **parts, **{f"weighted_{part}": value.detach() for part, value in weighted.items()}}
+        return {
+            "loss": total,
+            **parts,
+            **{f"weighted_{part}": value.detach() for part, value in weighted.items()},
+        }
 
     def _side_of(self, teacher: Teacher | None, dtype: torch.dtype) -> _Side:
         hidden = nn.ModuleList()
@@ -178,7 +202,12 @@ class Distiller(nn.Module):
                 attention = presets.ATTENTION_OF[part]
                 compare = self._relations if part.endswith("_relations") else self._attention
                 parts[part] = compare(
-                    side, attention, part, reference.projections[attention], recorder.projections[attention], valid
+                    side,
+                    attention,
+                    part,
+                    reference.projections[attention],
+                    recorder.projections[attention],
+                    valid,
                 )
             if "hidden" in self._weights:
                 parts["hidden"] = self._hidden(side, outputs, recorder.inputs, reference, valid)
@@ -233,7 +262,9 @@ class Distiller(nn.Module):
             elif "sampled_ids" in batch:
                 target = SampledTarget(batch["sampled_ids"], batch["sampled_counts"])
             else:
-                target = TopkTarget(batch["topk_ids"], batch["topk_log_probabilities"], batch["topk_log_tail"])
+                target = TopkTarget(
+                    batch["topk_ids"], batch["topk_log_probabilities"], batch["topk_log_tail"]
+                )
         if target is None and "lm" not in weights:
             return {}
         objective = self._objective
@@ -250,7 +281,13 @@ class Distiller(nn.Module):
         )
 
     def _relations(
-        self, side: _Side, attention: Attention, part: str, teacher: QKV, student: QKV, valid: dict[str, torch.Tensor]
+        self,
+        side: _Side,
+        attention: Attention,
+        part: str,
+        teacher: QKV,
+        student: QKV,
+        valid: dict[str, torch.Tensor],
     ) -> torch.Tensor:
         losses = [
             relation_loss(
@@ -266,7 +303,13 @@ class Distiller(nn.Module):
         return torch.stack(losses).mean()
 
     def _attention(
-        self, side: _Side, attention: Attention, part: str, teacher: QKV, student: QKV, valid: dict[str, torch.Tensor]
+        self,
+        side: _Side,
+        attention: Attention,
+        part: str,
+        teacher: QKV,
+        student: QKV,
+        valid: dict[str, torch.Tensor],
     ) -> torch.Tensor:
         assert side.teacher is not None
         rows, columns = student["q"].shape[1], student["k"].shape[1]
@@ -297,7 +340,11 @@ class Distiller(nn.Module):
         theirs = {"encoder": reference.encoder_output, "decoder": reference.decoder_output}
         losses = []
         for module, pair in zip(side.hidden, self._objective.hidden, strict=True):
-            ours = outputs[pair.stack] if pair.student == "output" else inputs[BlockInput(pair.stack, pair.student)]
+            ours = (
+                outputs[pair.stack]
+                if pair.student == "output"
+                else inputs[BlockInput(pair.stack, pair.student)]
+            )
             other = theirs[pair.stack]
             if pair.teacher != "output":
                 other = reference.inputs[BlockInput(pair.stack, pair.teacher)]
@@ -317,11 +364,17 @@ class HiddenLoss(nn.Module):
         if teacher_width != student_width:
             # The same on every rank and at every start.
             generator = torch.Generator().manual_seed(0)
-            weight = torch.randn(teacher_width, student_width, generator=generator) * student_width**-0.5
+            weight = (
+                torch.randn(teacher_width, student_width, generator=generator) * student_width**-0.5
+            )
             self.projection = nn.Parameter(weight.to(dtype))
 
     def forward(
-        self, student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, kind: Literal["mse", "cosine"]
+        self,
+        student: torch.Tensor,
+        teacher: torch.Tensor,
+        mask: torch.Tensor,
+        kind: Literal["mse", "cosine"],
     ) -> torch.Tensor:
         return hidden_loss(student, teacher, mask, kind=kind, projection=self.projection)
 
@@ -341,10 +394,15 @@ def student_places(objective: Objective) -> tuple[dict[Attention, int], list[Blo
 def watched_blocks(objective: Objective) -> set[tuple[Stack, int]]:
     """The student's blocks (stack, index from the end) whose q, k and v are recorded."""
     blocks, _ = student_places(objective)
-    return {("encoder" if attention == "encoder_self" else "decoder", block) for attention, block in blocks.items()}
+    return {
+        ("encoder" if attention == "encoder_self" else "decoder", block)
+        for attention, block in blocks.items()
+    }
 
 
-def teacher_places(objective: Objective, default: int) -> tuple[dict[Attention, int], list[BlockInput]]:
+def teacher_places(
+    objective: Objective, default: int
+) -> tuple[dict[Attention, int], list[BlockInput]]:
     """The same of the teacher; default: the block where the recipe names none."""
     blocks = objective.blocks
     encoder = default if blocks.teacher_encoder is None else blocks.teacher_encoder
@@ -357,7 +415,13 @@ def _places(
 ) -> tuple[dict[Attention, int], list[BlockInput]]:
     weights = part_weights(objective)
     attentions = {presets.ATTENTION_OF[part] for part in weights if part in presets.ATTENTION_OF}
-    blocks = {attention: encoder if attention == "encoder_self" else decoder for attention in attentions}
+    blocks = {
+        attention: encoder if attention == "encoder_self" else decoder for attention in attentions
+    }
     pairs: list[HiddenPair] = objective.hidden if "hidden" in weights else []
-    inputs = [BlockInput(pair.stack, getattr(pair, who)) for pair in pairs if getattr(pair, who) != "output"]
+    inputs = [
+        BlockInput(pair.stack, getattr(pair, who))
+        for pair in pairs
+        if getattr(pair, who) != "output"
+    ]
     return blocks, inputs

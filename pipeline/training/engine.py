@@ -52,14 +52,18 @@ def deepspeed_config(settings: Optimisation) -> dict[str, Any]:
         for section in sections:
             target = target.setdefault(section, {})
         if target.get(key, "auto") != "auto":
-            raise ConfigError(f'{settings.deepspeed}: {path} belongs to the recipe; write "auto" there or leave it out')
+            raise ConfigError(
+                f'{settings.deepspeed}: {path} belongs to the recipe; write "auto" there or leave it out'
+            )
         target[key] = value
     return config | {"steps_per_print": 10**12}
 
 
 def is_partitioned(settings: Optimisation) -> bool:
     """Whether each rank holds a part of the weights (ZeRO-3)."""
-    return bool(read_deepspeed_json(settings.deepspeed).get("zero_optimization", {}).get("stage", 0) == 3)
+    return bool(
+        read_deepspeed_json(settings.deepspeed).get("zero_optimization", {}).get("stage", 0) == 3
+    )
 
 
 def prepare_config(config: Any, settings: Optimisation) -> None:
@@ -68,7 +72,9 @@ def prepare_config(config: Any, settings: Optimisation) -> None:
         if hasattr(config, name):
             setattr(config, name, settings.dropout)
     for name in ("encoder_layerdrop", "decoder_layerdrop"):
-        if hasattr(config, name):  # a block left out has no q, k, v to compare, and ZeRO-3 would wait for it
+        if hasattr(
+            config, name
+        ):  # a block left out has no q, k, v to compare, and ZeRO-3 would wait for it
             setattr(config, name, 0.0)
 
 
@@ -84,7 +90,9 @@ def load_model(directory: Path, settings: Optimisation) -> PreTrainedModel:
     model_config = AutoConfig.from_pretrained(directory)
     prepare_config(model_config, settings)
     partitioned = is_partitioned(settings)
-    context = deepspeed.zero.Init(config_dict_or_path=config) if partitioned else contextlib.nullcontext()
+    context = (
+        deepspeed.zero.Init(config_dict_or_path=config) if partitioned else contextlib.nullcontext()
+    )
     dtype = getattr(torch, resolve_dtype(settings.dtype))
     with no_init_weights(), context:
         model = AutoModelForSeq2SeqLM.from_config(model_config, dtype=dtype)
@@ -95,7 +103,9 @@ def load_model(directory: Path, settings: Optimisation) -> PreTrainedModel:
     load_weights(model, directory)
     if settings.activation_checkpointing:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # release 6 of Transformers gives it another name
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # release 6 of Transformers gives it another name
             model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
 
@@ -111,7 +121,9 @@ def initialize(model: nn.Module, settings: Optimisation, *, universal: bool = Fa
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = {1.0: parameters} if not settings.scale_parameter else group_by_scale(parameters)
     engine, *_ = deepspeed.initialize(
-        model=model, model_parameters=[{"params": members} for members in groups.values()], config=config
+        model=model,
+        model_parameters=[{"params": members} for members in groups.values()],
+        config=config,
     )
     # Kept apart from the optimizer's groups, whose own entries a checkpoint replaces.
     engine.rate_scales = list(groups)
@@ -133,7 +145,9 @@ def group_by_scale(parameters: list[nn.Parameter]) -> dict[float, list[nn.Parame
 
     groups: dict[float, list[nn.Parameter]] = {}
     for parameter in parameters:
-        gathered = deepspeed.zero.GatheredParameters([parameter]) if hasattr(parameter, "ds_id") else None
+        gathered = (
+            deepspeed.zero.GatheredParameters([parameter]) if hasattr(parameter, "ds_id") else None
+        )
         with gathered or contextlib.nullcontext():
             root = parameter.detach().float().square().mean().sqrt().item()
         groups.setdefault(2.0 ** round(math.log2(max(root, 1e-3))), []).append(parameter)
@@ -156,12 +170,18 @@ def load_weights(model: PreTrainedModel, directory: Path) -> None:
                 if name is None:
                     continue
                 if name not in parameters:
-                    raise ConfigError(f"{file}: weight {key} has no place in the model its config.json describes")
+                    raise ConfigError(
+                        f"{file}: weight {key} has no place in the model its config.json describes"
+                    )
                 with _writable(parameters[name]) as target:
                     if target is not None:
                         target.copy_(handle.get_tensor(key))
                 loaded.add(id(parameters[name]))
-    absent = [name for name, parameter in parameters.items() if id(parameter) not in loaded and parameter.requires_grad]
+    absent = [
+        name
+        for name, parameter in parameters.items()
+        if id(parameter) not in loaded and parameter.requires_grad
+    ]
     if absent:
         raise ConfigError(f"{directory}: no weight for {absent[0]} (and {len(absent) - 1} more)")
     # Tables that are computed, not learned, need not be in the file (Marian's positions).
@@ -205,7 +225,9 @@ def gather_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             if distributed.rank() == 0:
                 yield name, parameter.detach().to("cpu", copy=True)
     if distributed.rank() == 0:
-        yield from ((name, buffer.to("cpu", copy=True)) for name, buffer in stored_buffers(model).items())
+        yield from (
+            (name, buffer.to("cpu", copy=True)) for name, buffer in stored_buffers(model).items()
+        )
 
 
 @contextlib.contextmanager

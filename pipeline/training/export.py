@@ -27,4 +27,8 @@ def export_model(module: nn.Module, directory: Path, tokenizer: Path, card: str)
     if distributed.rank() == 0:
         write_model(directory, module.config, weights, more)
     distributed.barrier()
-    return sorted(f"{directory.name}/{path.relative_to(directory)}" for path in directory.rglob("*") if path.is_file())
+    return sorted(
+        f"{directory.name}/{path.relative_to(directory)}"
+        for path in directory.rglob("*")
+        if path.is_file()
+    )

@@ -16,7 +16,11 @@ from pipeline.training.order import Row
 
 def is_finite(engine: Any) -> bool:
     """Whether the weights and the optimizer's moments of every rank are finite; every rank must call it."""
-    sound = all(bool(torch.isfinite(tensor).all()) for tensor in _trained(engine) if tensor.is_floating_point())
+    sound = all(
+        bool(torch.isfinite(tensor).all())
+        for tensor in _trained(engine)
+        if tensor.is_floating_point()
+    )
     return distributed.largest(int(not sound)) == 0
 
 
@@ -47,7 +51,9 @@ def offending_rows(
     for number, batch in enumerate(batches):
         micro = len(batch["labels"])
         for row in range(micro):
-            parts = loss(engine, {name: tensor[row : row + 1] for name, tensor in batch.items()}, step)
+            parts = loss(
+                engine, {name: tensor[row : row + 1] for name, tensor in batch.items()}, step
+            )
             finite = all(bool(torch.isfinite(value).all()) for value in parts.values())
             bad[(number * world + rank) * micro + row] = float(not finite)
     return [row for row, count in zip(rows, distributed.sum_over_ranks(bad), strict=True) if count]
@@ -58,10 +64,16 @@ def not_finite(
 ) -> PipelineError:
     """The error that ends a run after `in_a_row` steps were skipped; bad: of `rows` those found to be at fault."""
     whose = (
-        "the loss of each of these rows alone is not finite" if bad else "the loss of each of its rows alone is finite"
+        "the loss of each of these rows alone is not finite"
+        if bad
+        else "the loss of each of its rows alone is finite"
     )
     named = ", ".join(f"{shard}:{row}" for shard, row in (bad or rows)[:8])
-    kept = f"finite weights are saved in {saved}" if saved else "nor are its weights, which were not saved"
+    kept = (
+        f"finite weights are saved in {saved}"
+        if saved
+        else "nor are its weights, which were not saved"
+    )
     return PipelineError(
         f"{label}: the gradients of {in_a_row} steps in a row were not finite, the last at step {done}; {whose} (shard:row {named}"
         f"{', …' * (len(bad or rows) > 8)}); {kept}: lower learning_rate, use dtype float32, or look at these rows; remove the "

@@ -31,7 +31,9 @@ class GradientNorms:
     def settle(self) -> None:
         """Look at what was added since the last time."""
         for step, norm in ((step, float(norm)) for step, norm in self._pending):
-            if len(self._recent) >= FEWEST and norm > self._factor * (usual := median(self._recent)):
+            if len(self._recent) >= FEWEST and norm > self._factor * (
+                usual := median(self._recent)
+            ):
                 self.spikes += 1
                 self._on_spike(step, norm, usual)
             self._recent.append(norm)

@@ -100,17 +100,23 @@ class LossHead(nn.Module):
                 labels=labels if with_lm else None,
                 weights=weights,
             )
-            return {"lm": lm, "logits": divergence_value} if with_lm else {"logits": divergence_value}
+            return (
+                {"lm": lm, "logits": divergence_value} if with_lm else {"logits": divergence_value}
+            )
         logits = Head(self.weight, self._scale, self._bias()).logits(hidden)
         if isinstance(target, SampledTarget) and with_lm and temperature == 1.0:
             divergence_value, lm = sampled_kl_and_lm(logits, target.ids, target.counts, labels)
             return {"lm": lm, "logits": divergence_value}
         parts = {"lm": lm_loss(logits, labels)} if with_lm else {}
         if isinstance(target, SampledTarget):
-            parts["logits"] = sampled_kl(logits, target.ids, target.counts, valid, temperature=temperature)
+            parts["logits"] = sampled_kl(
+                logits, target.ids, target.counts, valid, temperature=temperature
+            )
         elif isinstance(target, TopkTarget):
             student = topk_outcomes(logits, target.ids)
-            teacher = torch.cat([target.log_probabilities, target.log_tail.unsqueeze(-1)], -1).to(student.dtype)
+            teacher = torch.cat([target.log_probabilities, target.log_tail.unsqueeze(-1)], -1).to(
+                student.dtype
+            )
             parts["logits"] = divergence(student, teacher, valid, kind=kind, alpha=alpha)
         return parts
 

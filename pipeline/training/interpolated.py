@@ -37,15 +37,21 @@ def plan_links(recipe: Recipe) -> list[Recipe]:
             update={
                 "name": name,
                 "max_steps": steps[index],
-                "warmup_steps": round(recipe.distill.warmup_steps * steps[index] / recipe.distill.max_steps),
+                "warmup_steps": round(
+                    recipe.distill.warmup_steps * steps[index] / recipe.distill.max_steps
+                ),
             }
         )
         if index and weight != 0.0:
             original = Original(teacher=lineage.required_teacher(recipe), weight=weight)
             distill = distill.model_copy(update={"original": original})
             check_targets(distill, recipe.cache)
-        links.append(recipe.model_copy(update={"teacher": teacher, "student": student, "distill": distill}))
-        teacher = teacher.model_copy(update={"model": str(_link_root(recipe, name) / "hf"), "name": name})
+        links.append(
+            recipe.model_copy(update={"teacher": teacher, "student": student, "distill": distill})
+        )
+        teacher = teacher.model_copy(
+            update={"model": str(_link_root(recipe, name) / "hf"), "name": name}
+        )
     return links
 
 
@@ -57,7 +63,10 @@ def link_names(recipe: Recipe) -> list[str]:
     assistants = recipe.interpolated.assistants
     if isinstance(assistants, int):
         return _names(recipe, assistants + 1)
-    return _names(recipe, len(_shapes(recipe)[1] if assistants == "auto" else assistants) + (assistants != "auto"))
+    return _names(
+        recipe,
+        len(_shapes(recipe)[1] if assistants == "auto" else assistants) + (assistants != "auto"),
+    )
 
 
 def _names(recipe: Recipe, links: int) -> list[str]:
@@ -112,7 +121,12 @@ def run_chain(recipe: Recipe) -> list[Output]:
         if needs_cache(link.distill) and not _finished(link):
             for taught in (link, lineage.original_recipe(link)):
                 if taught is not None:
-                    cache_teacher(taught, distributed.rank(), distributed.world_size(), loader=teacher_loader(taught))
+                    cache_teacher(
+                        taught,
+                        distributed.rank(),
+                        distributed.world_size(),
+                        loader=teacher_loader(taught),
+                    )
                     distributed.barrier()
         outputs.append(distill(link, _output(link), label=f"distill {link.distill.name}"))
     return outputs
@@ -146,7 +160,9 @@ def _students(recipe: Recipe, shapes: list[Shape]) -> list[Student]:
                 "with its init, or set student.init.blocks=uniform"
             )
         size = asdict(shape) | {"scale": None, "params": None}
-        students.append(recipe.student.model_copy(update=size | {"init": default if init is None else init}))
+        students.append(
+            recipe.student.model_copy(update=size | {"init": default if init is None else init})
+        )
     return students
 
 
@@ -161,7 +177,9 @@ def _check(recipe: Recipe, shapes: list[Shape], students: list[Student]) -> None
         if made.from_teacher is not None:
             check_init(made.from_teacher, student, teacher)
         if compares:
-            for shape in {teacher, shapes[0]} if recipe.interpolated.original_weight != 0.0 else {teacher}:
+            for shape in (
+                {teacher, shapes[0]} if recipe.interpolated.original_weight != 0.0 else {teacher}
+            ):
                 check_objective(recipe.distill.objective, student, _seen(recipe, shape))
 
 
@@ -174,17 +192,23 @@ def _seen(recipe: Recipe, teacher: Shape) -> Shape:
     if recipe.distill.targets == "online":
         first = second = 0
     return replace(
-        teacher, encoder_layers=teacher.encoder_layers - first, decoder_layers=teacher.decoder_layers - second
+        teacher,
+        encoder_layers=teacher.encoder_layers - first,
+        decoder_layers=teacher.decoder_layers - second,
     )
 
 
 def _finished(link: Recipe) -> bool:
     # Asked in this order: what a link is made from can be told only once the link before it is there.
-    return (_link_root(link, link.distill.name) / "manifest.json").exists() and _output(link).complete()
+    return (_link_root(link, link.distill.name) / "manifest.json").exists() and _output(
+        link
+    ).complete()
 
 
 def _output(link: Recipe) -> Output:
-    return lineage.distill_output(link, needs_cache=needs_cache(link.distill), stage="distill_interpolated")
+    return lineage.distill_output(
+        link, needs_cache=needs_cache(link.distill), stage="distill_interpolated"
+    )
 
 
 def _link_root(recipe: Recipe, name: str) -> Path:

@@ -78,7 +78,13 @@ class Loader:
                     reading.append(self._begin(later, readers))
                 batches = [batch.result() for batch in reading.popleft()]
                 self.waited += time.perf_counter() - began
-                yield step, [{k: v.to(self._device, non_blocking=True) for k, v in batch.items()} for batch in batches]
+                yield (
+                    step,
+                    [
+                        {k: v.to(self._device, non_blocking=True) for k, v in batch.items()}
+                        for batch in batches
+                    ],
+                )
         finally:
             readers.shutdown(wait=False, cancel_futures=True)
 
@@ -96,9 +102,14 @@ class Loader:
 
     def _read_ahead(self, shards: list[int]) -> None:
         mine = shards[self._local_rank :: self._local_world]
-        threading.Thread(target=self._source.read_ahead, args=(mine,), name="read ahead", daemon=True).start()
+        threading.Thread(
+            target=self._source.read_ahead, args=(mine,), name="read ahead", daemon=True
+        ).start()
 
     def _pin(self, batch: Batch) -> Batch:
         if self._device.type != "cuda":
             return batch
-        return {name: tensor if tensor.is_pinned() else tensor.pin_memory() for name, tensor in batch.items()}
+        return {
+            name: tensor if tensor.is_pinned() else tensor.pin_memory()
+            for name, tensor in batch.items()
+        }

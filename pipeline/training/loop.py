@@ -23,7 +23,12 @@ from pipeline.recipe import Optimisation
 from pipeline.training import distributed
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.convergence import Convergence
-from pipeline.training.engine import deepspeed_config, initialize, replace_weights, set_learning_rate
+from pipeline.training.engine import (
+    deepspeed_config,
+    initialize,
+    replace_weights,
+    set_learning_rate,
+)
 from pipeline.training.finite import is_finite, not_finite, offending_rows
 from pipeline.training.gradients import GradientNorms
 from pipeline.training.loader import Batch, BatchSource, Loader
@@ -95,13 +100,19 @@ def train(
     """
     keeps_best = settings.keep_best or settings.export == "best"
     if validate is None and (keeps_best or settings.patience is not None):
-        raise ConfigError(f"{label}: patience, keep_best and export=best need validation rows, and there are none")
+        raise ConfigError(
+            f"{label}: patience, keep_best and export=best need validation rows, and there are none"
+        )
     rank, world = distributed.rank(), distributed.world_size()
-    checkpoints = Checkpoints(out / "checkpoints", identity, settings.keep_checkpoints, settings.keep_every)
+    checkpoints = Checkpoints(
+        out / "checkpoints", identity, settings.keep_checkpoints, settings.keep_every
+    )
     newest = checkpoints.newest()
     engine = initialize(model, settings, universal=newest is not None and newest.resharded)
     convergence = Convergence(settings.patience, settings.min_delta)
-    norms = GradientNorms(settings.spike_factor, _spike_line(label) if rank == 0 else lambda *_: None)
+    norms = GradientNorms(
+        settings.spike_factor, _spike_line(label) if rank == 0 else lambda *_: None
+    )
     start = in_a_row = 0
     if newest is not None:
         checkpoints.load(engine, newest)
@@ -115,9 +126,15 @@ def train(
             say(f"{label}: resuming after step {start}")
 
     def save(step: int) -> None:
-        own = {"convergence": convergence.state(), "norms": norms.state(), "skipped_in_a_row": in_a_row}
+        own = {
+            "convergence": convergence.state(),
+            "norms": norms.state(),
+            "skipped_in_a_row": in_a_row,
+        }
         state = carried.state() if carried is not None else {}
-        checkpoints.save(engine, step, state | {"loop": own}, convergence.best_step if keeps_best else None)
+        checkpoints.save(
+            engine, step, state | {"loop": own}, convergence.best_step if keeps_best else None
+        )
 
     order = order or SampleOrder(source.shard_rows, settings.batch_size, seed)
     micro = deepspeed_config(settings)["train_micro_batch_size_per_gpu"]
@@ -161,7 +178,9 @@ def train(
                 # DeepSpeed leaves weights and moments as they were when the gradient's norm is not finite, on every rank.
                 skipped, in_a_row = engine.skipped_steps, in_a_row + 1
                 if rank == 0:
-                    say(f"{label}: step {done} skipped, its gradient is not finite ({in_a_row} in a row)")
+                    say(
+                        f"{label}: step {done} skipped, its gradient is not finite ({in_a_row} in a row)"
+                    )
                 if in_a_row >= settings.max_skipped_steps:
                     engine.eval()
                     rows = [row for part in order.micro_batches(step, micro) for row in part]
@@ -169,7 +188,9 @@ def train(
                     saved = is_finite(engine)
                     if saved:
                         save(done)
-                    raise not_finite(label, done, in_a_row, bad, rows, checkpoints.root if saved else None)
+                    raise not_finite(
+                        label, done, in_a_row, bad, rows, checkpoints.root if saved else None
+                    )
             else:
                 in_a_row = 0
                 window.add(of_step, batches)
@@ -187,7 +208,9 @@ def train(
                     "train/skipped_steps": float(skipped),
                 }
                 log.write(done, values)
-                loss_now = f"loss {values['loss/loss']:.3f}" if "loss/loss" in values else "no finite loss"
+                loss_now = (
+                    f"loss {values['loss/loss']:.3f}" if "loss/loss" in values else "no finite loss"
+                )
                 detail = f"{loss_now}, {values['speed/tokens_per_second']:.0f} tokens/s"
                 progress.advance(0, detail)
             improved = False
@@ -203,9 +226,13 @@ def train(
             trace.step()
             progress.advance()
             overdue = time.monotonic() - saved_at > settings.save_minutes * 60
-            asked, due = distributed.sum_over_ranks([float(stop.received is not None), float(overdue)])
+            asked, due = distributed.sum_over_ranks(
+                [float(stop.received is not None), float(overdue)]
+            )
             stopping = asked > 0
-            regular = any(every and done % every == 0 for every in (settings.save_every, settings.keep_every))
+            regular = any(
+                every and done % every == 0 for every in (settings.save_every, settings.keep_every)
+            )
             if regular or (improved and keeps_best) or stopping or due > 0 or last:
                 began = time.perf_counter()
                 save(done)
@@ -215,9 +242,13 @@ def train(
             if last:
                 break
             if stopping:
-                raise Preempted(f"{label}: saved after step {done} on {stop.received or 'another rank’s signal'}")
+                raise Preempted(
+                    f"{label}: saved after step {done} on {stop.received or 'another rank’s signal'}"
+                )
     if convergence.exhausted and rank == 0:
-        say(f"{label}: stopped after step {done}; validations in a row without improvement: {settings.patience}")
+        say(
+            f"{label}: stopped after step {done}; validations in a row without improvement: {settings.patience}"
+        )
     engine.eval()
     exported = done
     if settings.export == "best" and convergence.best_step not in (None, done):

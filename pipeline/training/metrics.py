@@ -27,7 +27,9 @@ class MetricsLog:
         self._path = out / "metrics.jsonl"
         self._truncate(start)
         self._lines = open(self._path, "a", encoding="utf-8")
-        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1 if start else None, flush_secs=10)
+        self._board = SummaryWriter(
+            str(out / "tensorboard"), purge_step=start + 1 if start else None, flush_secs=10
+        )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Log `values` (names like loss/lm) under `step`, the number of optimiser steps done."""
@@ -35,7 +37,9 @@ class MetricsLog:
             return
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
-        self._lines.write(json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n")
+        self._lines.write(
+            json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n"
+        )
         self._lines.flush()
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
@@ -48,7 +52,10 @@ class MetricsLog:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._active:
             self._lines.close()

@@ -43,7 +43,11 @@ class SampleOrder:
     def shards_around(self, epoch: int, window: int) -> tuple[list[int], list[int]]:
         """The shards of a window and of the next together, and those of the next alone."""
         windows, _ = self._epoch_windows(epoch)
-        after = windows[window + 1] if window + 1 < len(windows) else self._epoch_windows(epoch + 1)[0][0]
+        after = (
+            windows[window + 1]
+            if window + 1 < len(windows)
+            else self._epoch_windows(epoch + 1)[0][0]
+        )
         return [*windows[window].tolist(), *after.tolist()], after.tolist()
 
     def micro_batches(self, step: int, micro: int) -> list[list[Row]]:
@@ -64,7 +68,9 @@ class SampleOrder:
 
     def _make_epoch_windows(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
         shards = self._generator(epoch, 0).permutation(len(self._shard_rows))
-        windows = [shards[start : start + self._window] for start in range(0, len(shards), self._window)]
+        windows = [
+            shards[start : start + self._window] for start in range(0, len(shards), self._window)
+        ]
         return windows, np.cumsum([int(self._shard_rows[window].sum()) for window in windows])
 
     def _make_window_rows(self, epoch: int, window: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,4 +82,6 @@ class SampleOrder:
         return shards[which], permutation - starts[which]
 
     def _generator(self, epoch: int, stream: int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(key=[self._seed, 0x0D0E], counter=[0, 0, epoch, stream]))
+        return np.random.Generator(
+            np.random.Philox(key=[self._seed, 0x0D0E], counter=[0, 0, epoch, stream])
+        )

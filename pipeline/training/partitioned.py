@@ -41,7 +41,9 @@ def load_partitioned(spec: Teacher, cuts: tuple[int, int]) -> LoadedTeacher:
     model_config = AutoConfig.from_pretrained(directory)
     family = family_of(model_config)
     with no_init_weights(), deepspeed.zero.Init(config_dict_or_path=config):
-        model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(model_config, dtype=getattr(torch, dtype))
+        model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(
+            model_config, dtype=getattr(torch, dtype)
+        )
         model.tie_weights()
         if family.head_is_separate(weight_names(directory)):
             family.separate_head(model)
@@ -81,7 +83,9 @@ def _whole_head(model: PreTrainedModel, family: Family) -> Head:
         return Head(head.weight.detach().clone(), head.scale, head.bias)
 
 
-def _tail_state(model: PreTrainedModel, family: Family, cuts: tuple[int, int]) -> tuple[Any, dict[str, torch.Tensor]]:
+def _tail_state(
+    model: PreTrainedModel, family: Family, cuts: tuple[int, int]
+) -> tuple[Any, dict[str, torch.Tensor]]:
     import deepspeed
 
     config, names = family.tail_names(model.config, *cuts)
@@ -97,7 +101,9 @@ def _inference_config(spec: Teacher, dtype: str) -> dict[str, Any]:
     assert spec.deepspeed is not None
     config = read_deepspeed_json(spec.deepspeed)
     if config.get("zero_optimization", {}).get("stage") != 3 or "optimizer" in config:
-        raise ConfigError(f"{spec.deepspeed}: a teacher runs under zero_optimization.stage 3, without an optimizer")
+        raise ConfigError(
+            f"{spec.deepspeed}: a teacher runs under zero_optimization.stage 3, without an optimizer"
+        )
     for key in ("bf16", "fp16", "train_micro_batch_size_per_gpu"):
         if key in config:
             raise ConfigError(f"{spec.deepspeed}: {key} belongs to the recipe; leave it out there")

@@ -42,7 +42,13 @@ def _convert(checkpoint: Path, copy: Path) -> str:
     """Returns what went wrong, if anything."""
     shutil.rmtree(copy, ignore_errors=True)
     workers = str(min(4, os.cpu_count() or 1))
-    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--input_folder", str(checkpoint)]
+    command = [
+        sys.executable,
+        "-m",
+        "deepspeed.checkpoint.ds_to_universal",
+        "--input_folder",
+        str(checkpoint),
+    ]
     command += [
         "--output_folder",
         str(copy),
@@ -53,7 +59,11 @@ def _convert(checkpoint: Path, copy: Path) -> str:
         "--inject_missing_state",
     ]
     # Without the launcher's variables: it is one process, not a rank.
-    kept = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+    }
     done = subprocess.run(command, capture_output=True, text=True, env=kept)
     (checkpoint.parent / "latest_universal").unlink(missing_ok=True)
     if done.returncode == 0:

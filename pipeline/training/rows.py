@@ -22,12 +22,18 @@ class TokenSource:
     """
 
     def __init__(
-        self, tokens: Artifact, targets: CachedTargets | None, config: Any, original: CachedTargets | None = None
+        self,
+        tokens: Artifact,
+        targets: CachedTargets | None,
+        config: Any,
+        original: CachedTargets | None = None,
     ) -> None:
         """config: the student's, for its padding id and vocabulary."""
         self._tokens = tokens
         self._targets = [
-            (prefix, found) for prefix, found in (("", targets), (ORIGINAL, original)) if found is not None
+            (prefix, found)
+            for prefix, found in (("", targets), (ORIGINAL, original))
+            if found is not None
         ]
         self._pad, self._vocab_size = config.pad_token_id, config.vocab_size
         self.shard_rows = [shard.rows for shard in tokens.shards]
@@ -50,4 +56,8 @@ class TokenSource:
 
 def originals(batch: Batch) -> Batch:
     """The batch as a second teacher's side sees it: its targets under their plain names."""
-    return batch | {name.removeprefix(ORIGINAL): column for name, column in batch.items() if name.startswith(ORIGINAL)}
+    return batch | {
+        name.removeprefix(ORIGINAL): column
+        for name, column in batch.items()
+        if name.startswith(ORIGINAL)
+    }

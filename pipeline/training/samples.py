@@ -44,14 +44,17 @@ def samples(
         f"generated (at most {LENGTH} tokens)": _until(written, tokenizer.eos_token_id, pad),
     }
     decoded = {
-        title: tokenizer.batch_decode([[token for token in row if token != pad] for row in ids.tolist()])
+        title: tokenizer.batch_decode(
+            [[token for token in row if token != pad] for row in ids.tolist()]
+        )
         for title, ids in texts.items()
     }
 
     def shown(number: int) -> str:
         # Indented, Markdown leaves the text as it is; a line break would end that.
         return "\n\n".join(
-            f"**{title}**\n\n    {' '.join(column[number].split())}" for title, column in decoded.items()
+            f"**{title}**\n\n    {' '.join(column[number].split())}"
+            for title, column in decoded.items()
         )
 
     return {f"samples/{number}": shown(number) for number in range(len(rows))}

@@ -15,5 +15,9 @@ def learning_rate(settings: Optimisation, step: int) -> float:
     if settings.schedule == "constant":
         return settings.learning_rate
     progress = (step - warmup) / max(1, settings.max_steps - warmup)
-    remaining = 0.5 * (1 + math.cos(math.pi * progress)) if settings.schedule == "cosine" else 1 - progress
-    return settings.learning_rate * (settings.final_fraction + (1 - settings.final_fraction) * remaining)
+    remaining = (
+        0.5 * (1 + math.cos(math.pi * progress)) if settings.schedule == "cosine" else 1 - progress
+    )
+    return settings.learning_rate * (
+        settings.final_fraction + (1 - settings.final_fraction) * remaining
+    )

@@ -16,7 +16,9 @@ def part_weights(objective: Objective) -> dict[str, Scheduled]:
 
 def as_scheduled(value: float | Schedule | ShareSchedule) -> Scheduled:
     """A constant or schedule of the recipe as `objectives.schedules` takes it."""
-    return float(value) if isinstance(value, (int, float)) else (value.start, value.end, value.steps)
+    return (
+        float(value) if isinstance(value, (int, float)) else (value.start, value.end, value.steps)
+    )
 
 
 def needs_cache(settings: Distill) -> bool:

@@ -40,7 +40,9 @@ class Teacher(Protocol):
     @property
     def attention_scale(self) -> float: ...
 
-    def position_bias(self, attention: Attention, rows: int, columns: int) -> torch.Tensor | None: ...
+    def position_bias(
+        self, attention: Attention, rows: int, columns: int
+    ) -> torch.Tensor | None: ...
 
     def reference(self, batch: Batch) -> Reference: ...
 
@@ -83,11 +85,17 @@ class CachedTeacher:
             encoder_output=restore("encoder_output", batch, settings, dtype),
         )
         return Reference(
-            replayed.encoder_output, replayed.decoder_output, self._tail.head, replayed.projections, replayed.inputs
+            replayed.encoder_output,
+            replayed.decoder_output,
+            self._tail.head,
+            replayed.projections,
+            replayed.inputs,
         )
 
     def cost(self, input_length: int, target_length: int, logits: bool) -> float:
-        return _forward_cost(self._tail.model, self._replays_encoder, input_length, target_length, logits)
+        return _forward_cost(
+            self._tail.model, self._replays_encoder, input_length, target_length, logits
+        )
 
     def close(self) -> None:
         pass
@@ -97,7 +105,10 @@ class OnlineTeacher:
     """Runs a whole teacher on the batch: no cache, at the price of its forward pass at every step."""
 
     def __init__(
-        self, teacher: LoadedTeacher, blocks: Mapping[Attention, int], inputs: Iterable[BlockInput] = ()
+        self,
+        teacher: LoadedTeacher,
+        blocks: Mapping[Attention, int],
+        inputs: Iterable[BlockInput] = (),
     ) -> None:
         """blocks, inputs: what is recorded; negative indices count from the end."""
         self._teacher, self._blocks = teacher, dict(blocks)
@@ -113,7 +124,9 @@ class OnlineTeacher:
 
     def position_bias(self, attention: Attention, rows: int, columns: int) -> torch.Tensor | None:
         block = self._blocks[attention]
-        return self._teacher.family.position_bias(self._teacher.model, attention, block, rows, columns)
+        return self._teacher.family.position_bias(
+            self._teacher.model, attention, block, rows, columns
+        )
 
     @torch.no_grad()
     def reference(self, batch: Batch) -> Reference:
@@ -144,4 +157,6 @@ def _forward_cost(
     shape = family.shape(model.config)
     if not runs_encoder:
         shape = replace(shape, encoder_layers=0)
-    return forward_flops(shape, input_length, target_length, vocab_size=vocabulary, gated=gated, logits=logits).total
+    return forward_flops(
+        shape, input_length, target_length, vocab_size=vocabulary, gated=gated, logits=logits
+    ).total

@@ -32,7 +32,9 @@ class Trace:
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
         self._profile = profile(
             activities=activities,
-            schedule=schedule(wait=max(0, warmup - 1), warmup=min(1, warmup), active=recorded, repeat=1),
+            schedule=schedule(
+                wait=max(0, warmup - 1), warmup=min(1, warmup), active=recorded, repeat=1
+            ),
             on_trace_ready=self._write,
         )
 
@@ -46,7 +48,10 @@ class Trace:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._profile is not None:
             self._profile.__exit__(kind, error, trace)

@@ -29,7 +29,10 @@ def mean_over_rows(engine: Any, source: BatchSource, rows: list[Row], score: Sco
     for start in range(0, len(rows), size * world):
         mine = rows[start + rank * size : start + (rank + 1) * size]
         # Under ZeRO-3 every rank must make the same number of forward calls, so one without rows scores others' for nothing.
-        batch = {name: tensor.to(distributed.device()) for name, tensor in source.read(mine or rows[:1]).items()}
+        batch = {
+            name: tensor.to(distributed.device())
+            for name, tensor in source.read(mine or rows[:1]).items()
+        }
         value, number = score(engine, batch)
         if mine:
             total, count = total + value, count + number

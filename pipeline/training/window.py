@@ -24,7 +24,9 @@ def model_cost(config: Any) -> Cost:
     shape, vocabulary, gated = family.shape(config), family.head_size(config), family.gated(config)
 
     def cost(input_length: int, target_length: int) -> float:
-        return training_flops(shape, input_length, target_length, vocab_size=vocabulary, gated=gated).total
+        return training_flops(
+            shape, input_length, target_length, vocab_size=vocabulary, gated=gated
+        ).total
 
     return cost
 
@@ -82,7 +84,9 @@ class Window:
 
     def close(self, world: int) -> dict[str, float]:
         """Means over the window's micro batches and the ranks, rates and memory, by their names in the log."""
-        values = {_logged_name(name): value for name, value in self._means.over_ranks(world).items()}
+        values = {
+            _logged_name(name): value for name, value in self._means.over_ranks(world).items()
+        }
         elapsed = max(time.perf_counter() - self._began, 1e-9)
         tokens, flops = distributed.sum_over_ranks([self._tokens, self._flops])
         values["speed/tokens_per_second"] = tokens / elapsed
@@ -90,7 +94,9 @@ class Window:
             achieved = flops / world / elapsed
             values["speed/tflops_per_device"] = achieved / 1e12
             values["speed/mfu"] = achieved / self._peak
-        values["speed/loader_wait_share"] = min(1.0, (self._loader.waited - self._waited_before) / elapsed)
+        values["speed/loader_wait_share"] = min(
+            1.0, (self._loader.waited - self._waited_before) / elapsed
+        )
         values["memory/peak_gib"] = peak_memory_gib()
         self._means = Means()
         self.restart()
@@ -98,7 +104,11 @@ class Window:
 
 
 def _logged_name(part: str) -> str:
-    return f"weighted/{part.removeprefix('weighted_')}" if part.startswith("weighted_") else f"loss/{part}"
+    return (
+        f"weighted/{part.removeprefix('weighted_')}"
+        if part.startswith("weighted_")
+        else f"loss/{part}"
+    )
 
 
 def peak_memory_gib() -> float:

@@ -17,7 +17,16 @@ pytestmark = pytest.mark.slow
 
 def _launch(tmp_path: Path, script: str) -> subprocess.Popen[str]:
     (tmp_path / "rank.py").write_text(script)
-    command = [PYTHON, "-m", "pipeline.slurm.launch", "--logs", str(tmp_path / "logs"), "--processes", "2", "--"]
+    command = [
+        PYTHON,
+        "-m",
+        "pipeline.slurm.launch",
+        "--logs",
+        str(tmp_path / "logs"),
+        "--processes",
+        "2",
+        "--",
+    ]
     return subprocess.Popen(
         [*command, str(tmp_path / "rank.py"), "--flag", "a b"],
         stderr=subprocess.PIPE,
@@ -49,7 +58,9 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_signal_reaches_every_rank_and_their_exit_code_is_kept(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_signal_reaches_every_rank_and_their_exit_code_is_kept(
+    number: signal.Signals, tmp_path: Path
+) -> None:
     launcher = _launch(
         tmp_path,
         f"""import os, signal, sys, time

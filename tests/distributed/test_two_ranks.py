@@ -17,7 +17,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def copied_run(finished_run: TinyRun, few_documents: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+def copied_run(
+    finished_run: TinyRun, few_documents: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TinyRun:
     run = TinyRun(tmp_path_factory.mktemp("ranks"), few_documents)
     for name in ("tokens", "distill/teacher"):
         shutil.copytree(finished_run.run / name, run.run / name)
@@ -31,11 +33,16 @@ def _two_ranks(run: TinyRun, stage: str, *overrides: str) -> subprocess.Complete
 
 
 def _losses(run: TinyRun) -> dict[int, float]:
-    lines = [json.loads(line) for line in (run.run / "distill/student/metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (run.run / "distill/student/metrics.jsonl").read_text().splitlines()
+    ]
     return {line["step"]: line["loss/loss"] for line in lines if "loss/loss" in line}
 
 
-def test_two_processes_cache_the_same_bytes_as_one(finished_run: TinyRun, copied_run: TinyRun) -> None:
+def test_two_processes_cache_the_same_bytes_as_one(
+    finished_run: TinyRun, copied_run: TinyRun
+) -> None:
     done = _two_ranks(copied_run, "cache_teacher")
     assert done.returncode == 0, done.stderr
     assert copied_run.hashes("cache_teacher") == finished_run.hashes("cache_teacher")
@@ -43,7 +50,9 @@ def test_two_processes_cache_the_same_bytes_as_one(finished_run: TinyRun, copied
 
 def test_two_ranks_follow_the_loss_curve_of_one(finished_run: TinyRun, copied_run: TinyRun) -> None:
     if not (copied_run.run / "teacher_cache/teacher/manifest.json").exists():
-        shutil.copytree(finished_run.run / "teacher_cache", copied_run.run / "teacher_cache", dirs_exist_ok=True)
+        shutil.copytree(
+            finished_run.run / "teacher_cache", copied_run.run / "teacher_cache", dirs_exist_ok=True
+        )
     done = _two_ranks(copied_run, "distill")
     assert done.returncode == 0, done.stderr
     one, two = _losses(finished_run), _losses(copied_run)
@@ -51,7 +60,10 @@ def test_two_ranks_follow_the_loss_curve_of_one(finished_run: TinyRun, copied_ru
     for step, loss in one.items():
         assert two[step] == pytest.approx(loss, rel=0.02), f"step {step}"
     weights = Artifact(copied_run.run / "distill/student").root / "hf" / "model.safetensors"
-    assert weights.stat().st_size == (finished_run.run / "distill/student/hf/model.safetensors").stat().st_size
+    assert (
+        weights.stat().st_size
+        == (finished_run.run / "distill/student/hf/model.safetensors").stat().st_size
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,14 +72,21 @@ def test_two_ranks_follow_the_loss_curve_of_one(finished_run: TinyRun, copied_ru
     ids=["2 to 1", "1 to 2, scaled rates"],
 )
 def test_another_number_of_ranks_continues_the_curve(
-    finished_run: TinyRun, few_documents: Path, tmp_path: Path, ranks: tuple[int, int], rates: tuple[str, ...]
+    finished_run: TinyRun,
+    few_documents: Path,
+    tmp_path: Path,
+    ranks: tuple[int, int],
+    rates: tuple[str, ...],
 ) -> None:
     run = TinyRun(tmp_path, few_documents)
     for name in ("tokens", "distill/teacher", "teacher_cache"):
         shutil.copytree(finished_run.run / name, run.run / name)
     settings = ("distill.save_every=6", "distill.log_every=2", *rates)
     first, second = (
-        (lambda *o: _two_ranks(run, "distill", *o)) if n == 2 else (lambda *o: run.stage("distill", *o)) for n in ranks
+        (lambda *o: _two_ranks(run, "distill", *o))
+        if n == 2
+        else (lambda *o: run.stage("distill", *o))
+        for n in ranks
     )
     done = first(*settings)
     assert done.returncode == 0, done.stderr
@@ -85,7 +104,10 @@ def test_another_number_of_ranks_continues_the_curve(
     assert list(continued) == list(whole)
     for step, loss in whole.items():
         assert continued[step] == pytest.approx(loss, rel=0.005), f"step {step}"
-    assert sorted(path.name for path in (student / "checkpoints").glob("*step-*")) == ["step-00000006", "step-00000012"]
+    assert sorted(path.name for path in (student / "checkpoints").glob("*step-*")) == [
+        "step-00000006",
+        "step-00000012",
+    ]
 
 
 def test_a_teacher_partitioned_over_two_ranks_caches_the_same_bytes(
@@ -106,9 +128,16 @@ def test_a_teacher_partitioned_over_two_ranks_caches_the_same_bytes(
     assert run.hashes("cache_teacher") == finished_run.hashes("cache_teacher")
 
 
-def test_a_partitioned_teacher_beside_a_partitioned_student(finished_run: TinyRun, copied_run: TinyRun) -> None:
+def test_a_partitioned_teacher_beside_a_partitioned_student(
+    finished_run: TinyRun, copied_run: TinyRun
+) -> None:
     partitioned = f"teacher.deepspeed={REPOSITORY / 'ds_configs/zero3_inference.json'}"
-    settings = ("distill.name=online", "distill.targets=online", "distill.max_steps=4", "distill.log_every=2")
+    settings = (
+        "distill.name=online",
+        "distill.targets=online",
+        "distill.max_steps=4",
+        "distill.log_every=2",
+    )
     done = _two_ranks(copied_run, "distill", partitioned, *settings)
     assert done.returncode == 0, done.stderr
     lines = (copied_run.run / "distill/online/metrics.jsonl").read_text().splitlines()

@@ -46,7 +46,10 @@ def main() -> None:
         tally = tallies[case]
         killer.round(case, min(chances.randint(1, _IN_A_ROW), wanted - done), tally)
         done = sum(tally.kills for tally in tallies.values())
-        print(f"{time.monotonic() - began:6.0f} s: {done} kills, {case[0]} on {case[1]}: {tally}", flush=True)
+        print(
+            f"{time.monotonic() - began:6.0f} s: {done} kills, {case[0]} on {case[1]}: {tally}",
+            flush=True,
+        )
     report = f"{done} kills, seed {seed}:\n\n{table(tallies)}"
     print(f"\n{report}")
     for name in sys.argv[1:]:

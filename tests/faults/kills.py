@@ -96,7 +96,9 @@ class Killer:
             for _ in self._until_some_moment(case, run):
                 if process.poll() is not None:
                     out, err = process.communicate()
-                    assert process.poll() == 0, f"{case}, started again after a kill, failed:\n{out}\n{err}"
+                    assert process.poll() == 0, (
+                        f"{case}, started again after a kill, failed:\n{out}\n{err}"
+                    )
                     return False
             if isinstance(process, Ranks):
                 victim = self._random.choice([None, *process.ranks])
@@ -156,7 +158,11 @@ class Killer:
 
 def _paths(root: Path) -> set[str]:
     """Whatever is below `root`; unlike rglob it bears directories that vanish while it looks."""
-    return {f"{directory}/{name}" for directory, below, files in os.walk(root) for name in (*below, *files)}
+    return {
+        f"{directory}/{name}"
+        for directory, below, files in os.walk(root)
+        for name in (*below, *files)
+    }
 
 
 @contextlib.contextmanager

@@ -30,7 +30,9 @@ def flip(path: Path) -> None:
             data[place] ^= 1
         path.write_bytes(data)
         return
-    place = random.Random(path.name).choice([i for i, byte in enumerate(data[:200_000]) if byte not in b" \n"])
+    place = random.Random(path.name).choice(
+        [i for i, byte in enumerate(data[:200_000]) if byte not in b" \n"]
+    )
     data[place] ^= 1
     path.write_bytes(data)
 
@@ -75,7 +77,9 @@ def made_good(run: TinyRun, stage: str, finished: TinyRun) -> str:
         ("finetune", "distill/student/hf/tokenizer.json"),
     ],
 )
-def test_damaged_input_is_named(run_of: Callable[..., TinyRun], stage: str, file: str, damage: Damage) -> None:
+def test_damaged_input_is_named(
+    run_of: Callable[..., TinyRun], stage: str, file: str, damage: Damage
+) -> None:
     run = run_of(stage)
     damage(run.run / file)
     said = refused(run, stage)
@@ -118,7 +122,10 @@ def test_a_record_that_claims_a_million_million_rows(run_of: Callable[..., TinyR
             record["shards"][1]["bytes"] = 10**15
         write_sealed(manifest, record)
         said = refused(run, "cache_teacher")
-        assert str(manifest if forged == "rows" else manifest.parent / "shards/00001.safetensors") in said
+        assert (
+            str(manifest if forged == "rows" else manifest.parent / "shards/00001.safetensors")
+            in said
+        )
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/hostname", "hf/../../../x"])
@@ -157,7 +164,9 @@ class _Payload:
         return os.mkdir, (str(self.trace),)
 
 
-def test_pickled_weights_are_refused_and_not_opened(run_of: Callable[..., TinyRun], tmp_path: Path) -> None:
+def test_pickled_weights_are_refused_and_not_opened(
+    run_of: Callable[..., TinyRun], tmp_path: Path
+) -> None:
     run, trace = run_of("cache_teacher"), tmp_path / "unpickled"
     hf = run.run / "distill/teacher/hf"
     other = tmp_path / "pickled"
@@ -165,7 +174,11 @@ def test_pickled_weights_are_refused_and_not_opened(run_of: Callable[..., TinyRu
     (other / "model.safetensors").unlink()
     (other / "pytorch_model.bin").write_bytes(pickle.dumps(_Payload(trace)))
     for stage in ("cache_teacher", "distill", "finetune"):
-        option = f"finetune.models={{student: {other}}}" if stage == "finetune" else f"teacher.model={other}"
+        option = (
+            f"finetune.models={{student: {other}}}"
+            if stage == "finetune"
+            else f"teacher.model={other}"
+        )
         done = run.stage(stage, option)
         assert done.returncode == 2, done.stderr
         assert done.stderr.count("\n") == 1
@@ -173,7 +186,9 @@ def test_pickled_weights_are_refused_and_not_opened(run_of: Callable[..., TinyRu
     assert not trace.exists()
 
 
-def test_nothing_depends_on_the_times_of_files(run_of: Callable[..., TinyRun], finished_run: TinyRun) -> None:
+def test_nothing_depends_on_the_times_of_files(
+    run_of: Callable[..., TinyRun], finished_run: TinyRun
+) -> None:
     """Half a cache and half a training whose files come from a clock that was ahead by a year."""
     run = run_of("distill", "distill/student")
     for gone in ("distill/student/manifest.json", "teacher_cache/teacher/manifest.json"):
@@ -187,13 +202,18 @@ def test_nothing_depends_on_the_times_of_files(run_of: Callable[..., TinyRun], f
         os.utime(path, (ahead, ahead))
     made_good(run, "cache_teacher", finished_run)
     assert "resuming after step 9" in made_good(run, "distill", finished_run)
-    metrics = [json.loads(line) for line in (run.run / "distill/student/metrics.jsonl").read_text().splitlines()]
+    metrics = [
+        json.loads(line)
+        for line in (run.run / "distill/student/metrics.jsonl").read_text().splitlines()
+    ]
     steps = [line["step"] for line in metrics if "loss/loss" in line]
     assert steps == sorted(set(steps))
 
 
 @pytest.mark.parametrize("stage", ["cache_teacher", "distill"])
-def test_a_clock_that_runs_backwards(run_of: Callable[..., TinyRun], finished_run: TinyRun, stage: str) -> None:
+def test_a_clock_that_runs_backwards(
+    run_of: Callable[..., TinyRun], finished_run: TinyRun, stage: str
+) -> None:
     run = run_of(stage)
     python, *script = run.command(stage)
     done = forked.run([python, str(Path(__file__).with_name("backwards.py")), *script])

@@ -31,7 +31,9 @@ def run_on(run_of: Callable[..., TinyRun], small_disk: Path) -> Callable[[str], 
         place = run.run / _WRITES[stage]
         if place.exists():  # what is beside the output stays where it is
             for entry in place.iterdir():
-                (small_disk / entry.name).symlink_to(entry.rename(run.root / entry.name), target_is_directory=True)
+                (small_disk / entry.name).symlink_to(
+                    entry.rename(run.root / entry.name), target_is_directory=True
+                )
             place.rmdir()
         place.symlink_to(small_disk, target_is_directory=True)
         return run
@@ -54,7 +56,9 @@ def _one_line(errors: str) -> str:
         ("finetune", 1_800_000),
     ],
 )
-def test_full(stage: str, room: int, finished_run: TinyRun, run_on: Callable[[str], TinyRun], small_disk: Path) -> None:
+def test_full(
+    stage: str, room: int, finished_run: TinyRun, run_on: Callable[[str], TinyRun], small_disk: Path
+) -> None:
     run = run_on(stage)
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(_SIZE - room))
@@ -70,7 +74,9 @@ def test_full(stage: str, room: int, finished_run: TinyRun, run_on: Callable[[st
 
 
 @pytest.mark.parametrize("stage", list(_WRITES))
-def test_read_only(stage: str, finished_run: TinyRun, run_on: Callable[[str], TinyRun], small_disk: Path) -> None:
+def test_read_only(
+    stage: str, finished_run: TinyRun, run_on: Callable[[str], TinyRun], small_disk: Path
+) -> None:
     run = run_on(stage)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     line = _one_line(run.stage(stage).stderr)

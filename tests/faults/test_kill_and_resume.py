@@ -23,7 +23,10 @@ def _appears(pattern: str) -> Callable[[Path], bool]:
 
 #: When each stage is killed: in its middle, as what it leaves on disk shows.
 _MOMENTS = {
-    "tokenize_corpus": [_appears("tokens/tokenizer/manifest.json"), _appears("tokens/train/shards/00001.json")],
+    "tokenize_corpus": [
+        _appears("tokens/tokenizer/manifest.json"),
+        _appears("tokens/train/shards/00001.json"),
+    ],
     "teacher": [
         _appears("distill/teacher/checkpoints/step-00000003/*"),
         _appears("distill/teacher/checkpoints/*6/complete.json"),
@@ -49,14 +52,20 @@ _MOMENTS = {
 
 
 @pytest.fixture(scope="module")
-def killed_run(finished_run: TinyRun, few_documents: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+def killed_run(
+    finished_run: TinyRun, few_documents: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TinyRun:
     return TinyRun(tmp_path_factory.mktemp("killed"), few_documents)
 
 
 @pytest.mark.parametrize("stage", _STAGES)
-def test_killed_anywhere_the_result_is_the_same(stage: str, finished_run: TinyRun, killed_run: TinyRun) -> None:
+def test_killed_anywhere_the_result_is_the_same(
+    stage: str, finished_run: TinyRun, killed_run: TinyRun
+) -> None:
     for before in _STAGES[: _STAGES.index(stage)]:
-        if not all((killed_run.run / name / "manifest.json").exists() for name in ARTIFACTS[before]):
+        if not all(
+            (killed_run.run / name / "manifest.json").exists() for name in ARTIFACTS[before]
+        ):
             _copy_artifacts(finished_run, killed_run, before)  # this test was chosen alone
     last = killed_run.run / ARTIFACTS[stage][-1] / "manifest.json"
     for moment in _MOMENTS[stage]:
@@ -81,7 +90,9 @@ def _start_and_kill(run: TinyRun, stage: str, moment: Callable[[Path], bool]) ->
     while not moment(run.run):
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
-            pytest.fail(f"{stage} never came to the moment of its death:\n{process.communicate()[0]}")
+            pytest.fail(
+                f"{stage} never came to the moment of its death:\n{process.communicate()[0]}"
+            )
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()

@@ -12,7 +12,9 @@ from tests.tiny_run import TinyRun
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda number: number.name
+)
 def test_a_signal_saves_and_the_run_continues_from_there(
     number: signal.Signals, finished_run: TinyRun, cached_run: TinyRun
 ) -> None:

@@ -19,7 +19,9 @@ KILLS = 3
 
 
 @pytest.fixture(scope="module")
-def killer(finished_run: TinyRun, few_documents: Path, tmp_path_factory: pytest.TempPathFactory) -> Killer:
+def killer(
+    finished_run: TinyRun, few_documents: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Killer:
     return Killer(finished_run, few_documents, tmp_path_factory.mktemp("kills"), SEED)
 
 

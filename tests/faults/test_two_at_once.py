@@ -31,7 +31,9 @@ def test_a_second_training_is_refused_and_the_first_is_not_disturbed(
     assert verified_hashes(run, "distill") == verified_hashes(finished_run, "distill")
 
 
-def test_one_killed_with_its_lock_blocks_nobody(finished_run: TinyRun, run_of: Callable[..., TinyRun]) -> None:
+def test_one_killed_with_its_lock_blocks_nobody(
+    finished_run: TinyRun, run_of: Callable[..., TinyRun]
+) -> None:
     run = run_of("distill")
     first = run.logging("distill", "distill/student", 2)
     first.kill()
@@ -42,7 +44,9 @@ def test_one_killed_with_its_lock_blocks_nobody(finished_run: TinyRun, run_of: C
 
 
 @pytest.mark.parametrize("stage", ["tokenize_corpus", "cache_teacher"])
-def test_two_that_make_the_same_shards(stage: str, finished_run: TinyRun, run_of: Callable[..., TinyRun]) -> None:
+def test_two_that_make_the_same_shards(
+    stage: str, finished_run: TinyRun, run_of: Callable[..., TinyRun]
+) -> None:
     for delay in (0.0, 0.3):
         run = run_of(stage)
         processes = []

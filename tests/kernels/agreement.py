@@ -66,7 +66,9 @@ def on_device(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.to(DEVICE)
 
 
-def same(ours: Tensor, plain: Tensor, pairs: list[tuple[Tensor, Tensor]], value: float, gradient: float) -> None:
+def same(
+    ours: Tensor, plain: Tensor, pairs: list[tuple[Tensor, Tensor]], value: float, gradient: float
+) -> None:
     assert ours.dtype == torch.float32
     assert plain > 1e-3
     torch.testing.assert_close(ours.detach().cpu().double(), plain.detach(), rtol=value, atol=0)
@@ -82,18 +84,27 @@ def same(ours: Tensor, plain: Tensor, pairs: list[tuple[Tensor, Tensor]], value:
 
 @pytest.mark.parametrize(
     ("precision", "causal", "masked", "pair"),
-    [(FP32, causal, masked, pair) for causal in (False, True) for masked in (False, True) for pair in ("qk", "qq")]
+    [
+        (FP32, causal, masked, pair)
+        for causal in (False, True)
+        for masked in (False, True)
+        for pair in ("qk", "qq")
+    ]
     + [(low, True, True, "qk") for low in (BF16, FP16)]
     + [(low, False, False, "qq") for low in (BF16, FP16)],
 )
-def test_relations(precision: tuple[torch.dtype, float, float], causal: bool, masked: bool, pair: str) -> None:
+def test_relations(
+    precision: tuple[torch.dtype, float, float], causal: bool, masked: bool, pair: str
+) -> None:
     """Two relation heads of 12 and of 20: neither is a power of two. Lengths that take several tiles, the last not full."""
     dtype, value, gradient = precision
     length = 70
     masks: tuple[Tensor | None, Tensor | None] = (None, None)
     if masked:
         # 16 times as long: a row's first tile may be hidden whole, and one sequence has no valid row.
-        masks = tuple(m.repeat_interleave(16, 1)[:, :length].contiguous() for m in (QUERY_MASK, KEY_MASK))  # type: ignore[assignment]
+        masks = tuple(
+            m.repeat_interleave(16, 1)[:, :length].contiguous() for m in (QUERY_MASK, KEY_MASK)
+        )  # type: ignore[assignment]
     ta, tb = (inputs(randn(3, length, 40, seed=i), dtype) for i in (1, 2))
     sa, sb = (inputs(randn(3, length, 24, seed=i), dtype, grad=True) for i in (3, 4))
     if pair == "qq":
@@ -112,12 +123,25 @@ def test_relations(precision: tuple[torch.dtype, float, float], causal: bool, ma
 
 def test_relations_of_other_lengths_layouts_and_dtypes() -> None:
     """Cross-attention's lengths; a student sliced out of a fused projection; a teacher in bf16 beside a student in fp32."""
-    ta, tb = inputs(randn(2, 19, 8, seed=1), torch.bfloat16), inputs(randn(2, 33, 8, seed=2), torch.bfloat16)
-    a, b = inputs(randn(2, 19, 24, seed=3), torch.float32, True), inputs(randn(2, 33, 24, seed=4), torch.float32, True)
+    ta, tb = (
+        inputs(randn(2, 19, 8, seed=1), torch.bfloat16),
+        inputs(randn(2, 33, 8, seed=2), torch.bfloat16),
+    )
+    a, b = (
+        inputs(randn(2, 19, 24, seed=3), torch.float32, True),
+        inputs(randn(2, 33, 24, seed=4), torch.float32, True),
+    )
     mask = torch.ones(2, 33)
     mask[0, 20:] = 0
-    ours = relation_loss((ta[0], tb[0]), (a[0][..., 8:16], b[0][..., 16:]), relation_heads=2, key_mask=on_device(mask))
-    plain = plain_relations.reference((ta[1], tb[1]), (a[1][..., 8:16], b[1][..., 16:]), 2, None, mask)
+    ours = relation_loss(
+        (ta[0], tb[0]),
+        (a[0][..., 8:16], b[0][..., 16:]),
+        relation_heads=2,
+        key_mask=on_device(mask),
+    )
+    plain = plain_relations.reference(
+        (ta[1], tb[1]), (a[1][..., 8:16], b[1][..., 16:]), 2, None, mask
+    )
     same(ours, plain, [a, b], 2e-6, 5e-6)
 
 
@@ -147,7 +171,9 @@ def test_huge_bf16_relations_stay_finite(causal: bool) -> None:
     mask = torch.tensor([[1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0]], device=DEVICE)
     loss = relation_loss((t, t), (a, a), relation_heads=2, key_mask=mask, causal=causal)
     loss.backward()
-    exact = plain_relations.reference((t.cpu().double(),) * 2, (a.detach().cpu().double(),) * 2, 2, None, mask, causal)
+    exact = plain_relations.reference(
+        (t.cpu().double(),) * 2, (a.detach().cpu().double(),) * 2, 2, None, mask, causal
+    )
     torch.testing.assert_close(loss.detach().cpu().double(), exact, rtol=1e-6, atol=0)
     assert a.grad is not None
     assert a.grad.isfinite().all()
@@ -179,10 +205,16 @@ def test_relations_without_gradients(calls: list[str]) -> None:
 
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("mask", "tau", "share"), [(None, 1.0, 1.0), (MASK, 2.5, 0.4)], ids=["plain", "masked-taid"])
+@pytest.mark.parametrize(
+    ("mask", "tau", "share"), [(None, 1.0, 1.0), (MASK, 2.5, 0.4)], ids=["plain", "masked-taid"]
+)
 @pytest.mark.parametrize("precision", [FP32, BF16, FP16], ids=["fp32", "bf16", "fp16"])
 def test_divergence(
-    kind: str, mask: Tensor | None, tau: float, share: float, precision: tuple[torch.dtype, float, float]
+    kind: str,
+    mask: Tensor | None,
+    tau: float,
+    share: float,
+    precision: tuple[torch.dtype, float, float],
 ) -> None:
     dtype, value, gradient = precision
     s = inputs(randn(2, 3, 41, seed=1, scale=2), dtype, grad=True)
@@ -196,13 +228,21 @@ def test_divergence(
 def test_divergence_of_a_real_vocabulary() -> None:
     s = inputs(randn(3, 10_007, seed=1, scale=2), torch.float32, grad=True)
     t = inputs(randn(3, 10_007, seed=2, scale=2), torch.float32)
-    same(divergence(s[0], t[0]), plain_logits.reference(s[1], t[1], None, "forward_kl", 1.0, 0), [s], 2e-6, 5e-6)
+    same(
+        divergence(s[0], t[0]),
+        plain_logits.reference(s[1], t[1], None, "forward_kl", 1.0, 0),
+        [s],
+        2e-6,
+        5e-6,
+    )
 
 
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("alpha", [None, 0.0])
-def test_huge_bf16_logits_stay_finite_and_masked_ones_unread(kind: str, alpha: float | None) -> None:
+def test_huge_bf16_logits_stay_finite_and_masked_ones_unread(
+    kind: str, alpha: float | None
+) -> None:
     if kind == "jensen_shannon":
         alpha = None
     s = (randn(5, 64, seed=1).sign() * 1e4).bfloat16().to(DEVICE)
@@ -225,8 +265,13 @@ def test_huge_bf16_logits_stay_finite_and_masked_ones_unread(kind: str, alpha: f
 @pytest.mark.parametrize(("tau", "share"), [(1.0, 1.0), (1.5, 0.4)])
 def test_head(kind: str, tau: float, share: float) -> None:
     dtype, value, gradient = FP32
-    h, w, b = (inputs(randn(*shape, seed=i), dtype, grad=True) for i, shape in enumerate([(2, 3, 4), (37, 4), (37,)]))
-    th, tw = (inputs(randn(*shape, seed=i + 3), dtype) for i, shape in enumerate([(2, 3, 5), (37, 5)]))
+    h, w, b = (
+        inputs(randn(*shape, seed=i), dtype, grad=True)
+        for i, shape in enumerate([(2, 3, 4), (37, 4), (37,)])
+    )
+    th, tw = (
+        inputs(randn(*shape, seed=i + 3), dtype) for i, shape in enumerate([(2, 3, 5), (37, 5)])
+    )
     div, lm = head_divergence(
         h[0],
         w[0],
@@ -251,7 +296,9 @@ def test_head(kind: str, tau: float, share: float) -> None:
     same(0.3 * div + 2 * lm, 0.3 * plain_div + 2 * plain_lm, [h, w, b], value, gradient)
 
 
-def test_what_the_kernels_leave_to_pytorch(monkeypatch: pytest.MonkeyPatch, calls: list[str]) -> None:
+def test_what_the_kernels_leave_to_pytorch(
+    monkeypatch: pytest.MonkeyPatch, calls: list[str]
+) -> None:
     t, s = (randn(1, 5, 600, seed=i).to(DEVICE) for i in (1, 2))
 
     def loss(heads: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -44,10 +44,16 @@ class Compiler:
     def __call__(self, *args: object, **kwargs: object) -> None:
         options = {k: kwargs.pop(k) for k in ("num_warps", "num_stages") if k in kwargs}
         arguments = inspect.signature(self.kernel.fn).bind(*args, **kwargs).arguments
-        constants = {name for name, p in zip(self.kernel.arg_names, self.kernel.params, strict=True) if p.is_constexpr}
+        constants = {
+            name
+            for name, p in zip(self.kernel.arg_names, self.kernel.params, strict=True)
+            if p.is_constexpr
+        }
         signature, values, attributes = {}, {}, {}
         for i, (name, x) in enumerate(arguments.items()):
-            if name in constants or (isinstance(x, int) and x == 1):  # Triton makes a constant of any 1
+            if name in constants or (
+                isinstance(x, int) and x == 1
+            ):  # Triton makes a constant of any 1
                 signature[name], values[(i,)] = "constexpr", x
             elif isinstance(x, Tensor):
                 signature[name], attributes[(i,)] = TYPES[x.dtype], [["tt.divisibility", 16]]
@@ -90,8 +96,14 @@ def test_relations(
     monkeypatch.setattr(relations, "_rows", compilers[0])
     monkeypatch.setattr(relations, "_columns", compilers[1])
     # These tensors are on the CPU; the GPU's would be multiplied as they are.
-    monkeypatch.setattr(relations, "_product_dtype", lambda x: tl.bfloat16 if x.dtype == torch.bfloat16 else tl.float32)
-    (sa, sb), (ta, tb) = ([torch.empty(2, n, 4 * head, dtype=dtype) for n in lengths] for head in heads)
+    monkeypatch.setattr(
+        relations,
+        "_product_dtype",
+        lambda x: tl.bfloat16 if x.dtype == torch.bfloat16 else tl.float32,
+    )
+    (sa, sb), (ta, tb) = (
+        [torch.empty(2, n, 4 * head, dtype=dtype) for n in lengths] for head in heads
+    )
     weight, keys = torch.empty(2, lengths[0]), torch.ones(2, lengths[1], dtype=torch.bool)
     for track, mask in ((True, keys), (False, None)):
         relations.value_and_gradients(sa, sb, ta, tb, weight, mask, 4, causal, track)
@@ -103,7 +115,9 @@ def test_relations(
     ("kind", "capability", "dtype"),
     [(kind, 80, torch.bfloat16) for kind in KINDS] + [("forward_kl", 90, torch.float32)],
 )
-def test_rows(monkeypatch: pytest.MonkeyPatch, kind: str, capability: int, dtype: torch.dtype) -> None:
+def test_rows(
+    monkeypatch: pytest.MonkeyPatch, kind: str, capability: int, dtype: torch.dtype
+) -> None:
     compilers = [Compiler(k, capability) for k in (rows._values, rows._gradient)]
     monkeypatch.setattr(rows, "_values", compilers[0])
     monkeypatch.setattr(rows, "_gradient", compilers[1])
@@ -111,6 +125,8 @@ def test_rows(monkeypatch: pytest.MonkeyPatch, kind: str, capability: int, dtype
     for index, share in ((torch.arange(3), 0.5), (None, 1.0)):
         n = 4 if index is None else 3
         _, stats = rows.values(kind, s, t, index, temperature=2.0, alpha=0.1, share=share)
-        rows.gradient_(s, kind, s, t, stats, torch.empty(n), index, temperature=2.0, alpha=0.1, share=share)
+        rows.gradient_(
+            s, kind, s, t, stats, torch.empty(n), index, temperature=2.0, alpha=0.1, share=share
+        )
     check(compilers[0], 2)
     check(compilers[1], 2)

@@ -76,7 +76,9 @@ class Cluster:
         self.root = root
         self.environment = {
             **{
-                name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_", "SRUN_"))
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("SLURM_", "SBATCH_", "SRUN_"))
             },
             "SLURM_CONF": str(root / "slurm.conf"),
             _MARK: str(root),
@@ -87,7 +89,9 @@ class Cluster:
     def __enter__(self) -> Cluster:
         # Sees its standard input end when this process does, whatever ended it, and clears up then.
         self._keeper = subprocess.Popen(
-            [sys.executable, __file__, str(self.root)], stdin=subprocess.PIPE, start_new_session=True
+            [sys.executable, __file__, str(self.root)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
         )
         try:
             self._start()
@@ -102,7 +106,9 @@ class Cluster:
             self.run("scancel", "--full", "--signal=KILL", "--user=root", check=False)
             self.run("scancel", "--user=root", check=False)
             deadline = time.monotonic() + 15
-            while self.run("squeue", "-h", check=False).stdout.strip() and time.monotonic() < deadline:
+            while (
+                self.run("squeue", "-h", check=False).stdout.strip() and time.monotonic() < deadline
+            ):
                 time.sleep(0.2)
         for daemon in reversed(self._daemons):
             daemon.terminate()
@@ -121,9 +127,13 @@ class Cluster:
         """The daemons of this cluster, its steps, the commands run against it, and all that these started."""
         return processes(self.root)
 
-    def run(self, *command: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, check: bool = True, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command against this cluster."""
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=self.environment)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, env=self.environment
+        )
         assert not check or done.returncode == 0, f"{command} failed:\n{done.stdout}{done.stderr}"
         return done
 
@@ -132,22 +142,33 @@ class Cluster:
         shown = self.run("scontrol", "show", "job", "-o", identifier).stdout.splitlines()[0]
         return dict(word.split("=", 1) for word in shown.split() if "=" in word)
 
-    def wait(self, what: str, condition: Callable[[], bool], timeout: float = 120, every: float = 0.05) -> None:
+    def wait(
+        self, what: str, condition: Callable[[], bool], timeout: float = 120, every: float = 0.05
+    ) -> None:
         """Return once `condition` holds; fail with the queue and the daemons' last words when it does not."""
         deadline = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > deadline:
                 queue = self.run("squeue", "-r", "-t", "all", check=False).stdout
-                raise AssertionError(f"{what} did not happen in {timeout:.0f} s\n{queue}\n{self.last_words()}")
+                raise AssertionError(
+                    f"{what} did not happen in {timeout:.0f} s\n{queue}\n{self.last_words()}"
+                )
             time.sleep(every)
 
     def wait_for_jobs(self, timeout: float = 240) -> None:
         """Wait until no job is pending, running or completing."""
-        self.wait("the end of all jobs", lambda: not self.run("squeue", "-h").stdout.strip(), timeout, every=0.3)
+        self.wait(
+            "the end of all jobs",
+            lambda: not self.run("squeue", "-h").stdout.strip(),
+            timeout,
+            every=0.3,
+        )
 
     def last_words(self) -> str:
         logs = sorted(self.root.glob("*.log"))
-        return "\n".join(f"{log.name}: {line}" for log in logs for line in log.read_text().splitlines()[-5:])
+        return "\n".join(
+            f"{log.name}: {line}" for log in logs for line in log.read_text().splitlines()[-5:]
+        )
 
     def _start(self) -> None:
         munge = self.root / "munge"
@@ -157,10 +178,23 @@ class Cluster:
         (self.root / "state").mkdir()
         for node in NODES:
             (self.root / f"spool-{node}").mkdir()
-        configuration = _CONFIGURATION.format(root=self.root, host=_short_name(), ports=_free_ports(3), grace=GRACE)
+        configuration = _CONFIGURATION.format(
+            root=self.root, host=_short_name(), ports=_free_ports(3), grace=GRACE
+        )
         (self.root / "slurm.conf").write_text(configuration)
-        files = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
-        self._daemon("munged", "--foreground", "--force", *(f"--{name}={munge / file}" for name, file in files.items()))
+        files = {
+            "key-file": "key",
+            "socket": "socket",
+            "pid-file": "pid",
+            "log-file": "log",
+            "seed-file": "seed",
+        }
+        self._daemon(
+            "munged",
+            "--foreground",
+            "--force",
+            *(f"--{name}={munge / file}" for name, file in files.items()),
+        )
         self.wait("munge's socket", (munge / "socket").is_socket, timeout=20)
         self._daemon("slurmctld", "-D", "-f", self.environment["SLURM_CONF"])
         for node in NODES:
@@ -169,7 +203,9 @@ class Cluster:
 
     def _idle(self) -> bool:
         for daemon in self._daemons:
-            assert daemon.poll() is None, f"{daemon.args} ended with {daemon.returncode}\n{self.last_words()}"
+            assert daemon.poll() is None, (
+                f"{daemon.args} ended with {daemon.returncode}\n{self.last_words()}"
+            )
         shown = self.run("sinfo", "-h", "-N", "-p", "batch", "-o", "%T", check=False)
         return shown.stdout.split() == ["idle"] * len(NODES)
 

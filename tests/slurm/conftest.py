@@ -17,7 +17,11 @@ def _obstacle() -> str | None:
     if os.geteuid() != 0:
         return "starting a Slurm cluster needs root"
     missing = missing_programs()
-    return f"not installed: {', '.join(missing)} (apt-get install slurm-wlm munge)" if missing else None
+    return (
+        f"not installed: {', '.join(missing)} (apt-get install slurm-wlm munge)"
+        if missing
+        else None
+    )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -38,7 +42,9 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(cluster: Cluster, few_documents: Path, tmp_path_factory: pytest.TempPathFactory) -> SlurmRun:
+def undisturbed(
+    cluster: Cluster, few_documents: Path, tmp_path_factory: pytest.TempPathFactory
+) -> SlurmRun:
     """A whole run from text to table, submitted at once and left alone. Read it, do not change it."""
     run = SlurmRun(tmp_path_factory.mktemp("undisturbed"), few_documents, cluster)
     run.submit("--until", "distill", teacher=True)

@@ -63,8 +63,12 @@ class SlurmRun(TinyRun):
 
     def status(self) -> dict[str, list[str]]:
         """What `miniend status` prints: {artifact: [state, rest of the line]}."""
-        shown = self.cluster.run(PYTHON, "-m", "pipeline.cli", "status", str(self.run)).stdout.splitlines()
-        return {line.split()[0]: [line.split()[1], " ".join(line.split()[2:])] for line in shown[1:]}
+        shown = self.cluster.run(
+            PYTHON, "-m", "pipeline.cli", "status", str(self.run)
+        ).stdout.splitlines()
+        return {
+            line.split()[0]: [line.split()[1], " ".join(line.split()[2:])] for line in shown[1:]
+        }
 
     def copy(self, other: TinyRun, *artifacts: str) -> None:
         for name in artifacts:

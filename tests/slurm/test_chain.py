@@ -14,7 +14,9 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_whole_pipeline_runs_on_two_nodes_to_the_final_table(undisturbed: SlurmRun) -> None:
-    assert {key: found for key, found in undisturbed.status().items() if found[0] != "complete"} == {}
+    assert {
+        key: found for key, found in undisturbed.status().items() if found[0] != "complete"
+    } == {}
     for artifacts in ARTIFACTS.values():
         assert all((undisturbed.run / name / "manifest.json").is_file() for name in artifacts)
     table = undisturbed.log("finetune/comparison/report/job-*.out")
@@ -32,7 +34,9 @@ def test_a_complete_run_has_nothing_to_submit(undisturbed: SlurmRun) -> None:
     assert undisturbed.submit() == {}
 
 
-def test_a_chain_that_cannot_start_submits_nothing(cluster: Cluster, few_documents: Path, tmp_path: Path) -> None:
+def test_a_chain_that_cannot_start_submits_nothing(
+    cluster: Cluster, few_documents: Path, tmp_path: Path
+) -> None:
     run = SlurmRun(tmp_path, few_documents, cluster)
     refused = run.try_submit("--from", "distill", teacher=True)
     assert refused.returncode != 0
@@ -52,8 +56,16 @@ def test_a_failure_cancels_what_needs_it_and_the_next_submission_makes_only_what
     undisturbed: SlurmRun, cluster: Cluster, few_documents: Path, tmp_path: Path
 ) -> None:
     run = SlurmRun(tmp_path, few_documents, cluster)
-    run.copy(undisturbed, "tokens", "distill/teacher", "teacher_cache/teacher", "distill_interpolated/chain")
-    run.copy(undisturbed, "distill_interpolated/chain.assistant-1", "teacher_cache/chain.assistant-1")
+    run.copy(
+        undisturbed,
+        "tokens",
+        "distill/teacher",
+        "teacher_cache/teacher",
+        "distill_interpolated/chain",
+    )
+    run.copy(
+        undisturbed, "distill_interpolated/chain.assistant-1", "teacher_cache/chain.assistant-1"
+    )
     shard = run.run / "teacher_cache/teacher/shards/00005.safetensors"
     data = bytearray(shard.read_bytes())
     data[len(data) // 10 :: 1000] = bytes(
@@ -67,7 +79,10 @@ def test_a_failure_cancels_what_needs_it_and_the_next_submission_makes_only_what
     assert status["distill/student"][0] == "failed"
     assert "00005.safetensors" in status["distill/student"][1]
     assert status["finetune/comparison/topic/student/seed-0"][0] == "cancelled"
-    assert "needs distill/student, which failed" in status["finetune/comparison/topic/student/seed-0"][1]
+    assert (
+        "needs distill/student, which failed"
+        in status["finetune/comparison/topic/student/seed-0"][1]
+    )
     output = run.log("distill/student/job-*.out")
     assert "| error: " in output  # the failing rank's last lines
     assert "00005.safetensors" in output
@@ -83,4 +98,6 @@ def test_a_failure_cancels_what_needs_it_and_the_next_submission_makes_only_what
     assert run.hash("teacher_cache/teacher") == undisturbed.hash("teacher_cache/teacher")
     assert run.hash("distill/student") == undisturbed.hash("distill/student")
     assert "--shards" not in run.log("teacher_cache/teacher/job-*.out")
-    assert [path.name for path in (run.run / "logs/teacher_cache/teacher").glob("shards-*")] == ["shards-0"]
+    assert [path.name for path in (run.run / "logs/teacher_cache/teacher").glob("shards-*")] == [
+        "shards-0"
+    ]

@@ -22,7 +22,9 @@ def test_a_step_runs_on_both_nodes(cluster: Cluster) -> None:
     assert sorted(done.stdout.split()) == ["n1", "n2"]
 
 
-def test_a_second_cluster_starts_beside_the_first_and_leaves_nothing_behind(cluster: Cluster) -> None:
+def test_a_second_cluster_starts_beside_the_first_and_leaves_nothing_behind(
+    cluster: Cluster,
+) -> None:
     root = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
     with Cluster(root) as second:
         # A job that ignores every polite signal and hides in a session of its own.
@@ -46,7 +48,11 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, timeout=120)
     assert done.returncode == -signal.SIGKILL
-    cluster.wait("the end of all its processes", lambda: not root.exists() and not processes(root), timeout=30)
+    cluster.wait(
+        "the end of all its processes",
+        lambda: not root.exists() and not processes(root),
+        timeout=30,
+    )
 
 
 def _commands(cluster: Cluster) -> set[str]:

@@ -27,7 +27,9 @@ def run(undisturbed: SlurmRun, cluster: Cluster, few_documents: Path, tmp_path: 
     return run
 
 
-def _submit_distill(run: SlurmRun, undisturbed: SlurmRun, *overrides: str, settings: str = "") -> str:
+def _submit_distill(
+    run: SlurmRun, undisturbed: SlurmRun, *overrides: str, settings: str = ""
+) -> str:
     run.copy(undisturbed, "teacher_cache/teacher")
     jobs = run.submit(*overrides, "--from", "distill", "--until", "distill", settings=settings)
     return jobs["distill/student"]
@@ -53,7 +55,14 @@ def _signal(pids: list[int], number: signal.Signals) -> None:
 def test_preempted_while_distilling(run: SlurmRun, undisturbed: SlurmRun, cluster: Cluster) -> None:
     job = _submit_distill(run, undisturbed, *_SLOW)
     cluster.wait("five steps", lambda: run.steps("distill/student") >= 5)
-    urgent = ("--partition=urgent", "--exclusive", "--nodes=2", "--output=/dev/null", "--wrap", "sleep 1")
+    urgent = (
+        "--partition=urgent",
+        "--exclusive",
+        "--nodes=2",
+        "--output=/dev/null",
+        "--wrap",
+        "sleep 1",
+    )
     cluster.run("sbatch", *urgent)
     cluster.wait("the requeue", lambda: cluster.job(job)["Restarts"] == "1")
     assert run.status()["distill/student"][0] in ("waiting", "running")
@@ -62,9 +71,13 @@ def test_preempted_while_distilling(run: SlurmRun, undisturbed: SlurmRun, cluste
     assert run.hash("distill/student") == undisturbed.hash("distill/student")
 
 
-def test_a_node_fails_while_distilling(run: SlurmRun, undisturbed: SlurmRun, cluster: Cluster) -> None:
+def test_a_node_fails_while_distilling(
+    run: SlurmRun, undisturbed: SlurmRun, cluster: Cluster
+) -> None:
     job = _submit_distill(run, undisturbed, *_SLOW, "distill.save_every=4")
-    cluster.wait("a checkpoint", lambda: any(run.run.glob("distill/student/checkpoints/*/complete.json")))
+    cluster.wait(
+        "a checkpoint", lambda: any(run.run.glob("distill/student/checkpoints/*/complete.json"))
+    )
     cluster.run("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
     cluster.wait("the requeue", lambda: cluster.job(job)["Restarts"] == "1")
     cluster.wait_for_jobs()  # the node answers, so it is back at once
@@ -72,7 +85,9 @@ def test_a_node_fails_while_distilling(run: SlurmRun, undisturbed: SlurmRun, clu
     assert run.hash("distill/student") == undisturbed.hash("distill/student")
 
 
-def test_a_time_limit_shorter_than_the_job(run: SlurmRun, undisturbed: SlurmRun, cluster: Cluster) -> None:
+def test_a_time_limit_shorter_than_the_job(
+    run: SlurmRun, undisturbed: SlurmRun, cluster: Cluster
+) -> None:
     # Slurm's shortest limit is a minute; it looks every 30 s and asks up to 30 s early: after 20 to 50 s here.
     job = _submit_distill(run, undisturbed, *_SLOW, settings="TIME[distill]=1 LEAD=10\n")
     cluster.wait("five steps", lambda: run.steps("distill/student") >= 5)
@@ -80,7 +95,10 @@ def test_a_time_limit_shorter_than_the_job(run: SlurmRun, undisturbed: SlurmRun,
     try:
         # However fast this machine is, the job takes longer than its limit leaves it.
         _signal(ranks, signal.SIGSTOP)
-        cluster.wait("the signal", lambda: run.log("distill/student/job-*.out").count("asked to stop") > asked)
+        cluster.wait(
+            "the signal",
+            lambda: run.log("distill/student/job-*.out").count("asked to stop") > asked,
+        )
     finally:
         _signal(ranks, signal.SIGCONT)
     cluster.wait_for_jobs()
@@ -107,9 +125,9 @@ def test_an_array_task_is_requeued_in_the_middle_of_its_capture(
 
 
 def test_restarts_without_progress_come_to_an_end(run: SlurmRun, cluster: Cluster) -> None:
-    array = run.submit("--until", "cache_teacher", settings="CACHE_TASKS=1 MAX_STALLED_RESTARTS=0\n")[
-        "teacher_cache/teacher"
-    ]
+    array = run.submit(
+        "--until", "cache_teacher", settings="CACHE_TASKS=1 MAX_STALLED_RESTARTS=0\n"
+    )["teacher_cache/teacher"]
     log = run.run / "logs/teacher_cache/teacher/shards-0/rank-00000.log"
     cluster.wait("the rank's start", log.is_file)
     cluster.run("scancel", "--batch", "--signal=USR1", f"{array}_0")
@@ -119,7 +137,9 @@ def test_restarts_without_progress_come_to_an_end(run: SlurmRun, cluster: Cluste
     assert "restarted 1 times in a row without a new shard or checkpoint" in rest
 
 
-def test_a_cancelled_job_saves_and_does_not_come_back(run: SlurmRun, undisturbed: SlurmRun, cluster: Cluster) -> None:
+def test_a_cancelled_job_saves_and_does_not_come_back(
+    run: SlurmRun, undisturbed: SlurmRun, cluster: Cluster
+) -> None:
     job = _submit_distill(run, undisturbed, *_SLOW)
     cluster.wait("five steps", lambda: run.steps("distill/student") >= 5)
     cluster.run("scancel", job)
@@ -127,7 +147,8 @@ def test_a_cancelled_job_saves_and_does_not_come_back(run: SlurmRun, undisturbed
     assert cluster.job(job)["JobState"] == "CANCELLED"
     assert cluster.job(job)["Restarts"] == "0"
     saved = [
-        json.loads(path.read_text())["step"] for path in run.run.glob("distill/student/checkpoints/*/complete.json")
+        json.loads(path.read_text())["step"]
+        for path in run.run.glob("distill/student/checkpoints/*/complete.json")
     ]
     assert saved
     assert run.status()["distill/student"][0] == "cancelled"

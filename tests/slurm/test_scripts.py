@@ -10,7 +10,11 @@ import pytest
 
 from tests.tiny_run import REPOSITORY
 
-_SCRIPTS = sorted(path for path in (REPOSITORY / "slurm").iterdir() if path.suffix in (".sh", ".sbatch", ".example"))
+_SCRIPTS = sorted(
+    path
+    for path in (REPOSITORY / "slurm").iterdir()
+    if path.suffix in (".sh", ".sbatch", ".example")
+)
 
 
 def test_shellcheck_finds_nothing() -> None:

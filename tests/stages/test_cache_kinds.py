@@ -24,7 +24,9 @@ _ALL = "cache={kinds: [states, sampled, topk], batch_size: 16, states: {dtype: i
 
 
 @pytest.fixture(scope="module")
-def run(finished_run: TinyRun, few_documents: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+def run(
+    finished_run: TinyRun, few_documents: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TinyRun:
     """A run whose cache holds every kind."""
     run = TinyRun(tmp_path_factory.mktemp("kinds"), few_documents)
     for name in ("tokens", "distill/teacher"):
@@ -36,25 +38,34 @@ def run(finished_run: TinyRun, few_documents: Path, tmp_path_factory: pytest.Tem
 
 def _miniend(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipeline.cli", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+    )
 
 
 def _losses(run: TinyRun, name: str, *overrides: str) -> list[float]:
     done = run.stage("distill", f"distill.name={name}", "distill.log_every=1", _ALL, *overrides)
     assert done.returncode == 0, done.stderr
     lines = (run.run / "distill" / name / "metrics.jsonl").read_text().splitlines()
-    return [record["loss/logits"] for line in lines if "loss/logits" in (record := json.loads(line))]
+    return [
+        record["loss/logits"] for line in lines if "loss/logits" in (record := json.loads(line))
+    ]
 
 
 def test_a_student_learns_from_each_kind(run: TinyRun) -> None:
     losses = {}
     for kind in ("states", "sampled", "topk"):
-        losses[kind] = _losses(run, kind, "distill.objective.preset=logits", f"distill.targets={kind}")
+        losses[kind] = _losses(
+            run, kind, "distill.objective.preset=logits", f"distill.targets={kind}"
+        )
         assert losses[kind][-1] < losses[kind][0]
     # The same batch before the first update: all three estimate the same divergence, up to what each leaves out.
     assert losses["topk"][0] <= losses["states"][0] * 1.01
     reversed_kl = _losses(
-        run, "reverse", "distill.objective={preset: logits, divergence: reverse_kl}", "distill.targets=topk"
+        run,
+        "reverse",
+        "distill.objective={preset: logits, divergence: reverse_kl}",
+        "distill.targets=topk",
     )
     assert reversed_kl[-1] < reversed_kl[0]
 
@@ -69,7 +80,9 @@ def test_states_serve_the_whole_objective_from_int8(run: TinyRun, finished_run: 
     assert ours == pytest.approx(exact, rel=0.01)
 
 
-def test_two_processes_and_a_rebuilt_shard_give_the_same_bytes(run: TinyRun, tmp_path: Path) -> None:
+def test_two_processes_and_a_rebuilt_shard_give_the_same_bytes(
+    run: TinyRun, tmp_path: Path
+) -> None:
     root = run.run / "teacher_cache/teacher"
     before = Artifact(root).manifest.content_hash()
     sidecar_path(root, 1).unlink()
@@ -101,14 +114,18 @@ def test_targets_that_are_one_row_off_are_caught(
     run: TinyRun, few_documents: Path, tmp_path: Path, column: str
 ) -> None:
     shifted = TinyRun(tmp_path, few_documents)
-    shutil.copytree(run.run, shifted.run, ignore=shutil.ignore_patterns("student", "states", "topk", "sampled"))
+    shutil.copytree(
+        run.run, shifted.run, ignore=shutil.ignore_patterns("student", "states", "topk", "sampled")
+    )
     root = shifted.run / "teacher_cache/teacher"
     _shift(root, column)
     done = _miniend("verify", str(root))
     assert done.returncode == 2
     assert "does not belong to the labels" in done.stdout
     kind = {"decoder_states": "states", "sampled": "sampled", "topk_ids": "topk"}[column]
-    trained = shifted.stage("distill", _ALL, "distill.objective.preset=logits", f"distill.targets={kind}")
+    trained = shifted.stage(
+        "distill", _ALL, "distill.objective.preset=logits", f"distill.targets={kind}"
+    )
     assert trained.returncode == 2
     assert "does not belong to the labels" in trained.stderr
 
@@ -128,10 +145,14 @@ def _shift(root: Path, column: str) -> None:
         if name.split(".")[0] == column or (column == "topk_ids" and name.startswith("topk")):
             order = [*rows[1:], rows[0]]
             columns[name] = (
-                columns[name][order] if not isinstance(columns[name], list) else [columns[name][i] for i in order]
+                columns[name][order]
+                if not isinstance(columns[name], list)
+                else [columns[name][i] for i in order]
             )
     manifest = artifact.manifest
-    output = Output(root, "teacher_cache", manifest.payload, (root / "recipe.yaml").read_text(), manifest.inputs)
+    output = Output(
+        root, "teacher_cache", manifest.payload, (root / "recipe.yaml").read_text(), manifest.inputs
+    )
     output.write_shard(0, columns, tokens=record.tokens, notes=record.notes)
     assert output.finish(len(manifest.shards), manifest.files)
 
@@ -144,7 +165,10 @@ def test_a_disk_that_fills_up_loses_nothing(
         shutil.copytree(finished_run.run / name, run.run / name)
     (run.run / "teacher_cache").symlink_to(small_disk, target_is_directory=True)
     root = run.run / "teacher_cache/teacher"
-    need = sum(path.stat().st_size for path in (finished_run.run / "teacher_cache/teacher/shards").iterdir())
+    need = sum(
+        path.stat().st_size
+        for path in (finished_run.run / "teacher_cache/teacher/shards").iterdir()
+    )
     assert need > 0
     size = 3 * need // 4096 * 4096
     subprocess.run(["mount", "-o", f"remount,size={size}", str(small_disk)], check=True)

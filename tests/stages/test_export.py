@@ -19,7 +19,13 @@ def test_a_student_of_a_chain_loads_generates_and_tells_its_lineage(finished_run
     root = finished_run.run / "distill_interpolated/chain"
     directory = root / "hf"
     names = {path.name for path in directory.iterdir()}
-    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
+    assert {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "README.md",
+    } <= names
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
 
     model, report = AutoModelForSeq2SeqLM.from_pretrained(directory, output_loading_info=True)
@@ -32,8 +38,14 @@ def test_a_student_of_a_chain_loads_generates_and_tells_its_lineage(finished_run
     assert isinstance(tokenizer.batch_decode(generated)[0], str)
 
     card = (directory / "README.md").read_text()
-    links = re.findall(r"^\| (\S+) \| ([^|]+) \| (\w+) \| ([\d,]+) × (\d+) \| ([\d.]+) \| `(\w+)` \|$", card, re.M)
-    above = ["distill/teacher", "distill_interpolated/chain.assistant-1", "distill_interpolated/chain"]
+    links = re.findall(
+        r"^\| (\S+) \| ([^|]+) \| (\w+) \| ([\d,]+) × (\d+) \| ([\d.]+) \| `(\w+)` \|$", card, re.M
+    )
+    above = [
+        "distill/teacher",
+        "distill_interpolated/chain.assistant-1",
+        "distill_interpolated/chain",
+    ]
     assert [link[0] for link in links] == [name.split("/")[1] for name in above]
     assert [link[1] for link in links] == ["text alone", "teacher", "chain.assistant-1"]
     for link, name in zip(links, above, strict=True):

@@ -29,7 +29,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, wiki_jsonl: Path) -> Pat
     root = tmp_path_factory.mktemp("finetune")
     lines = wiki_jsonl.read_text(encoding="utf-8").splitlines(keepends=True)
     spread = [(line, json.loads(line)) for line in lines[::30]]
-    chosen = [line for line, row in spread if row["topic"] != "Uncategorized" and row["description"]]
+    chosen = [
+        line for line, row in spread if row["topic"] != "Uncategorized" and row["description"]
+    ]
     for part, rows in {
         "train": chosen[::5] + chosen[1::5] + chosen[2::5],
         "validation": chosen[3::5],
@@ -42,11 +44,26 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, wiki_jsonl: Path) -> Pat
 
 def write_recipe(workspace: Path, run: str, **changes: Any) -> Path:
     parts = {part: str(workspace / f"{part}.jsonl") for part in ("train", "validation", "test")}
-    topic = {"name": "topic", "kind": "classification", "source": "topic: {extract}", "target": "{topic}", **parts}
-    summary = {"name": "summary", "kind": "generation", "source": "{extract}", "target": "{description}", **parts}
+    topic = {
+        "name": "topic",
+        "kind": "classification",
+        "source": "topic: {extract}",
+        "target": "{topic}",
+        **parts,
+    }
+    summary = {
+        "name": "summary",
+        "kind": "generation",
+        "source": "{extract}",
+        "target": "{description}",
+        **parts,
+    }
     finetune = {
         "models": {"small": str(workspace / "small")},
-        "tasks": [topic | {"source_length": 64}, summary | {"source_length": 64, "target_length": 16, "max_steps": 24}],
+        "tasks": [
+            topic | {"source_length": 64},
+            summary | {"source_length": 64, "target_length": 16, "max_steps": 24},
+        ],
         "max_steps": 30,
         "batch_size": 16,
         "micro_batch_size": 8,
@@ -58,7 +75,9 @@ def write_recipe(workspace: Path, run: str, **changes: Any) -> Path:
         "save_every": 10,
     }
     path = workspace / f"{run}.yaml"
-    path.write_text(yaml.safe_dump({"run": str(workspace / run), "seed": 7, "finetune": finetune | changes}))
+    path.write_text(
+        yaml.safe_dump({"run": str(workspace / run), "seed": 7, "finetune": finetune | changes})
+    )
     return path
 
 
@@ -106,7 +125,9 @@ def test_killed_runs_end_in_the_same_hashes_as_one_left_alone(workspace: Path) -
     assert shown in (workspace / "alone/finetune/comparison/report.md").read_text()
     for task in ("topic", "summary"):
         root = unit(workspace, "alone", task)
-        assert len((root / "predictions.jsonl").read_text().splitlines()) == count_test_rows(workspace)
+        assert len((root / "predictions.jsonl").read_text().splitlines()) == count_test_rows(
+            workspace
+        )
         assert "speed.json" not in Artifact(root, "finetune").manifest.files
         assert not (root / "checkpoints").exists()
         losses = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
@@ -129,7 +150,9 @@ def test_killed_runs_end_in_the_same_hashes_as_one_left_alone(workspace: Path) -
     assert not (summary / "manifest.json").exists()
     assert "resuming" not in finish(start(recipe)), "the finished weights were trained again"
     for task in ("topic", "summary"):
-        alone, killed = (Artifact(unit(workspace, run, task), "finetune").manifest for run in ("alone", "killed"))
+        alone, killed = (
+            Artifact(unit(workspace, run, task), "finetune").manifest for run in ("alone", "killed")
+        )
         assert killed.files == alone.files
         assert killed.content_hash() == alone.content_hash()
 
@@ -140,7 +163,10 @@ def test_two_ranks_share_the_work(workspace: Path) -> None:
     out = finish(forked.Ranks([*STAGE, "--recipe", str(recipe), "--tasks", "topic"], 2))
     assert out.count("| small ") == 1, "rank 0 alone prints the table"
     rows = [
-        json.loads(line) for line in (unit(workspace, "ranks", "topic") / "predictions.jsonl").read_text().splitlines()
+        json.loads(line)
+        for line in (unit(workspace, "ranks", "topic") / "predictions.jsonl")
+        .read_text()
+        .splitlines()
     ]
     assert [row["row"] for row in rows] == list(range(len(rows)))
     assert len(rows) == count_test_rows(workspace)
@@ -156,7 +182,9 @@ def test_two_ranks_share_the_work(workspace: Path) -> None:
         (["finetune.models={small: nowhere/at/all}"], "model nowhere/at/all: no such directory"),
     ],
 )
-def test_a_users_mistake_is_one_line_and_leaves_nothing(workspace: Path, arguments: list[str], message: str) -> None:
+def test_a_users_mistake_is_one_line_and_leaves_nothing(
+    workspace: Path, arguments: list[str], message: str
+) -> None:
     process = start(write_recipe(workspace, "wrong"), *arguments)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2

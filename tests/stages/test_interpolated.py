@@ -15,7 +15,12 @@ from tests.tiny_run import ENVIRONMENT, PYTHON, TinyRun
 pytestmark = pytest.mark.slow
 
 #: Of a teacher with 3+3 blocks, d_model 32, d_ff 64 and 2 heads.
-NARROW = ("student.d_model=16", "student.d_ff=24", "student.num_heads=1", "student.init={importance_rows: 8}")
+NARROW = (
+    "student.d_model=16",
+    "student.d_ff=24",
+    "student.num_heads=1",
+    "student.init={importance_rows: 8}",
+)
 CHAIN = (
     *NARROW,
     "interpolated.name=mixed",
@@ -26,9 +31,13 @@ CHAIN = (
 )
 
 
-def test_a_narrow_student_starts_from_the_same_weights_on_two_ranks_and_after_a_kill(cached_run: TinyRun) -> None:
+def test_a_narrow_student_starts_from_the_same_weights_on_two_ranks_and_after_a_kill(
+    cached_run: TinyRun,
+) -> None:
     initial = cached_run.run / "distill/student/initial/model.safetensors"
-    process = subprocess.Popen(cached_run.command("distill", *NARROW), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        cached_run.command("distill", *NARROW), env=ENVIRONMENT, stdout=subprocess.DEVNULL
+    )
     try:
         deadline = time.monotonic() + 120
         while not initial.exists():
@@ -51,12 +60,19 @@ def test_a_narrow_student_starts_from_the_same_weights_on_two_ranks_and_after_a_
     assert done.returncode == 0, done.stderr
     assert initial.read_bytes() == first
     config = json.loads((cached_run.run / "distill/student/hf/config.json").read_text())
-    assert (config["d_model"], config["d_ff"], config["num_heads"], config["d_kv"]) == (16, 24, 1, 16)
+    assert (config["d_model"], config["d_ff"], config["num_heads"], config["d_kv"]) == (
+        16,
+        24,
+        1,
+        16,
+    )
     card = (cached_run.run / "distill/student/hf/README.md").read_text()
     assert "the teacher's blocks (uniform), widths cut by importance" in card
 
 
-def test_a_link_compares_with_the_original_teacher_too_and_a_killed_one_ends_the_same(cached_run: TinyRun) -> None:
+def test_a_link_compares_with_the_original_teacher_too_and_a_killed_one_ends_the_same(
+    cached_run: TinyRun,
+) -> None:
     root = cached_run.run / "distill_interpolated"
     done = cached_run.stage("distill_interpolated", *CHAIN)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -72,7 +88,10 @@ def test_a_link_compares_with_the_original_teacher_too_and_a_killed_one_ends_the
     for step, line in enumerate(lines):
         share = 1.0 - 0.5 * min(step / 4, 1.0)
         for part in parts:
-            ours, other = (line[f"weighted/{name}"] / line[f"loss/{name}"] for name in (part, f"original_{part}"))
+            ours, other = (
+                line[f"weighted/{name}"] / line[f"loss/{name}"]
+                for name in (part, f"original_{part}")
+            )
             assert other / (ours + other) == pytest.approx(share, rel=1e-3)
         total = sum(value for name, value in line.items() if name.startswith("weighted/"))
         assert line["loss/loss"] == pytest.approx(total, rel=1e-3)
@@ -83,7 +102,9 @@ def test_a_link_compares_with_the_original_teacher_too_and_a_killed_one_ends_the
     for place in (root, cached_run.run / "teacher_cache"):
         (place / "killed.assistant-1").symlink_to(place / "mixed.assistant-1")
     process = subprocess.Popen(
-        cached_run.command("distill_interpolated", *again), env=ENVIRONMENT, stdout=subprocess.DEVNULL
+        cached_run.command("distill_interpolated", *again),
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
     )
     try:
         deadline = time.monotonic() + 120
@@ -96,7 +117,8 @@ def test_a_link_compares_with_the_original_teacher_too_and_a_killed_one_ends_the
         process.wait()
     assert not (root / "killed/manifest.json").exists()
     newest = max(
-        int(path.parent.name.removeprefix("step-")) for path in root.glob("killed/checkpoints/*/complete.json")
+        int(path.parent.name.removeprefix("step-"))
+        for path in root.glob("killed/checkpoints/*/complete.json")
     )
     done = cached_run.stage("distill_interpolated", *again)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -17,9 +17,13 @@ pytestmark = pytest.mark.slow
 
 
 def _refused(run: TinyRun, stage: str, *overrides: str) -> str:
-    before = {path: path.stat().st_mtime_ns for path in run.run.rglob("*")} if run.run.exists() else {}
+    before = (
+        {path: path.stat().st_mtime_ns for path in run.run.rglob("*")} if run.run.exists() else {}
+    )
     done = run.stage(stage, *overrides)
-    after = {path: path.stat().st_mtime_ns for path in run.run.rglob("*")} if run.run.exists() else {}
+    after = (
+        {path: path.stat().st_mtime_ns for path in run.run.rglob("*")} if run.run.exists() else {}
+    )
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 2, done.stdout + done.stderr
     assert len(lines) == 1, f"not one line: {done.stderr}"
@@ -56,7 +60,9 @@ def test_one_line_and_nothing_written(
 ) -> None:
     overrides = [override.replace("{other}", str(tmp_path / "empty")) for override in overrides]
     # A name of its own, so that what is tested is this mistake and not that the finished result was made otherwise.
-    name = {"distill": ["distill.name=mistake"], "cache_teacher": ["teacher.name=mistake"]}.get(stage, [])
+    name = {"distill": ["distill.name=mistake"], "cache_teacher": ["teacher.name=mistake"]}.get(
+        stage, []
+    )
     if stage == "tokenize_corpus":
         name = [f"run={tmp_path / 'run'}"]
     assert words in _refused(finished_run, stage, *name, *overrides)
@@ -86,7 +92,10 @@ def test_text_that_is_empty_or_not_utf8(finished_run: TinyRun, tmp_path: Path) -
     (tmp_path / "empty.txt").write_text("")
     for file, words in (("latin1.txt", "not UTF-8"), ("empty.txt", "0 documents hold 0 tokens")):
         error = _refused(
-            finished_run, "tokenize_corpus", f"run={tmp_path / 'run'}", f"corpus.sources=[{tmp_path / file}]"
+            finished_run,
+            "tokenize_corpus",
+            f"run={tmp_path / 'run'}",
+            f"corpus.sources=[{tmp_path / file}]",
         )
         assert words in error
         assert not (tmp_path / "run").exists()
@@ -100,7 +109,9 @@ def test_a_corrupt_cache_shard_stops_the_student_and_one_command_mends_it(
         shutil.copytree(finished_run.run / name, run.run / name)
     shard = shard_path(run.run / "teacher_cache/teacher", 2)
     data = bytearray(shard.read_bytes())
-    for place in range(8192, len(data), 97):  # in every row: this training does not read all of them
+    for place in range(
+        8192, len(data), 97
+    ):  # in every row: this training does not read all of them
         data[place] ^= 4
     shard.write_bytes(data)
     done = run.stage("distill")
@@ -109,7 +120,9 @@ def test_a_corrupt_cache_shard_stops_the_student_and_one_command_mends_it(
     _, _, command = done.stderr.strip().partition("to rebuild this shard alone: ")
     command = command.replace("&& python ", f"&& {shlex.quote(PYTHON)} ")
     before = {path: path.stat().st_mtime_ns for path in shard.parent.glob("*.safetensors")}
-    mended = subprocess.run(command, shell=True, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True)
+    mended = subprocess.run(
+        command, shell=True, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True
+    )
     assert mended.returncode == 0, mended.stdout + mended.stderr
     assert {path for path, time in before.items() if path.stat().st_mtime_ns != time} == {shard}
     assert run.hashes("cache_teacher") == finished_run.hashes("cache_teacher")
@@ -139,10 +152,17 @@ def test_an_incomplete_checkpoint_is_passed_over_with_a_word(
 def test_a_teacher_with_another_vocabulary_is_refused(
     finished_run: TinyRun, few_documents: Path, tmp_path: Path
 ) -> None:
-    other = save_tiny_t5(tmp_path / "other", few_documents.read_text(encoding="utf-8").splitlines()[:50])
+    other = save_tiny_t5(
+        tmp_path / "other", few_documents.read_text(encoding="utf-8").splitlines()[:50]
+    )
     for stage in ("cache_teacher", "distill"):
         name = "teacher.name=mistake" if stage == "cache_teacher" else "distill.name=mistake"
-        overrides = [f"teacher.model={other}", name, "distill.objective.preset=lm", "student.init=random"]
+        overrides = [
+            f"teacher.model={other}",
+            name,
+            "distill.objective.preset=lm",
+            "student.init=random",
+        ]
         error = _refused(finished_run, stage, *overrides)
         assert str(other) in error
         assert "set tokenizer.path to" in error

@@ -31,7 +31,9 @@ def _distill(run: TinyRun, name: str, *overrides: str) -> list[dict[str, Any]]:
     return _logged(run, name)
 
 
-def test_hidden_states_are_compared_through_projections_that_are_dropped_at_export(cached_run: TinyRun) -> None:
+def test_hidden_states_are_compared_through_projections_that_are_dropped_at_export(
+    cached_run: TinyRun,
+) -> None:
     log = _distill(
         cached_run,
         "narrow",
@@ -50,7 +52,9 @@ def test_hidden_states_are_compared_through_projections_that_are_dropped_at_expo
     assert not report["unexpected_keys"]
 
 
-def test_relations_alone_train_when_every_weight_is_partitioned(cached_run: TinyRun, tmp_path: Path) -> None:
+def test_relations_alone_train_when_every_weight_is_partitioned(
+    cached_run: TinyRun, tmp_path: Path
+) -> None:
     # As with large models, whose weights are above the threshold: each is gathered for the module that uses it, and released.
     config = json.loads((REPOSITORY / "ds_configs/zero3_cpu.json").read_text())
     config["zero_optimization"] |= {"stage3_param_persistence_threshold": 0}
@@ -61,17 +65,31 @@ def test_relations_alone_train_when_every_weight_is_partitioned(cached_run: Tiny
     )
     parts = "distill.objective.weights={lm: 0, cross_relations: 1, decoder_attention: 1}"
     logs = [
-        _distill(cached_run, f"way-{index}", way, parts, "distill.objective.preset=minilm", "distill.max_steps=4")
+        _distill(
+            cached_run,
+            f"way-{index}",
+            way,
+            parts,
+            "distill.objective.preset=minilm",
+            "distill.max_steps=4",
+        )
         for index, way in enumerate(ways)
     ]
     assert logs[0][-1]["loss/loss"] == pytest.approx(logs[1][-1]["loss/loss"], rel=1e-3)
 
 
-def test_attention_transfer_of_equal_models_is_zero_and_falls_otherwise(cached_run: TinyRun) -> None:
+def test_attention_transfer_of_equal_models_is_zero_and_falls_otherwise(
+    cached_run: TinyRun,
+) -> None:
     log = _distill(
-        cached_run, "v1", "distill.objective.preset=minilm_v1", "distill.objective.weights={cross_attention: 1}"
+        cached_run,
+        "v1",
+        "distill.objective.preset=minilm_v1",
+        "distill.objective.weights={cross_attention: 1}",
     )
-    assert {"loss/encoder_attention", "loss/decoder_attention", "loss/cross_attention"} <= log[0].keys()
+    assert {"loss/encoder_attention", "loss/decoder_attention", "loss/cross_attention"} <= log[
+        0
+    ].keys()
     assert all(math.isfinite(value) for record in log for value in record.values())
     # A student that is the teacher: every attention of its last blocks is the teacher's, and stays so without a learning rate.
     same = _distill(
@@ -83,7 +101,11 @@ def test_attention_transfer_of_equal_models_is_zero_and_falls_otherwise(cached_r
         "distill.max_steps=1",
         "distill.learning_rate=1.0e-12",
     )
-    parts = {name: value for name, value in same[0].items() if name.startswith("loss/") and name != "loss/lm"}
+    parts = {
+        name: value
+        for name, value in same[0].items()
+        if name.startswith("loss/") and name != "loss/lm"
+    }
     assert len(parts) == 6
     # bf16 rounds what the two compute in differently shaped batches.
     assert max(parts.values()) < 1e-3
@@ -102,17 +124,23 @@ def test_taid_and_scheduled_weights_survive_a_signal(cached_run: TinyRun) -> Non
     whole = _distill(cached_run, "whole", *_TAID)
     assert whole[0]["weighted/logits"] == 0.0
     assert whole[3]["weighted/logits"] == pytest.approx(whole[3]["loss/logits"] / 2, rel=1e-3)
-    process = cached_run.logging("distill", "distill/cut", 4, "distill.name=cut", "distill.save_every=1000", *_TAID)
+    process = cached_run.logging(
+        "distill", "distill/cut", 4, "distill.name=cut", "distill.save_every=1000", *_TAID
+    )
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=120)
     assert process.returncode == 75
-    record = json.loads(next(cached_run.run.glob("distill/cut/checkpoints/*/complete.json")).read_text())
+    record = json.loads(
+        next(cached_run.run.glob("distill/cut/checkpoints/*/complete.json")).read_text()
+    )
     share, momentum, last_loss = record["state"]["taid"]
     assert share > 0.2
     assert momentum != 0.0
     assert last_loss > 0.0
     _distill(cached_run, "cut", *_TAID)
-    weights = [cached_run.run / "distill" / name / "hf/model.safetensors" for name in ("whole", "cut")]
+    weights = [
+        cached_run.run / "distill" / name / "hf/model.safetensors" for name in ("whole", "cut")
+    ]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
@@ -127,7 +155,9 @@ def test_taid_and_scheduled_weights_survive_a_signal(cached_run: TinyRun) -> Non
         (("distill.targets=topk", "distill.objective={preset: logits, taid: {}}"), "cannot serve taid"),
     ],
 )  # fmt: skip
-def test_what_cannot_work_is_said_at_the_start(cached_run: TinyRun, overrides: tuple[str, ...], words: str) -> None:
+def test_what_cannot_work_is_said_at_the_start(
+    cached_run: TinyRun, overrides: tuple[str, ...], words: str
+) -> None:
     done = cached_run.stage("distill", *overrides)
     assert done.returncode == 2
     assert words in done.stderr

@@ -33,7 +33,12 @@ def test_a_teacher_is_cached_and_distilled(run: TinyRun, tmp_path: Path, name: s
     teacher = tiny_model(name, layers=(3, 2), vocab_size=len(tokenizer))
     teacher.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    settings = [f"teacher.model={tmp_path}", f"teacher.name={name}", f"distill.name={name}", "cache.decoder_cut=0"]
+    settings = [
+        f"teacher.model={tmp_path}",
+        f"teacher.name={name}",
+        f"distill.name={name}",
+        "cache.decoder_cut=0",
+    ]
     steps = [
         "distill.dropout=0.1",
         "distill.max_steps=4",
@@ -54,11 +59,20 @@ def test_a_teacher_is_cached_and_distilled(run: TinyRun, tmp_path: Path, name: s
     assert (student.config.model_type, shape.encoder_layers, shape.decoder_layers) == (name, 1, 1)
     assert student.final_logits_bias.equal(teacher.final_logits_bias.to(student.dtype))
     positions = [model.model.encoder.embed_positions.weight for model in (teacher, student)]
-    assert positions[1].equal(positions[0].to(student.dtype)) == (name == "marian"), "the others' are trained"
-    batch = AutoTokenizer.from_pretrained(directory)(["A river in <extra_id_0>."], return_tensors="pt")
-    generated = student.generate(input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=4)
+    assert positions[1].equal(positions[0].to(student.dtype)) == (name == "marian"), (
+        "the others' are trained"
+    )
+    batch = AutoTokenizer.from_pretrained(directory)(
+        ["A river in <extra_id_0>."], return_tensors="pt"
+    )
+    generated = student.generate(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=4
+    )
     assert generated[0, 0] == teacher.config.decoder_start_token_id
-    lines = [json.loads(line) for line in (run.run / "distill" / name / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (run.run / "distill" / name / "metrics.jsonl").read_text().splitlines()
+    ]
     for part in ("loss/lm", "loss/logits", "loss/decoder_relations", "loss/cross_relations"):
         values = [line[part] for line in lines if part in line]
         assert len(values) == 4

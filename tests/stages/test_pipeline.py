@@ -19,8 +19,15 @@ def test_the_student_is_an_ordinary_transformers_model(finished_run: TinyRun) ->
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     directory = finished_run.run / "distill/student/hf"
-    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
-    assert (model.config.num_layers, model.config.num_decoder_layers, model.config.d_model) == (1, 1, 32)
+    model, tokenizer = (
+        AutoModelForSeq2SeqLM.from_pretrained(directory),
+        AutoTokenizer.from_pretrained(directory),
+    )
+    assert (model.config.num_layers, model.config.num_decoder_layers, model.config.d_model) == (
+        1,
+        1,
+        32,
+    )
     assert model.lm_head.weight is not model.shared.weight, "T5 1.1 has a head of its own"
     batch = tokenizer(["A river in <extra_id_0>."], return_tensors="pt")
     assert model.generate(**batch, max_new_tokens=4).shape[0] == 1
@@ -28,7 +35,10 @@ def test_the_student_is_an_ordinary_transformers_model(finished_run: TinyRun) ->
 
 
 def test_cached_replay_was_exact_in_every_shard(finished_run: TinyRun) -> None:
-    cache, tokens = Artifact(finished_run.run / "teacher_cache/teacher"), Artifact(finished_run.run / "tokens/train")
+    cache, tokens = (
+        Artifact(finished_run.run / "teacher_cache/teacher"),
+        Artifact(finished_run.run / "tokens/train"),
+    )
     assert len(cache.shards) == len(tokens.shards) > 4
     for ours, theirs in zip(cache.shards, tokens.shards, strict=True):
         assert ours.notes["token_shard_sha256"] == theirs.sha256
@@ -59,11 +69,21 @@ def test_a_chain_shares_the_steps_and_shrinks_from_link_to_link(finished_run: Ti
     root = finished_run.run / "distill_interpolated"
     layers = [
         json.loads((path / "hf/config.json").read_text())["num_layers"]
-        for path in (finished_run.run / "distill/teacher", root / "chain.assistant-1", root / "chain")
+        for path in (
+            finished_run.run / "distill/teacher",
+            root / "chain.assistant-1",
+            root / "chain",
+        )
     ]
     assert layers == [3, 2, 1]
-    steps = [json.loads((root / name / "summary.json").read_text())["steps"] for name in ("chain.assistant-1", "chain")]
-    assert sum(steps) == json.loads((finished_run.run / "distill/student/summary.json").read_text())["steps"]
+    steps = [
+        json.loads((root / name / "summary.json").read_text())["steps"]
+        for name in ("chain.assistant-1", "chain")
+    ]
+    assert (
+        sum(steps)
+        == json.loads((finished_run.run / "distill/student/summary.json").read_text())["steps"]
+    )
 
 
 def test_processes_that_cache_one_after_the_other_leave_no_shard_out(

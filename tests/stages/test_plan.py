@@ -18,20 +18,40 @@ pytestmark = pytest.mark.slow
 
 def test_disk_and_parameters_are_exactly_what_the_stages_make(cached_run: TinyRun) -> None:
     run = cached_run
-    kinds = {"states": "[states]", "states int8": "[states]", "topk": "[topk]", "sampled": "[sampled]"}
+    kinds = {
+        "states": "[states]",
+        "states int8": "[states]",
+        "topk": "[topk]",
+        "sampled": "[sampled]",
+    }
     made = {}
     for number, (kind, cached) in enumerate(kinds.items()):
         settings = [f"teacher.name=t{number}", f"cache.kinds={cached}", "cache.topk.k=8"]
-        settings += ["cache.states={dtype: int8, group_size: 12, outliers: 3}"] if "int8" in kind else []
+        settings += (
+            ["cache.states={dtype: int8, group_size: 12, outliers: 3}"] if "int8" in kind else []
+        )
         done = run.stage("cache_teacher", *settings)
         assert done.returncode == 0, done.stderr
         made[kind] = Artifact(run.run / f"teacher_cache/t{number}")
     for stage in ("distill", "distill_interpolated"):
         run.complete(stage)
 
-    command = [sys.executable, "-m", "pipeline.cli", "plan", str(run.recipe), "--json", "--gpu", "cpu", "--gpus", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.cli",
+        "plan",
+        str(run.recipe),
+        "--json",
+        "--gpu",
+        "cpu",
+        "--gpus",
+        "1",
+    ]
     command += ["cache.topk.k=8", "cache.states={group_size: 12, outliers: 3}"]
-    done = subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
 
@@ -39,7 +59,9 @@ def test_disk_and_parameters_are_exactly_what_the_stages_make(cached_run: TinyRu
     planned = plan["links"][0]["targets"]
     for kind, cache in made.items():
         size = sum(shard.bytes for shard in cache.shards)
-        if kind == "sampled":  # a code of varying length, the longer the flatter the teacher's distribution
+        if (
+            kind == "sampled"
+        ):  # a code of varying length, the longer the flatter the teacher's distribution
             assert 0.5 * size < planned[kind]["shard_bytes"] < 2 * size
         else:
             assert planned[kind]["shard_bytes"] == size, kind
@@ -52,5 +74,11 @@ def test_disk_and_parameters_are_exactly_what_the_stages_make(cached_run: TinyRu
         *((link["student"], link["key"]) for link in plan["links"]),
     ]:
         found = model_shape(run.run / directory / "hf")
-        assert (model["parameters"], model["embedding_parameters"]) == (found.parameters, found.embedding_parameters)
-        assert (model["encoder_layers"], model["decoder_layers"]) == (found.encoder_layers, found.decoder_layers)
+        assert (model["parameters"], model["embedding_parameters"]) == (
+            found.parameters,
+            found.embedding_parameters,
+        )
+        assert (model["encoder_layers"], model["decoder_layers"]) == (
+            found.encoder_layers,
+            found.decoder_layers,
+        )

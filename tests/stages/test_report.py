@@ -22,14 +22,23 @@ SEEDS = (0, 1)
 
 
 @pytest.fixture(scope="module")
-def compared(finished_run: TinyRun, few_documents: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+def compared(
+    finished_run: TinyRun, few_documents: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TinyRun:
     """The finished run with two models, two seeds and a baseline on a classification and a generation task."""
     run = TinyRun(tmp_path_factory.mktemp("compared"), few_documents)
     shutil.copytree(finished_run.run, run.run)
     models = {name: f"{run.run}/distill/{name}/hf" for name in MODELS}
     rows = {part: str(few_documents) for part in ("train", "test")}
     lengths = {"source_length": 32, "target_length": 8, "test_rows": 40}
-    topic = {"name": "topic", "kind": "classification", "source": "{extract}", "target": "{topic}", **rows, **lengths}
+    topic = {
+        "name": "topic",
+        "kind": "classification",
+        "source": "{extract}",
+        "target": "{topic}",
+        **rows,
+        **lengths,
+    }
     summary = {
         "name": "summary",
         "kind": "generation",
@@ -70,7 +79,9 @@ class Page(HTMLParser):
         found = dict(attributes)
         self.tags.add(tag)
         self.links += [
-            value or "" for name, value in attributes if name in ("href", "src", "xlink:href", "action", "srcset")
+            value or ""
+            for name, value in attributes
+            if name in ("href", "src", "xlink:href", "action", "srcset")
         ]
         assert not any(name.startswith("on") for name in found), found
         if tag == "tr":
@@ -107,10 +118,15 @@ def test_the_stage_writes_a_report_whose_numbers_are_those_of_the_units(compared
     assert found["reference"] == "teacher"
     for task, metric, digits in (("topic", "accuracy", 3), ("summary", "rouge1", 2)):
         for model in MODELS:
-            units = [json.loads((root / f"{task}/{model}/seed-{seed}/metrics.json").read_text()) for seed in SEEDS]
+            units = [
+                json.loads((root / f"{task}/{model}/seed-{seed}/metrics.json").read_text())
+                for seed in SEEDS
+            ]
             shown = found["models"][model]["scores"][task]
             assert set(shown) == set(units[0]["scores"])
-            assert shown[metric]["mean"] == pytest.approx(fmean(unit["scores"][metric] for unit in units))
+            assert shown[metric]["mean"] == pytest.approx(
+                fmean(unit["scores"][metric] for unit in units)
+            )
             assert shown[metric]["deviation"] is not None
             low, high = shown[metric]["interval"]
             assert low <= shown[metric]["mean"] <= high
@@ -121,7 +137,11 @@ def test_the_stage_writes_a_report_whose_numbers_are_those_of_the_units(compared
             assert found["models"]["student"]["retention"][task]["share"] == pytest.approx(
                 mean["student"] / mean["teacher"]
             )
-        pair = next(p for p in found["differences"] if p["task"] == task and {p["model"], p["against"]} == set(MODELS))
+        pair = next(
+            p
+            for p in found["differences"]
+            if p["task"] == task and {p["model"], p["against"]} == set(MODELS)
+        )
         assert pair["difference"] == pytest.approx(mean[pair["model"]] - mean[pair["against"]])
     assert found["models"]["tfidf"]["baseline"]
     assert found["models"]["tfidf"]["scores"].keys() == {"topic"}
@@ -136,18 +156,26 @@ def test_stages_and_curves_are_those_of_the_artifacts(compared: TinyRun) -> None
     assert stages["teacher_cache/teacher"]["bytes"] == cache["totals"]["bytes"]
     assert stages["teacher_cache/teacher"]["flops"] > 0
     student = stages["distill/student"]
-    columns = json.loads((compared.run / "tokens/train/manifest.json").read_text())["shards"][0]["columns"]
+    columns = json.loads((compared.run / "tokens/train/manifest.json").read_text())["shards"][0][
+        "columns"
+    ]
     width = columns["input_ids"]["row_shape"][0] + columns["labels"]["row_shape"][0]
     assert (student["steps"], student["rows"], student["tokens"]) == (12, 12 * 8, 12 * 8 * width)
     assert student["inputs"]["teacher"] == "distill/teacher"
     assert student["inputs"]["cache"] == "teacher_cache/teacher"
-    assert stages["distill_interpolated/chain"]["inputs"]["teacher"] == "distill_interpolated/chain.assistant-1"
+    assert (
+        stages["distill_interpolated/chain"]["inputs"]["teacher"]
+        == "distill_interpolated/chain.assistant-1"
+    )
     assert "teacher" not in stages["distill/teacher"]["inputs"]
     assert student["flops"] > 0
     assert student["seconds"] > 0
     assert page.row("distill/student")[1] == "12"
     curves = {curve["artifact"]: curve for curve in found["curves"]}
-    lines = [json.loads(line) for line in (compared.run / "distill/student/metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (compared.run / "distill/student/metrics.jsonl").read_text().splitlines()
+    ]
     logged = [[line["step"], line["loss/lm"]] for line in lines if "loss/lm" in line]
     assert curves["distill/student"]["train"] == logged
     assert curves["distill/student"]["validation"][-1][1] == student["validation_loss"]
@@ -163,7 +191,9 @@ def test_models_are_timed_together_at_batch_one_and_more(compared: TinyRun) -> N
         for line in timed:
             assert line["work"].startswith(work)
             assert line["quickest"] <= line["milliseconds"] <= line["slowest"]
-            assert line["rows_per_second"] == pytest.approx(1e3 * line["batch_size"] / line["milliseconds"], rel=1e-2)
+            assert line["rows_per_second"] == pytest.approx(
+                1e3 * line["batch_size"] / line["milliseconds"], rel=1e-2
+            )
 
 
 def test_the_page_stands_alone_and_every_chart_shows_something(compared: TinyRun) -> None:
@@ -171,15 +201,30 @@ def test_the_page_stands_alone_and_every_chart_shows_something(compared: TinyRun
     page = Page(text)
     assert page.links
     assert all(link.startswith("#") for link in page.links)
-    assert not page.tags & {"script", "link", "img", "iframe", "object", "embed", "base", "form", "image", "use"}
+    assert not page.tags & {
+        "script",
+        "link",
+        "img",
+        "iframe",
+        "object",
+        "embed",
+        "base",
+        "form",
+        "image",
+        "use",
+    }
     style = text[text.index("<style>") : text.index("</style>")]
     assert "url(" not in style
     assert "@import" not in style
-    assert len(page.charts) >= 2 + 2 * 3 + 4 + 2 * 2  # retention, size and speed, pretraining, fine-tuning
+    assert (
+        len(page.charts) >= 2 + 2 * 3 + 4 + 2 * 2
+    )  # retention, size and speed, pretraining, fine-tuning
     assert all(page.charts), page.charts
 
 
-def test_a_run_half_finished_is_reported_and_says_what_is_missing(compared: TinyRun, tmp_path: Path) -> None:
+def test_a_run_half_finished_is_reported_and_says_what_is_missing(
+    compared: TinyRun, tmp_path: Path
+) -> None:
     run = tmp_path / "half"
     shutil.copytree(compared.run, run, ignore=shutil.ignore_patterns("checkpoints"))
     (run / "distill_interpolated/chain/manifest.json").unlink()
@@ -218,11 +263,17 @@ def test_what_a_file_says_never_becomes_markup(compared: TinyRun) -> None:
     before = Page(page(found))
     hostile = "<img src=x onerror=alert(1)>\"'|](http://x.test)"
     harmed: Any = copy.deepcopy(found)
-    harmed["models"] = {hostile if name == "student" else name: row for name, row in found["models"].items()}
+    harmed["models"] = {
+        hostile if name == "student" else name: row for name, row in found["models"].items()
+    }
     for pair in harmed["differences"]:
         pair.update({side: hostile for side in ("model", "against") if pair[side] == "student"})
-    harmed["tasks"] = {hostile if task == "topic" else task: info for task, info in found["tasks"].items()}
-    harmed["stages"][0]["artifact"] = harmed["curves"][0]["artifact"] = harmed["run"] = harmed["name"] = hostile
+    harmed["tasks"] = {
+        hostile if task == "topic" else task: info for task, info in found["tasks"].items()
+    }
+    harmed["stages"][0]["artifact"] = harmed["curves"][0]["artifact"] = harmed["run"] = harmed[
+        "name"
+    ] = hostile
     harmed["missing"] = harmed["warnings"] = [hostile]
     after = Page(page(harmed))
     assert after.tags <= before.tags | {"ul", "li", "strong"}
@@ -235,9 +286,14 @@ def test_what_a_file_says_never_becomes_markup(compared: TinyRun) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--name", "narrow"], "has no comparison 'narrow'; it has comparison, wide"), ([], "is not a run")],
+    [
+        (["--name", "narrow"], "has no comparison 'narrow'; it has comparison, wide"),
+        ([], "is not a run"),
+    ],
 )
-def test_a_users_mistake_is_one_line(compared: TinyRun, tmp_path: Path, options: list[str], message: str) -> None:
+def test_a_users_mistake_is_one_line(
+    compared: TinyRun, tmp_path: Path, options: list[str], message: str
+) -> None:
     done = report(compared.run if options else tmp_path, *options)
     assert done.returncode == 2
     assert message in done.stderr
@@ -247,7 +303,11 @@ def test_a_users_mistake_is_one_line(compared: TinyRun, tmp_path: Path, options:
 
 @pytest.fixture
 def chromium() -> list[str]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    program = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if program is None:
         pytest.skip("no chromium here to look at the page with")
     flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update"
@@ -260,7 +320,9 @@ def chromium() -> list[str]:
     ]
 
 
-def test_a_browser_shows_the_page_at_phone_width(compared: TinyRun, chromium: list[str], tmp_path: Path) -> None:
+def test_a_browser_shows_the_page_at_phone_width(
+    compared: TinyRun, chromium: list[str], tmp_path: Path
+) -> None:
     shutil.copy(compared.run / "finetune/wide/report.html", tmp_path)
     (tmp_path / "frame.html").write_text(
         "<iframe id=f src=report.html style='width:390px;height:844px;border:0'></iframe><pre id=out></pre><script>"
@@ -268,7 +330,12 @@ def test_a_browser_shows_the_page_at_phone_width(compared: TinyRun, chromium: li
         "width: d.documentElement.scrollWidth, charts: [...d.querySelectorAll('svg.panel')].map(s => s.clientWidth),"
         "text: Math.min(...[...d.querySelectorAll('svg.panel text')].map(t => t.getBoundingClientRect().height))}) }</script>"
     )
-    command = [*chromium, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path / 'frame.html'}"]
+    command = [
+        *chromium,
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--dump-dom",
+        f"file://{tmp_path / 'frame.html'}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     said = re.search(r"<pre id=\"out\">(\{.*\})</pre>", done.stdout)
     assert said is not None, done.stderr[-2000:]

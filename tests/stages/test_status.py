@@ -53,7 +53,9 @@ def test_interrupted_stages_tell_how_far_they_are(copied: TinyRun) -> None:
     student = copied.run / "distill/student"
     (student / "manifest.json").unlink()
     metrics = (student / "metrics.jsonl").read_text().splitlines()
-    (student / "metrics.jsonl").write_text("\n".join(metrics[:4]) + '\n{"step": 1')  # a line cut short
+    (student / "metrics.jsonl").write_text(
+        "\n".join(metrics[:4]) + '\n{"step": 1'
+    )  # a line cut short
     last = [json.loads(line) for line in metrics[:4] if "loss/loss" in line][-1]
     status = _status(copied.run)
     assert status["teacher_cache/teacher"][:3] == ["running", f"{total - 1}/{total}", "shards"]
@@ -89,13 +91,29 @@ def test_tensorboard_shows_every_stage_by_its_name(copied: TinyRun) -> None:
         port = probe.getsockname()[1]
     hidden = copied.root / "later"
     (copied.run / "distill/student/tensorboard").rename(hidden)
-    command = [PYTHON, "-m", "pipeline.cli", "tensorboard", str(copied.run), "--host=127.0.0.1", f"--port={port}"]
-    server = subprocess.Popen([*command, "--reload_interval=1"], stderr=subprocess.DEVNULL, env=ENVIRONMENT)
-    expected = {"distill/teacher", "distill_interpolated/chain", "distill_interpolated/chain.assistant-1"}
+    command = [
+        PYTHON,
+        "-m",
+        "pipeline.cli",
+        "tensorboard",
+        str(copied.run),
+        "--host=127.0.0.1",
+        f"--port={port}",
+    ]
+    server = subprocess.Popen(
+        [*command, "--reload_interval=1"], stderr=subprocess.DEVNULL, env=ENVIRONMENT
+    )
+    expected = {
+        "distill/teacher",
+        "distill_interpolated/chain",
+        "distill_interpolated/chain.assistant-1",
+    }
     expected.add("finetune/comparison/topic/student/seed-0")
     try:
         _wait_for_runs(port, expected)
-        hidden.rename(copied.run / "distill/student/tensorboard")  # a stage that begins while TensorBoard runs
+        hidden.rename(
+            copied.run / "distill/student/tensorboard"
+        )  # a stage that begins while TensorBoard runs
         _wait_for_runs(port, expected | {"distill/student"})
     finally:
         server.send_signal(signal.SIGTERM)

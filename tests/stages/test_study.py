@@ -16,10 +16,14 @@ pytestmark = pytest.mark.slow
 
 def _study(run: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [PYTHON, "-m", "benchmarks.study", "--quick", "--run", str(run), *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True, timeout=600
+    )
 
 
-def test_two_paths_are_distilled_fine_tuned_and_compared_and_what_is_lost_is_made_again(tmp_path: Path) -> None:
+def test_two_paths_are_distilled_fine_tuned_and_compared_and_what_is_lost_is_made_again(
+    tmp_path: Path,
+) -> None:
     done = _study(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads((tmp_path / "results" / "study.json").read_text())

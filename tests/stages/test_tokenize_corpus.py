@@ -38,10 +38,17 @@ def hashes(run: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def recipe(few_documents: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
-    corpus = {"sources": [str(few_documents)], "text": "extract", "key": "title", "split": {"validation": 0.1}}
+    corpus = {
+        "sources": [str(few_documents)],
+        "text": "extract",
+        "key": "title",
+        "split": {"validation": 0.1},
+    }
     tokens = {"input_length": 64, "views": 4, "documents_per_shard": 8}
     tokenizer = {"vocab_size": 900, "sentinels": 10}
-    path.write_text(json.dumps({"run": "run", "corpus": corpus, "tokens": tokens, "tokenizer": tokenizer}))
+    path.write_text(
+        json.dumps({"run": "run", "corpus": corpus, "tokens": tokens, "tokenizer": tokenizer})
+    )
     return path
 
 
@@ -64,7 +71,9 @@ def test_the_examples_hold_the_text(recipe: Path, undisturbed: Path, few_documen
     tokenizer = load_tokenizer(undisturbed / "tokens" / "tokenizer" / "hf")
     corpus = Corpus.model_validate({"sources": [str(few_documents)], "text": "extract", "key": "title",
                                     "split": {"validation": 0.1}})  # fmt: skip
-    expected = tokenizer(next(iter_split(corpus, "train")).text, add_special_tokens=False)["input_ids"]
+    expected = tokenizer(next(iter_split(corpus, "train")).text, add_special_tokens=False)[
+        "input_ids"
+    ]
     rows = [train.rows(shard, slice(0, 1), ["input_ids", "labels"]) for shard in range(4)]
     for row in rows:
         spans: dict[int, list[int]] = {}
@@ -73,7 +82,9 @@ def test_the_examples_hold_the_text(recipe: Path, undisturbed: Path, few_documen
                 last = spans.setdefault(token, [])
             else:
                 last.append(token)
-        found = [t for token in row["input_ids"][0].tolist()[:-1] for t in spans.get(token, [token])]
+        found = [
+            t for token in row["input_ids"][0].tolist()[:-1] for t in spans.get(token, [token])
+        ]
         count = min(len(found), len(expected))
         assert found[:count] == expected[:count]
     # The views are different corruptions of it.
@@ -81,9 +92,15 @@ def test_the_examples_hold_the_text(recipe: Path, undisturbed: Path, few_documen
 
 
 @pytest.mark.parametrize("moment", ["tokenizer", "shards"])
-def test_killed_and_started_again_gives_the_same(recipe: Path, undisturbed: Path, tmp_path: Path, moment: str) -> None:
+def test_killed_and_started_again_gives_the_same(
+    recipe: Path, undisturbed: Path, tmp_path: Path, moment: str
+) -> None:
     tokens = tmp_path / "tokens"
-    sign = tokens / "tokenizer" / "hf" if moment == "tokenizer" else tokens / "train" / "shards" / "00000.json"
+    sign = (
+        tokens / "tokenizer" / "hf"
+        if moment == "tokenizer"
+        else tokens / "train" / "shards" / "00000.json"
+    )
     process = forked.start(command(recipe, tmp_path))
     while not sign.exists():
         assert process.poll() is None, "the stage ended before it could be killed"
@@ -97,12 +114,15 @@ def test_killed_and_started_again_gives_the_same(recipe: Path, undisturbed: Path
     before = {path: path.stat().st_mtime_ns for path in tokens.glob("train/shards/*.json")}
     stage(recipe, tmp_path)
     assert hashes(tmp_path) == hashes(undisturbed)
-    assert {path: path.stat().st_mtime_ns for path in before} == before, "finished shards were made again"
+    assert {path: path.stat().st_mtime_ns for path in before} == before, (
+        "finished shards were made again"
+    )
 
 
 def test_two_processes_make_the_same(recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
     launched = [
-        forked.start(command(recipe, tmp_path), os.environ | {"RANK": str(rank), "WORLD_SIZE": "2"}) for rank in (1, 0)
+        forked.start(command(recipe, tmp_path), os.environ | {"RANK": str(rank), "WORLD_SIZE": "2"})
+        for rank in (1, 0)
     ]
     assert [process.wait(timeout=120) for process in launched] == [0, 0]
     assert hashes(tmp_path) == hashes(undisturbed)
@@ -110,7 +130,9 @@ def test_two_processes_make_the_same(recipe: Path, undisturbed: Path, tmp_path: 
 
 def test_when_complete_it_says_so_at_once(recipe: Path, undisturbed: Path) -> None:
     environment = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}
-    done = subprocess.run(command(recipe, undisturbed), capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(
+        command(recipe, undisturbed), capture_output=True, text=True, env=environment, check=True
+    )
     assert "tokens/train is up to date" in done.stdout
     heavy = {"torch", "transformers", "datasets", "sentencepiece", "numpy", "pyarrow"}
     assert not heavy & {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
@@ -129,8 +151,16 @@ def test_one_lost_shard_is_made_again(recipe: Path, undisturbed: Path) -> None:
 def test_an_existing_tokenizer_is_copied(recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
     hf = undisturbed / "tokens" / "tokenizer" / "hf"
     stage(recipe, tmp_path, f"tokenizer.path={hf}", "tokens.documents_per_shard=500")
-    again = Artifact(tmp_path / "tokens" / "train").rows(0, slice(0, 1), ["input_ids"])["input_ids"].tolist()
-    first = Artifact(undisturbed / "tokens" / "train").rows(0, slice(0, 1), ["input_ids"])["input_ids"].tolist()
+    again = (
+        Artifact(tmp_path / "tokens" / "train")
+        .rows(0, slice(0, 1), ["input_ids"])["input_ids"]
+        .tolist()
+    )
+    first = (
+        Artifact(undisturbed / "tokens" / "train")
+        .rows(0, slice(0, 1), ["input_ids"])["input_ids"]
+        .tolist()
+    )
     assert again == first
 
 
@@ -157,7 +187,9 @@ def test_another_recipe_is_refused(recipe: Path, undisturbed: Path) -> None:
         (["corpus.text=body"], "few.jsonl:1: no field 'body'"),
     ],
 )
-def test_a_mistake_gets_one_line(recipe: Path, tmp_path: Path, overrides: list[str], said: str) -> None:
+def test_a_mistake_gets_one_line(
+    recipe: Path, tmp_path: Path, overrides: list[str], said: str
+) -> None:
     (recipe.parent / "empty.jsonl").write_text("\n")
     out = stage(recipe, tmp_path / "run", *overrides, code=2)
     assert said in out
@@ -167,12 +199,19 @@ def test_a_mistake_gets_one_line(recipe: Path, tmp_path: Path, overrides: list[s
 
 def test_blocks_without_an_example_are_refused(recipe: Path, tmp_path: Path) -> None:
     out = stage(
-        recipe, tmp_path, "tokens.documents_per_shard=1", "tokens.input_length=700", "tokenizer.sentinels=60", code=2
+        recipe,
+        tmp_path,
+        "tokens.documents_per_shard=1",
+        "tokens.input_length=700",
+        "tokenizer.sentinels=60",
+        code=2,
     )
     assert "but one example needs 777: raise tokens.documents_per_shard (now 1)" in out
 
 
 def test_help_explains_the_stage(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True, cwd=tmp_path, check=True)
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--help"], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
     assert "--recipe FILE" in done.stdout
     assert "corpus.split.validation" in done.stdout

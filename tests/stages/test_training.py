@@ -41,7 +41,10 @@ def _metrics(root: Path, key: str) -> dict[int, float]:
 
 
 def _steps(root: Path) -> list[int]:
-    return sorted(int(path.parent.name.removeprefix("step-")) for path in root.glob("checkpoints/*/complete.json"))
+    return sorted(
+        int(path.parent.name.removeprefix("step-"))
+        for path in root.glob("checkpoints/*/complete.json")
+    )
 
 
 def test_early_stopping_exports_the_best_weights_killed_or_not(cached_run: TinyRun) -> None:
@@ -62,7 +65,9 @@ def test_early_stopping_exports_the_best_weights_killed_or_not(cached_run: TinyR
     assert (early / weights).read_bytes() == (short / weights).read_bytes()
 
     # Killed after the last validation but one, whose being in vain has to be remembered.
-    logged = [json.loads(line)["step"] for line in (early / "metrics.jsonl").read_text().splitlines()]
+    logged = [
+        json.loads(line)["step"] for line in (early / "metrics.jsonl").read_text().splitlines()
+    ]
     process = cached_run.logging(
         "distill", "distill/killed", logged.index(last - 1) + 1, "distill.name=killed", *_EARLY
     )
@@ -89,7 +94,9 @@ def _trace(root: Path) -> list[dict[str, Any]]:
 
 def _computed_in(span: str, trace: list[dict[str, Any]]) -> set[str]:
     ranges = [(event["ts"], event["ts"] + event["dur"]) for event in trace if event["name"] == span]
-    return {event["name"] for event in trace if any(start <= event["ts"] < end for start, end in ranges)}
+    return {
+        event["name"] for event in trace if any(start <= event["ts"] < end for start, end in ranges)
+    }
 
 
 def _check_trace(trace: list[dict[str, Any]]) -> None:
@@ -100,11 +107,19 @@ def _check_trace(trace: list[dict[str, Any]]) -> None:
 
 
 def _check_figures(root: Path) -> None:
-    for key in ("speed/tflops_per_device", "speed/mfu", "speed/checkpoint_seconds", "memory/peak_gib"):
+    for key in (
+        "speed/tflops_per_device",
+        "speed/mfu",
+        "speed/checkpoint_seconds",
+        "memory/peak_gib",
+    ):
         assert all(0 < value < math.inf for value in _metrics(root, key).values()), key
     board = EventAccumulator(str(root / "tensorboard"), size_guidance={"tensors": 0}).Reload()
     assert board.Tags()["tensors"] == ["samples/0/text_summary", "samples/1/text_summary"]
-    shown = [event.tensor_proto.string_val[0].decode() for event in board.Tensors("samples/0/text_summary")]
+    shown = [
+        event.tensor_proto.string_val[0].decode()
+        for event in board.Tensors("samples/0/text_summary")
+    ]
     assert len(shown) == len(_metrics(root, "validation/lm_loss"))
     assert "**generated" in shown[0]
     assert "<extra_id_0>" in shown[0]
@@ -133,22 +148,40 @@ def test_other_ways_of_computing_a_step_train_alike(
         ]
     logs = {way: _distill(cached_run, way, *exact, *settings) for way, settings in ways.items()}
     for way in ways:
-        for key in ("loss/lm", "loss/logits", "loss/decoder_relations", "loss/cross_relations", "train/gradient_norm"):
-            assert _metrics(logs[way], key) == pytest.approx(_metrics(logs["plain"], key), rel=1e-4), (way, key)
+        for key in (
+            "loss/lm",
+            "loss/logits",
+            "loss/decoder_relations",
+            "loss/cross_relations",
+            "train/gradient_norm",
+        ):
+            assert _metrics(logs[way], key) == pytest.approx(
+                _metrics(logs["plain"], key), rel=1e-4
+            ), (way, key)
     _check_trace(_trace(logs["plain"]))
-    assert _ACTIVATIONS & _computed_in("backward", _trace(logs["frugal"])), "nothing was computed again"
-    assert "compiled" not in ways or list(tmp_path.glob("compiled/**/*.cpp")), "nothing was compiled"
+    assert _ACTIVATIONS & _computed_in("backward", _trace(logs["frugal"])), (
+        "nothing was computed again"
+    )
+    assert "compiled" not in ways or list(tmp_path.glob("compiled/**/*.cpp")), (
+        "nothing was compiled"
+    )
 
 
-def test_rows_whose_loss_is_not_finite_are_named_and_nothing_of_them_is_saved(cached_run: TinyRun) -> None:
+def test_rows_whose_loss_is_not_finite_are_named_and_nothing_of_them_is_saved(
+    cached_run: TinyRun,
+) -> None:
     cache = cached_run.run / "teacher_cache/teacher"
     poisoned = {(shard, poison(cache, shard)) for shard in range(4)}
     done = cached_run.stage("distill", "distill.max_steps=100", "distill.max_skipped_steps=1")
     assert done.returncode == 2, done.stdout
-    named = done.stderr.split("the loss of each of these rows alone is not finite (shard:row ")[1].split(")")[0]
+    named = done.stderr.split("the loss of each of these rows alone is not finite (shard:row ")[
+        1
+    ].split(")")[0]
     assert named in {f"{shard}:{row}" for shard, row in poisoned}
     newest = max((cached_run.run / "distill/student/checkpoints").glob("step-*/*_states.pt"))
-    (states,) = newest.parent.glob("*zero_pp_rank_0_mp_rank_00_optim_states.pt")  # of bfloat16 `bf16_…`
+    (states,) = newest.parent.glob(
+        "*zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    )  # of bfloat16 `bf16_…`
     for group in torch.load(states, weights_only=False)["optimizer_state_dict"]["fp32_flat_groups"]:
         assert torch.isfinite(group).all()
 

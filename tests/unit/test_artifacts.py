@@ -43,7 +43,11 @@ def test_a_finished_artifact_gives_back_the_rows_that_were_written(tmp_path: Pat
         [100, 101, 102, 103],
     ]
     assert artifact.rows(0, slice(0, 1), ("states",))["states"].dtype == torch.bfloat16
-    assert artifact.manifest.totals == {"rows": 6, "tokens": 24, "bytes": sum(s.bytes for s in artifact.shards)}
+    assert artifact.manifest.totals == {
+        "rows": 6,
+        "tokens": 24,
+        "bytes": sum(s.bytes for s in artifact.shards),
+    }
 
 
 def test_only_missing_shards_are_left_to_do_and_the_manifest_comes_last(tmp_path: Path) -> None:
@@ -92,7 +96,9 @@ def test_processes_may_begin_the_same_artifact_at_the_same_moment(
     assert others == []
 
 
-def test_a_flipped_byte_is_named_before_it_is_read_and_only_that_shard_is_rebuilt(tmp_path: Path) -> None:
+def test_a_flipped_byte_is_named_before_it_is_read_and_only_that_shard_is_rebuilt(
+    tmp_path: Path,
+) -> None:
     output = _written(tmp_path / "a")
     before = Artifact(tmp_path / "a").manifest.content_hash()
     path = shard_path(tmp_path / "a", 1)
@@ -100,18 +106,26 @@ def test_a_flipped_byte_is_named_before_it_is_read_and_only_that_shard_is_rebuil
     data[-1] ^= 1  # the last row of states
     path.write_bytes(data)
     artifact = Artifact(tmp_path / "a")
-    assert artifact.rows(0, [0, 1], ("states",))["states"].tolist() == _columns(0)["states"][:2].tolist()
+    assert (
+        artifact.rows(0, [0, 1], ("states",))["states"].tolist()
+        == _columns(0)["states"][:2].tolist()
+    )
     artifact.rows(1, slice(None), ("input_ids",))
     with pytest.raises(IndexError, match="of shard 1, which has"):
         artifact.rows(1, [0, 99], ("states",))
-    assert artifact.rows(1, [], ("states",))["states"].shape == (0, *_columns(1)["states"].shape[1:])
+    assert artifact.rows(1, [], ("states",))["states"].shape == (
+        0,
+        *_columns(1)["states"].shape[1:],
+    )
     with pytest.raises(
         CorruptArtifact,
         match=r"00001\.safetensors is not what was written \(the checksum of row 2 of states differs\): "
         r".*rm .*00001\.json && python stages/",
     ):
         artifact.rows(1, [0], ("states",))  # small rows are checked in blocks
-    with pytest.raises(CorruptArtifact, match=r"00001\.safetensors is not what was written \(sha256 differs\)"):
+    with pytest.raises(
+        CorruptArtifact, match=r"00001\.safetensors is not what was written \(sha256 differs\)"
+    ):
         artifact.verify_shard(1)
     sidecar_path(tmp_path / "a", 1).unlink()
     assert not output.complete()
@@ -172,4 +186,7 @@ def test_fingerprints_depend_on_content_and_refuse_what_has_no_stable_form() -> 
     for value in ({"a": {1, 2}}, {"a": float("nan")}, {1: "a"}, {"a": Path("x")}):
         with pytest.raises(TypeError):
             canonical_json(value)
-    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3, "d": 4}}) == ["a.c: 2 -> 3", "a.d: null -> 4"]
+    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3, "d": 4}}) == [
+        "a.c: 2 -> 3",
+        "a.d: null -> 4",
+    ]

@@ -38,7 +38,9 @@ def test_a_metric_and_its_interval_are_those_of_row_by_row_resampling(metric: st
     assert value(column) == pytest.approx(_BY_HAND[metric](rows[:, 0], rows[:, 1]), abs=1e-12)
     generator = np.random.default_rng(1)
     drawn = (rows[generator.integers(len(rows), size=len(rows))] for _ in range(600))
-    wanted = np.quantile([_BY_HAND[metric](pick[:, 0], pick[:, 1]) for pick in drawn], [0.025, 0.975])
+    wanted = np.quantile(
+        [_BY_HAND[metric](pick[:, 0], pick[:, 1]) for pick in drawn], [0.025, 0.975]
+    )
     width = wanted[1] - wanted[0]
     assert interval([column], 2000) == pytest.approx(tuple(wanted), abs=0.12 * width)
     assert interval([column], 2000) == interval([column], 2000)
@@ -48,12 +50,18 @@ def test_a_difference_is_paired() -> None:
     generator = np.random.default_rng(2)
     hard = generator.random(400) < 0.4
     ours = (~hard).astype(float)
-    theirs = np.where(generator.random(400) < 0.05, 0.0, ours)  # wrong wherever we are, and on a few rows more
-    found = difference([Column("accuracy", ours[:, None])], [Column("accuracy", theirs[:, None])], 1000)
+    theirs = np.where(
+        generator.random(400) < 0.05, 0.0, ours
+    )  # wrong wherever we are, and on a few rows more
+    found = difference(
+        [Column("accuracy", ours[:, None])], [Column("accuracy", theirs[:, None])], 1000
+    )
     assert found.difference == pytest.approx(ours.mean() - theirs.mean())
     assert 0 < found.low <= found.difference <= found.high
     assert found.p_value < 0.01
     # The intervals of the two overlap by far: without pairing nothing could be said.
     assert interval([Column("accuracy", ours[:, None])], 1000)[0] < theirs.mean()
-    same = difference([Column("accuracy", ours[:, None])], [Column("accuracy", ours[:, None])], 1000)
+    same = difference(
+        [Column("accuracy", ours[:, None])], [Column("accuracy", ours[:, None])], 1000
+    )
     assert same == (0.0, 0.0, 0.0, 1.0)

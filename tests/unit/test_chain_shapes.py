@@ -53,43 +53,79 @@ def test_links_follow_from_the_recipe(recipe_file: Path) -> None:
         (10, 2),
         (80, 16),
     ]
-    assert (first.student.encoder_layers, first.student.decoder_layers, first.student.d_model) == (3, 6, 64)
+    assert (first.student.encoder_layers, first.student.decoder_layers, first.student.d_model) == (
+        3,
+        6,
+        64,
+    )
     assert (second.student.scale, second.student.d_model) == (None, 64), "a shape, resolved once"
-    assert (first.student.init, second.student.init) == (Init(blocks="average"), Init(blocks="last"))
+    assert (first.student.init, second.student.init) == (
+        Init(blocks="average"),
+        Init(blocks="last"),
+    )
     assert first.distill.original is None
     for link, teacher in ((second, "chain.assistant-1"), (last, "chain.assistant-2")):
         assert link.teacher is not None
         assert link.teacher.name == teacher
         assert link.distill.original is not None
-        assert (link.distill.original.teacher, link.distill.original.weight) == (chain.teacher, 0.25)
+        assert (link.distill.original.teacher, link.distill.original.weight) == (
+            chain.teacher,
+            0.25,
+        )
     automatic = recipe(recipe_file, "interpolated.assistants=auto")
     assert [link.student.encoder_layers for link in plan_links(automatic)] == [3, 2, 1], (
         "no two steps from 6 within 2.5:1"
     )
-    assert link_names(recipe(recipe_file, "interpolated.assistants=auto", "student.scale=0.5")) == ["chain"]
+    assert link_names(recipe(recipe_file, "interpolated.assistants=auto", "student.scale=0.5")) == [
+        "chain"
+    ]
 
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["interpolated.original_weight=0.5", "distill.targets=online"], "needs an objective that compares"),
-        (["interpolated.original_weight=0.5", "distill.objective.preset=lm"], "needs an objective that compares"),
-        (["interpolated.assistants=[{encoder_layer: 2}]"], r"did you mean interpolated.assistants.0.encoder_layers\?"),
-        (["interpolated.assistants=[{encoder_layers: 9}]"], "9 blocks cannot be copied from a teacher with 6"),
-        (["student.init={blocks: {encoder: [0], decoder: [2]}}"], "list interpolated.assistants too"),
-        (["student.params=60M", "student.scale=0.5"], "student: scale and params both say how large it is"),
+        (
+            ["interpolated.original_weight=0.5", "distill.targets=online"],
+            "needs an objective that compares",
+        ),
+        (
+            ["interpolated.original_weight=0.5", "distill.objective.preset=lm"],
+            "needs an objective that compares",
+        ),
+        (
+            ["interpolated.assistants=[{encoder_layer: 2}]"],
+            r"did you mean interpolated.assistants.0.encoder_layers\?",
+        ),
+        (
+            ["interpolated.assistants=[{encoder_layers: 9}]"],
+            "9 blocks cannot be copied from a teacher with 6",
+        ),
+        (
+            ["student.init={blocks: {encoder: [0], decoder: [2]}}"],
+            "list interpolated.assistants too",
+        ),
+        (
+            ["student.params=60M", "student.scale=0.5"],
+            "student: scale and params both say how large it is",
+        ),
         (["student.params=sixty"], "student.params: write a number of parameters as 60M"),
     ],
 )
-def test_what_a_chain_cannot_do_is_said_before_it_begins(recipe_file: Path, overrides: list[str], words: str) -> None:
+def test_what_a_chain_cannot_do_is_said_before_it_begins(
+    recipe_file: Path, overrides: list[str], words: str
+) -> None:
     with pytest.raises(ConfigError, match=words):
         plan_links(recipe(recipe_file, *overrides))
 
 
-def test_a_link_that_compares_with_the_original_teacher_waits_for_its_cache(recipe_file: Path) -> None:
+def test_a_link_that_compares_with_the_original_teacher_waits_for_its_cache(
+    recipe_file: Path,
+) -> None:
     stages = ("tokenize_corpus", "cache_teacher", "distill", "distill_interpolated")
     for weight in (0.0, 0.5):
-        plan = plan_jobs(recipe(recipe_file, f"interpolated.original_weight={weight}"), stages, {}, cache_tasks=2)
+        plan = plan_jobs(
+            recipe(recipe_file, f"interpolated.original_weight={weight}"), stages, {}, cache_tasks=2
+        )
         needs = plan.jobs["distill_interpolated/chain"].needs
         assert ("teacher_cache/teacher" in needs) == (weight > 0.0)
         assert {"tokens", "teacher_cache/chain.assistant-1"} <= set(needs)

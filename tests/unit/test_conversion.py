@@ -21,13 +21,20 @@ def tokenizer(tmp_path: Path) -> Path:
 
 # T5 1.0 scales its decoder's output, 1.1 and mT5 do not.
 @pytest.mark.parametrize("name", ["t5-v1.0", "t5-v1.1", "mt5"])
-def test_ctranslate2_computes_what_transformers_computes(name: str, tokenizer: Path, tmp_path: Path) -> None:
+def test_ctranslate2_computes_what_transformers_computes(
+    name: str, tokenizer: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("ctranslate2")
     from transformers import AutoTokenizer
 
     words = AutoTokenizer.from_pretrained(tokenizer)
     model = tiny_model(name, vocab_size=len(words))
-    write_model(tmp_path / "model", model.config, stored_weights(model), lambda where: words.save_pretrained(where))
+    write_model(
+        tmp_path / "model",
+        model.config,
+        stored_weights(model),
+        lambda where: words.save_pretrained(where),
+    )
     to_ctranslate2(tmp_path / "model", tmp_path / "out")  # compares tokens and log-probabilities
     assert (tmp_path / "out" / "model.bin").stat().st_size > 4 * 10_000
     with pytest.raises(ConfigError, match="exists already"):

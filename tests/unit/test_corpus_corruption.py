@@ -43,7 +43,9 @@ def test_the_known_lengths_of_t5() -> None:
 
 @settings(deadline=None, max_examples=150)
 @given(st.integers(3, 300), st.floats(0.01, 0.9), st.floats(1.0, 10.0), st.integers(0, 2**40))
-def test_nothing_is_lost_and_inputs_are_full(length: int, density: float, mean: float, seed: int) -> None:
+def test_nothing_is_lost_and_inputs_are_full(
+    length: int, density: float, mean: float, seed: int
+) -> None:
     try:
         lengths = example_lengths(length, density, mean)
     except ConfigError as error:
@@ -71,7 +73,9 @@ def test_a_row_depends_on_its_number_alone() -> None:
     np.testing.assert_array_equal(fewer[0], inputs[:300])
     np.testing.assert_array_equal(fewer[1], labels[:300])
     for other in ((8, 1, 2), (7, 0, 2), (7, 1, 3)):
-        assert (corrupt(raw, random_stream(*other), lengths, SENTINELS, EOS)[0] != inputs).any(axis=1).mean() > 0.9
+        assert (corrupt(raw, random_stream(*other), lengths, SENTINELS, EOS)[0] != inputs).any(
+            axis=1
+        ).mean() > 0.9
 
 
 def test_all_divisions_are_equally_likely() -> None:
@@ -91,7 +95,9 @@ def test_the_random_words_are_pinned() -> None:
     assert labels.tolist() == [[69999, 101, 69998, 109, 110, 111, 1]]
 
 
-@pytest.mark.parametrize(("length", "density", "said"), [(2, 0.15, "too short"), (128, 0.95, "spans do not fit")])
+@pytest.mark.parametrize(
+    ("length", "density", "said"), [(2, 0.15, "too short"), (128, 0.95, "spans do not fit")]
+)
 def test_impossible_settings_are_refused(length: int, density: float, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         example_lengths(length, density, 1.0 if density > 0.5 else 3.0)

@@ -37,7 +37,9 @@ def parquet(data: bytes) -> bytes:
     import pyarrow.parquet
 
     out = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([json.loads(line) for line in data.splitlines()]), out)
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([json.loads(line) for line in data.splitlines()]), out
+    )
     return out.getvalue()
 
 
@@ -49,8 +51,12 @@ WRITERS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def corpus(*sources: Path | str, text: str = "extract", key: str | None = "title", **more: object) -> Corpus:
-    return Corpus.model_validate({"sources": [str(source) for source in sources], "text": text, "key": key, **more})
+def corpus(
+    *sources: Path | str, text: str = "extract", key: str | None = "title", **more: object
+) -> Corpus:
+    return Corpus.model_validate(
+        {"sources": [str(source) for source in sources], "text": text, "key": key, **more}
+    )
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -79,7 +85,11 @@ def test_blank_lines_divide_a_text_file(tmp_path: Path) -> None:
     [
         ("gone.jsonl", None, r"gone.jsonl does not exist"),
         ("a.csv", b"x", r"a.csv: cannot tell what it holds.*\.parquet"),
-        ("a.txt", "fine\ncaf\u00e9\n".encode("latin-1"), r"a.txt:2: not UTF-8 \(byte 0xe9 at 3 of the line\).*iconv"),
+        (
+            "a.txt",
+            "fine\ncaf\u00e9\n".encode("latin-1"),
+            r"a.txt:2: not UTF-8 \(byte 0xe9 at 3 of the line\).*iconv",
+        ),
         ("a.jsonl", LINES + b"{'title': 1}\n", r"a.jsonl:4: not valid JSON"),
         ("a.jsonl", LINES + b"[1]\n", r"a.jsonl:4: list instead of an object"),
         (
@@ -87,17 +97,35 @@ def test_blank_lines_divide_a_text_file(tmp_path: Path) -> None:
             b'{"title": "x", "body": "y"}\n',
             r"a.jsonl:1: no field 'extract'; it has 'title', 'body'.*corpus.text",
         ),
-        ("a.jsonl", b'{"extract": "x"}\n', r"a.jsonl:1: no field 'title'; it has 'extract': set corpus.key"),
-        ("a.jsonl", b'{"title": "x", "extract": 5}\n', r"a.jsonl:1: field 'extract' is int, not text"),
-        ("a.jsonl", b'{"title": "x", "extract": "\\ud800"}\n', r"a.jsonl:1: field 'extract' holds \\ud800"),
+        (
+            "a.jsonl",
+            b'{"extract": "x"}\n',
+            r"a.jsonl:1: no field 'title'; it has 'extract': set corpus.key",
+        ),
+        (
+            "a.jsonl",
+            b'{"title": "x", "extract": 5}\n',
+            r"a.jsonl:1: field 'extract' is int, not text",
+        ),
+        (
+            "a.jsonl",
+            b'{"title": "x", "extract": "\\ud800"}\n',
+            r"a.jsonl:1: field 'extract' holds \\ud800",
+        ),
         ("a.jsonl.gz", gzip.compress(LINES * 9)[:-9], r"a.jsonl.gz: cannot be read after line \d+"),
         ("a.jsonl.gz", LINES, r"a.jsonl.gz: cannot be read after line 0"),
         ("a.jsonl.zst", LINES, r"a.jsonl.zst: cannot be read after line 0"),
-        ("a.jsonl.zst", zstd(LINES)[:-1], r"a.jsonl.zst: cannot be read after line \d+ \(the file is cut off\)"),
+        (
+            "a.jsonl.zst",
+            zstd(LINES)[:-1],
+            r"a.jsonl.zst: cannot be read after line \d+ \(the file is cut off\)",
+        ),
         ("a.parquet", LINES, r"a.parquet: cannot be read as parquet"),
     ],
 )
-def test_a_fault_is_one_line_that_names_its_place(tmp_path: Path, name: str, data: bytes | None, said: str) -> None:
+def test_a_fault_is_one_line_that_names_its_place(
+    tmp_path: Path, name: str, data: bytes | None, said: str
+) -> None:
     if data is not None:
         (tmp_path / name).write_bytes(data)
     with pytest.raises(DataError, match=said):
@@ -115,8 +143,14 @@ def test_splits_divide_the_documents_and_never_move(few_documents: Path) -> None
     assert list(iter_split(larger, "validation")) == parts["validation"]
     assert set(parts["test"]) < set(iter_split(larger, "test"))
     # Written down: another release must not move a document from one side to the other.
-    assert [split_of(key, Split(validation=0.2, test=0.1)) for key in "abc"] == ["train", "test", "validation"]
+    assert [split_of(key, Split(validation=0.2, test=0.1)) for key in "abc"] == [
+        "train",
+        "test",
+        "validation",
+    ]
 
 
 def test_the_attribution_beside_a_source_is_found(wiki_jsonl: Path, few_documents: Path) -> None:
-    assert ["CC BY-SA 4.0" in note for note in attribution(corpus(wiki_jsonl, few_documents))] == [True]
+    assert ["CC BY-SA 4.0" in note for note in attribution(corpus(wiki_jsonl, few_documents))] == [
+        True
+    ]

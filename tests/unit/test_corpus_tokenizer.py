@@ -55,12 +55,14 @@ def test_the_layout_is_t5s(directory: Path) -> None:
     text = "The town lies near the river <extra_id_0> in the north."
     ids = tokenizer(text)["input_ids"]
     assert (ids[-1], PIECES + SENTINELS - 1 in ids) == (1, True)
-    assert tokenizer.decode(tokenizer("The town lies near the river.")["input_ids"], skip_special_tokens=True) == (
-        "The town lies near the river."
-    )
+    assert tokenizer.decode(
+        tokenizer("The town lies near the river.")["input_ids"], skip_special_tokens=True
+    ) == ("The town lies near the river.")
 
 
-def test_it_cuts_text_as_sentencepiece_does(documents: list[Document], model: bytes, directory: Path) -> None:
+def test_it_cuts_text_as_sentencepiece_does(
+    documents: list[Document], model: bytes, directory: Path
+) -> None:
     import sentencepiece
 
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -81,7 +83,9 @@ def test_the_encoder_agrees_with_the_tokenizer(documents: list[Document], direct
     tokenizer = load_tokenizer(directory)
     encoder = Encoder(tokenizer)
     texts = [document.text for document in documents[:50]]
-    assert [ids.tolist() for ids in encoder(texts * 11)] == tokenizer(texts, add_special_tokens=False)["input_ids"] * 11
+    assert [ids.tolist() for ids in encoder(texts * 11)] == tokenizer(
+        texts, add_special_tokens=False
+    )["input_ids"] * 11
     assert (encoder.eos, encoder.vocab_size, encoder.dtype) == (1, PIECES + SENTINELS, np.uint16)
     # A special token spelled out in the corpus is text like any other, not the end of a document or a sentinel.
     ids = encoder(["one </s> two <extra_id_3> three <pad>"])[0]
@@ -99,7 +103,8 @@ def test_too_little_text_names_the_largest_vocabulary(documents: list[Document])
     with pytest.raises(DataError, match=rf"set tokenizer.vocab_size={largest} or less"):
         train_model(documents[:20], largest + 1)
     with pytest.raises(
-        DataError, match=r"too many different characters for 9 pieces: set tokenizer.vocab_size=\d+ or more"
+        DataError,
+        match=r"too many different characters for 9 pieces: set tokenizer.vocab_size=\d+ or more",
     ):
         train_model(documents[:20], 9)
     with pytest.raises(DataError, match="no document"):
@@ -109,7 +114,8 @@ def test_too_little_text_names_the_largest_vocabulary(documents: list[Document])
 def test_missing_sentinels_are_counted(model: bytes, tmp_path: Path) -> None:
     lengths = example_lengths(512, 0.15, 3.0)
     with pytest.raises(
-        ConfigError, match=r"needs 28 sentinels, but tokenizer.sentinels is 27: set tokenizer.sentinels=28"
+        ConfigError,
+        match=r"needs 28 sentinels, but tokenizer.sentinels is 27: set tokenizer.sentinels=28",
     ):
         check_settings(Tokenizer(sentinels=27), lengths)
     check_settings(Tokenizer(sentinels=28), lengths)
@@ -117,7 +123,9 @@ def test_missing_sentinels_are_counted(model: bytes, tmp_path: Path) -> None:
         sentinel_ids(wrap_model(model, 5), lengths)
     with pytest.raises(ConfigError, match="has no sentinels"):
         sentinel_ids(wrap_model(model, 0), lengths)
-    assert sentinel_ids(wrap_model(model, 30), lengths).tolist() == [PIECES + 29 - k for k in range(28)]
+    assert sentinel_ids(wrap_model(model, 30), lengths).tolist() == [
+        PIECES + 29 - k for k in range(28)
+    ]
     with pytest.raises(ConfigError, match="no such directory"):
         load_tokenizer(tmp_path / "gone")
 
@@ -127,4 +135,6 @@ def test_the_sample_does_not_depend_on_the_order(documents: list[Document]) -> N
     sample = sample_documents(documents, total // 4)
     assert total // 5 < sum(map(len, sample)) <= total // 4
     assert sample_documents(reversed(documents), total // 4) == sample
-    assert sorted(sample_documents(documents, total)) == sorted(document.text for document in documents)
+    assert sorted(sample_documents(documents, total)) == sorted(
+        document.text for document in documents
+    )

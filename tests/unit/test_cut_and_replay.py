@@ -21,7 +21,9 @@ from tests.tiny_models import MODELS, tiny_batch, tiny_model
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("cuts", [(3, 2), (1, 2), (2, 0), (0, 0)], ids=str)
-def test_replay_is_exact_at_any_cut(tmp_path: Path, name: str, dtype: torch.dtype, cuts: tuple[int, int]) -> None:
+def test_replay_is_exact_at_any_cut(
+    tmp_path: Path, name: str, dtype: torch.dtype, cuts: tuple[int, int]
+) -> None:
     teacher, batch = tiny_model(name, dtype), tiny_batch()
     family = family_of(teacher.config)
     captured = capture(teacher, family, cuts, batch)
@@ -31,7 +33,9 @@ def test_replay_is_exact_at_any_cut(tmp_path: Path, name: str, dtype: torch.dtyp
     assert type(tail.model) is type(teacher)
     found = replay_fidelity(whole_teacher(teacher, cuts), tail, cuts, batch, *states)
     exact = {"max": 0.0, "mean": 0.0}
-    assert found["replay_error"] == dict.fromkeys(("logits", "encoder_self", "decoder_self", "cross"), exact)
+    assert found["replay_error"] == dict.fromkeys(
+        ("logits", "encoder_self", "decoder_self", "cross"), exact
+    )
     assert found["replay_kl"] == 0.0
     with torch.no_grad():
         live = teacher(**batch, use_cache=False)
@@ -39,10 +43,14 @@ def test_replay_is_exact_at_any_cut(tmp_path: Path, name: str, dtype: torch.dtyp
     assert replayed.encoder_output.equal(live.encoder_last_hidden_state)
     # Stacks and head taken apart do what the whole model does.
     assert tail.head.logits(replayed.decoder_output).equal(live.logits)
-    from_output = tail.replay(states[1], batch["attention_mask"], encoder_output=captured.encoder_output)
+    from_output = tail.replay(
+        states[1], batch["attention_mask"], encoder_output=captured.encoder_output
+    )
     assert from_output.decoder_output.equal(replayed.decoder_output)
     noted = [value for row in found["label_log_probs"] for value in row]
-    assert -sum(noted) / len(noted) == pytest.approx(float(live.loss), rel=2e-2 if dtype == torch.bfloat16 else 1e-4)
+    assert -sum(noted) / len(noted) == pytest.approx(
+        float(live.loss), rel=2e-2 if dtype == torch.bfloat16 else 1e-4
+    )
 
 
 @pytest.mark.parametrize("name", ["t5-v1.1", "umt5", "bart", "mbart", "pegasus", "marian"])
@@ -51,7 +59,9 @@ def test_a_wrong_state_shows(name: str) -> None:
     family, cuts = family_of(teacher.config), (3, 2)
     captured, tail = capture(teacher, family, cuts, batch), cut_tail(teacher, cuts)
     rolled = captured.decoder_states.roll(1, dims=1)
-    found = replay_fidelity(whole_teacher(teacher, cuts), tail, cuts, batch, captured.encoder_states, rolled)
+    found = replay_fidelity(
+        whole_teacher(teacher, cuts), tail, cuts, batch, captured.encoder_states, rolled
+    )
     shifted = {attention: error["max"] for attention, error in found["replay_error"].items()}
     assert shifted["encoder_self"] == 0.0
     assert min(shifted["logits"], shifted["decoder_self"], shifted["cross"]) > 0.01
@@ -67,10 +77,16 @@ def test_the_tail_holds_only_what_comes_after_the_cut(tmp_path: Path, name: str)
     blocks = tuple(family.block_prefix(stack, 0) for stack in ("encoder", "decoder"))
     in_blocks = sum(value.numel() for key, value in kept.items() if key.startswith(blocks))
     last = [family.blocks(teacher, stack)[-1] for stack in ("encoder", "decoder")]
-    biases = 2 * 32 * 4 if teacher.config.model_type in ("t5", "mt5") else 0  # those of block 0, which all blocks use
+    biases = (
+        2 * 32 * 4 if teacher.config.model_type in ("t5", "mt5") else 0
+    )  # those of block 0, which all blocks use
     assert in_blocks == sum(p.numel() for block in last for p in block.parameters()) + biases
     vocabulary, width = teacher.lm_head.weight.shape
-    large = {key: value.numel() for key, value in kept.items() if not key.startswith(blocks) and value.numel() > width}
+    large = {
+        key: value.numel()
+        for key, value in kept.items()
+        if not key.startswith(blocks) and value.numel() > width
+    }
     assert large.pop("lm_head.weight") == vocabulary * width
     assert large.pop("final_logits_bias", vocabulary) == vocabulary
     assert not large, "norms are one width wide, and of the embeddings nothing is kept"
@@ -78,7 +94,8 @@ def test_the_tail_holds_only_what_comes_after_the_cut(tmp_path: Path, name: str)
 
 def test_an_unsupported_model_and_a_cut_that_is_not_there() -> None:
     with pytest.raises(
-        ConfigError, match="'bert' is not supported; supported: bart, marian, mbart, mt5, pegasus, t5, umt5"
+        ConfigError,
+        match="'bert' is not supported; supported: bart, marian, mbart, mt5, pegasus, t5, umt5",
     ):
         family_of(BertConfig())
     assert resolve_cut(-1, 12, "encoder_cut") == 11

@@ -29,15 +29,25 @@ def documents(wiki_jsonl: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory, documents: list[dict[str, str]]) -> Path:
-    return save_tiny_t5(tmp_path_factory.mktemp("model") / "tiny", [d["extract"] for d in documents])
+    return save_tiny_t5(
+        tmp_path_factory.mktemp("model") / "tiny", [d["extract"] for d in documents]
+    )
 
 
 def task_data(documents: list[dict[str, str]], **settings: Any) -> TaskData:
     task = Task(
-        name="topic", kind="classification", train="-", test="-", source="{extract}", target="{topic}", **settings
+        name="topic",
+        kind="classification",
+        train="-",
+        test="-",
+        source="{extract}",
+        target="{topic}",
+        **settings,
     )
     topics = [d["topic"] for d in documents]
-    examples = Examples("-", [d["extract"] for d in documents], topics, list(topics), list(range(len(documents))))
+    examples = Examples(
+        "-", [d["extract"] for d in documents], topics, list(topics), list(range(len(documents)))
+    )
     return TaskData(task, examples, examples, examples, {}, sorted(set(topics)))
 
 
@@ -45,7 +55,9 @@ def task_data(documents: list[dict[str, str]], **settings: Any) -> TaskData:
 def model(tiny: Path) -> Any:
     model = AutoModelForSeq2SeqLM.from_pretrained(tiny).eval()
     torch.manual_seed(1)
-    for parameter in model.parameters():  # a fresh T5 is nearly uniform: nothing would depend on the source
+    for (
+        parameter
+    ) in model.parameters():  # a fresh T5 is nearly uniform: nothing would depend on the source
         torch.nn.init.normal_(parameter, std=0.2)
     return model
 
@@ -57,12 +69,16 @@ def brute_force(model: Any, source: list[int], label: list[int]) -> float:
     return float(logits.log_softmax(-1).gather(-1, torch.tensor(label)[:, None]).sum())
 
 
-def test_label_scores_equal_plain_forward_passes(model: Any, tiny: Path, documents: list[dict[str, str]]) -> None:
+def test_label_scores_equal_plain_forward_passes(
+    model: Any, tiny: Path, documents: list[dict[str, str]]
+) -> None:
     data = task_data(documents[:280:7], source_length=48)
     tokenizer = load_tokenizer(tiny)
     sources = encode(tokenizer, data.test, data.task).sources
     labels = encode_labels(tokenizer, data)
-    assert len({len(label) for label in labels}) > 1, "labels of one length would not test the padding"
+    assert len({len(label) for label in labels}) > 1, (
+        "labels of one length would not test the padding"
+    )
     likeliest = classify(model, sources, labels, pad_token_id=0, batch_size=16)
     for index in range(0, 40, 5):
         wanted = [brute_force(model, sources[index], label) for label in labels]
@@ -71,7 +87,9 @@ def test_label_scores_equal_plain_forward_passes(model: Any, tiny: Path, documen
     longest = max(map(len, batch))
     inputs = torch.tensor([s + [0] * (longest - len(s)) for s in batch])
     scores = score_labels(model, inputs, (inputs != 0).long(), labels)
-    wanted_scores = torch.tensor([[brute_force(model, s, label) for label in labels] for s in batch])
+    wanted_scores = torch.tensor(
+        [[brute_force(model, s, label) for label in labels] for s in batch]
+    )
     torch.testing.assert_close(scores, wanted_scores, rtol=1e-4, atol=1e-4)
 
 
@@ -87,7 +105,10 @@ def test_label_scores_of_bart_equal_plain_forward_passes() -> None:
     labels = [[0, 5, 6, 2], [0, 7, 2], [0, 5, 9, 11, 2]]
     inputs = torch.tensor([[0, 8, 9, 10, 2], [0, 12, 13, 2, 1]])
     scores = score_labels(bart, inputs, (inputs != 1).long(), labels)
-    wanted = [[brute_force(bart, s, label) for label in labels] for s in ([0, 8, 9, 10, 2], [0, 12, 13, 2])]
+    wanted = [
+        [brute_force(bart, s, label) for label in labels]
+        for s in ([0, 8, 9, 10, 2], [0, 12, 13, 2])
+    ]
     torch.testing.assert_close(scores, torch.tensor(wanted), rtol=1e-4, atol=1e-4)
 
 
@@ -107,22 +128,31 @@ def test_predictions_do_not_depend_on_row_order_or_ranks(
     assert [again[place] for place in range(len(order))] == [straight[i] for i in order]
 
     labelled = classify(model, sources, labels, pad_token_id=0, batch_size=7)
-    parts = [classify(model, shuffled, labels, pad_token_id=0, batch_size=7, part=(rank, 3)) for rank in range(3)]
+    parts = [
+        classify(model, shuffled, labels, pad_token_id=0, batch_size=7, part=(rank, 3))
+        for rank in range(3)
+    ]
     joined = parts[0] | parts[1] | parts[2]
     assert len(joined) == len(order)
     assert [joined[place] for place in range(len(order))] == [labelled[i] for i in order]
 
 
-def test_the_number_of_beams_reaches_generation(model: Any, tiny: Path, documents: list[dict[str, str]]) -> None:
+def test_the_number_of_beams_reaches_generation(
+    model: Any, tiny: Path, documents: list[dict[str, str]]
+) -> None:
     data = task_data(documents[::20], source_length=48)
     tokenizer = load_tokenizer(tiny)
     sources = encode(tokenizer, data.test, data.task).sources
     greedy = generate(model, tokenizer, sources, max_new_tokens=3)
     beams = generate(model, tokenizer, sources, max_new_tokens=3, beams=16)
-    assert any(greedy[i] != beams[i] for i in greedy), "beams change nothing: the setting does not arrive"
+    assert any(greedy[i] != beams[i] for i in greedy), (
+        "beams change nothing: the setting does not arrive"
+    )
 
 
-def test_long_texts_are_cut_counted_and_keep_their_end(tiny: Path, documents: list[dict[str, str]]) -> None:
+def test_long_texts_are_cut_counted_and_keep_their_end(
+    tiny: Path, documents: list[dict[str, str]]
+) -> None:
     data = task_data(documents[:30], source_length=20, target_length=16)
     tokenizer = load_tokenizer(tiny)
     encoded = encode(tokenizer, data.test, data.task)
@@ -140,7 +170,9 @@ def test_long_texts_are_cut_counted_and_keep_their_end(tiny: Path, documents: li
     assert (batch["labels"][1, len(encoded.targets[0]) :] == -100).all()
 
 
-def test_labels_a_tokenizer_cannot_tell_apart_are_refused(tiny: Path, documents: list[dict[str, str]]) -> None:
+def test_labels_a_tokenizer_cannot_tell_apart_are_refused(
+    tiny: Path, documents: list[dict[str, str]]
+) -> None:
     data = task_data(documents[:10], target_length=8)
     same = TaskData(
         data.task,
@@ -162,14 +194,19 @@ def test_batches_hold_every_index_once_longest_first() -> None:
 @pytest.mark.parametrize("labels", [None, [[5, 1], [6, 7, 1]]])
 def test_models_are_timed_alone_and_in_batches(model: Any, labels: list[list[int]] | None) -> None:
     work = Work([[5, 6, 7, 1], [8, 1]], labels, pad_token_id=0, new_tokens=5)
-    found = [measurement(setting, times, work, "a") for setting, times in time_model(model, work, repeats=2).items()]
+    found = [
+        measurement(setting, times, work, "a")
+        for setting, times in time_model(model, work, repeats=2).items()
+    ]
     assert [(line["device"], line["batch_size"], line["repeats"]) for line in found] == [
         ("cpu", 1, 2),
         ("cpu", BATCH, 2),
     ]
     for line in found:
         assert line["source_tokens"] == 4
-        assert line["rows_per_second"] == pytest.approx(1000 * line["batch_size"] / line["milliseconds"], rel=1e-2)
+        assert line["rows_per_second"] == pytest.approx(
+            1000 * line["batch_size"] / line["milliseconds"], rel=1e-2
+        )
         assert (line["tokens_per_second"] is None) == (labels is not None)
     # A batch takes less time than its rows alone, give or take the machine's moods.
     assert found[1]["quickest"] < 2 * BATCH * found[0]["slowest"]
@@ -188,7 +225,9 @@ def test_shape_counts_an_untied_head_and_tied_copies_once(tiny: Path, tmp_path: 
     weights = load_file(tiny / "model.safetensors")
     tied = model_shape(tiny)
     weights["lm_head.weight"] = weights["shared.weight"] * 2  # as T5 v1.1
-    weights["encoder.embed_tokens.weight"] = weights["shared.weight"].clone()  # as some published T5 v1.0
+    weights["encoder.embed_tokens.weight"] = weights[
+        "shared.weight"
+    ].clone()  # as some published T5 v1.0
     (tmp_path / "config.json").write_text((tiny / "config.json").read_text())
     save_file(weights, tmp_path / "model.safetensors")
     untied = model_shape(tmp_path)

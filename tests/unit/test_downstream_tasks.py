@@ -53,10 +53,15 @@ def test_the_same_rows_come_from_every_format(tmp_path: Path) -> None:
         assert read_rows(str(tmp_path / f"rows.{suffix}"), "train") == ROWS, suffix
     # GLUE's .tsv: no quoting.
     (tmp_path / "rows.tsv").write_text('sentence\tlabel\nthe "best\t1\nfine\t0\n')
-    assert read_rows(str(tmp_path / "rows.tsv"), "train")[0] == {"sentence": 'the "best', "label": "1"}
+    assert read_rows(str(tmp_path / "rows.tsv"), "train")[0] == {
+        "sentence": 'the "best',
+        "label": "1",
+    }
 
 
-def test_a_datasets_directory_is_read_with_its_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_datasets_directory_is_read_with_its_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
@@ -70,7 +75,11 @@ def test_rendering_labels_and_counts(tmp_path: Path) -> None:
     rows = write_jsonl(tmp_path / "rows.jsonl", ROWS)
     data = load_task(topic_task(rows, validation=rows), 10)
     assert data.labels == ["Person", "Place"]
-    assert data.train.sources == ['topic: Paris is a city, "the" city', "topic: A poet\nof Rome", "topic: Lyon"]
+    assert data.train.sources == [
+        'topic: Paris is a city, "the" city',
+        "topic: A poet\nof Rome",
+        "topic: Lyon",
+    ]
     assert data.train.rows == [0, 1, 4]
     assert (data.train.empty, data.train.dropped) == (1, 1)
     assert load_task(topic_task(rows, test_rows=2), 10).test.rows == [0, 1]
@@ -81,7 +90,9 @@ def test_validation_rows_are_held_out_where_the_task_names_none(tmp_path: Path) 
     data = load_task(topic_task(write_jsonl(tmp_path / "rows.jsonl", rows)), 8)
     held = set(data.validation.sources)
     assert len(data.validation) == 8
-    assert not held & set(data.train.sources), "a row that occurs twice must not stand on both sides"
+    assert not held & set(data.train.sources), (
+        "a row that occurs twice must not stand on both sides"
+    )
     again = load_task(topic_task(write_jsonl(tmp_path / "other.jsonl", rows[::-1])), 8)
     assert set(again.validation.sources) == held, "which rows depends on their text alone"
 
@@ -90,10 +101,16 @@ def test_validation_rows_are_held_out_where_the_task_names_none(tmp_path: Path) 
     ("settings", "message"),
     [
         ({"target": "{topics}"}, r"column 'topics', but row 1 of .*rows.jsonl has text, topic"),
-        ({"labels": ["Place", "Event"]}, r"row 2 of .*rows.jsonl has label 'Person', which is none of Place, Event"),
+        (
+            {"labels": ["Place", "Event"]},
+            r"row 2 of .*rows.jsonl has label 'Person', which is none of Place, Event",
+        ),
         ({"labels": ["Place"]}, r"two or more different labels"),
         ({"source": "{text"}, r"cannot be filled in"),
-        ({"drop_labels": ["Place", "Person", "Uncategorized"]}, r"no row left \(0 empty, 5 dropped\)"),
+        (
+            {"drop_labels": ["Place", "Person", "Uncategorized"]},
+            r"no row left \(0 empty, 5 dropped\)",
+        ),
     ],
 )
 def test_a_wrong_task_is_one_line(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
@@ -114,7 +131,9 @@ def test_a_wrong_task_is_one_line(tmp_path: Path, settings: dict[str, Any], mess
         ("b.jsonl", None, r"a.jsonl does not exist"),
     ],
 )
-def test_a_wrong_file_is_one_line(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+def test_a_wrong_file_is_one_line(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
     path = tmp_path / name
     if content is None:
         path = tmp_path / "a.jsonl"
@@ -129,7 +148,9 @@ def test_label_metrics_of_a_worked_example() -> None:
     references = ["a", "a", "a", "b", "b", "b"]
     predictions = ["a", "a", "b", "a", "b", "b"]
     found = label_metrics(["accuracy", "matthews", "macro_f1", "f1"], predictions, references, "a")
-    assert found == pytest.approx({"accuracy": 4 / 6, "matthews": 1 / 3, "macro_f1": 4 / 6, "f1": 4 / 6})
+    assert found == pytest.approx(
+        {"accuracy": 4 / 6, "matthews": 1 / 3, "macro_f1": 4 / 6, "f1": 4 / 6}
+    )
     assert all(type(value) is float for value in found.values())
 
 

@@ -46,7 +46,9 @@ def _logits(model: PreTrainedModel) -> torch.Tensor:
 
 def _student(teacher: PreTrainedModel, layers: tuple[int, int]) -> Any:
     family = family_of(teacher.config)
-    shape = replace(family.shape(teacher.config), encoder_layers=layers[0], decoder_layers=layers[1])
+    shape = replace(
+        family.shape(teacher.config), encoder_layers=layers[0], decoder_layers=layers[1]
+    )
     return family.with_shape(teacher.config, shape)
 
 
@@ -62,19 +64,25 @@ def test_a_student_of_all_blocks_is_its_teacher(tmp_path: Path, name: str) -> No
 def test_a_half_depth_student_has_its_teachers_blocks(tmp_path: Path, name: str) -> None:
     teacher = tiny_model(name)
     family = family_of(teacher.config)
-    write_initial_student(_student(teacher, (2, 2)), Init(), _saved(teacher, tmp_path / "t"), 1, tmp_path / "s")
+    write_initial_student(
+        _student(teacher, (2, 2)), Init(), _saved(teacher, tmp_path / "t"), 1, tmp_path / "s"
+    )
     student = _loaded(tmp_path / "s")
     source, target = teacher.state_dict(), student.state_dict()
     in_blocks = set()
     for stack in STACKS:
-        for place, (block,) in enumerate(chosen_blocks("uniform", stack, len(family.blocks(teacher, stack)), 2)):
+        for place, (block,) in enumerate(
+            chosen_blocks("uniform", stack, len(family.blocks(teacher, stack)), 2)
+        ):
             prefix = family.block_prefix(stack, place)
             for key in (key for key in target if key.startswith(prefix)):
                 rest = key.removeprefix(prefix)
                 in_blocks.add(key)
                 # T5 and mT5 share block 0's position bias; a umT5 block brings its own.
                 shared = "relative_attention_bias" in rest and teacher.config.model_type != "umt5"
-                assert target[key].equal(source[family.block_prefix(stack, 0 if shared else block) + rest]), key
+                assert target[key].equal(
+                    source[family.block_prefix(stack, 0 if shared else block) + rest]
+                ), key
     assert in_blocks
     assert all(target[key].equal(source[key]) for key in target.keys() - in_blocks)
     assert (student.lm_head.weight is student.get_input_embeddings().weight) == (
@@ -86,7 +94,9 @@ def test_a_half_depth_student_has_its_teachers_blocks(tmp_path: Path, name: str)
 def test_a_random_student_is_reproducible_and_loads_as_made(tmp_path: Path, name: str) -> None:
     for place in ("a", "b"):
         write_initial_student(tiny_config(name, (1, 1)), None, None, 5, tmp_path / place)
-    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (
+        tmp_path / "b/model.safetensors"
+    ).read_bytes()
     logits = _logits(_loaded(tmp_path / "a"))
     assert 0.01 < logits.std() < 2, "the loss starts near ln(vocabulary)"
 
@@ -95,7 +105,9 @@ def test_a_random_student_is_reproducible_and_loads_as_made(tmp_path: Path, name
 def test_training_loads_and_writes_what_transformers_does(tmp_path: Path, name: str) -> None:
     teacher = tiny_model(name)
     directory = _saved(teacher, tmp_path / "teacher")
-    settings = Optimisation(dtype="float32", batch_size=1, deepspeed="ds_configs/zero2_finetune.json")
+    settings = Optimisation(
+        dtype="float32", batch_size=1, deepspeed="ds_configs/zero2_finetune.json"
+    )
     trained = load_model(directory, settings).eval()
     assert _logits(trained).equal(_logits(teacher))
     write_model(tmp_path / "hf", trained.config, dict(gather_weights(trained)))
@@ -112,11 +124,19 @@ def test_training_loads_files_as_from_pretrained_does(tmp_path: Path) -> None:
         bart.final_logits_bias.zero_()  # such a file has none
     bart.model.save_pretrained(tmp_path / "bart")
     config = json.loads((tmp_path / "bart/config.json").read_text())
-    (tmp_path / "bart/config.json").write_text(json.dumps(config | {"architectures": ["BartModel"]}))
+    (tmp_path / "bart/config.json").write_text(
+        json.dumps(config | {"architectures": ["BartModel"]})
+    )
     weights = load_file(tmp_path / "bart/model.safetensors")
-    save_file(weights | {"encoder.version": torch.zeros(1)}, tmp_path / "bart/model.safetensors", {"format": "pt"})
+    save_file(
+        weights | {"encoder.version": torch.zeros(1)},
+        tmp_path / "bart/model.safetensors",
+        {"format": "pt"},
+    )
     assert "shared.weight" in weights
-    settings = Optimisation(dtype="float32", batch_size=1, deepspeed="ds_configs/zero2_finetune.json")
+    settings = Optimisation(
+        dtype="float32", batch_size=1, deepspeed="ds_configs/zero2_finetune.json"
+    )
     for model in (bart, marian):
         trained = load_model(tmp_path / model.config.model_type, settings).eval()
         assert _logits(trained).equal(_logits(model))
@@ -143,7 +163,9 @@ def test_a_shape_survives_the_configuration(name: str) -> None:
     assert family.shape(changed) == shape
     assert family.shape(config) != shape, "the original is left alone"
     parameters = AutoModelForSeq2SeqLM.from_config(changed).state_dict()
-    assert parameters[family.block_prefix("encoder", 4) + _FIRST_PROJECTION[changed.model_type]].shape == (48, 48)
+    assert parameters[
+        family.block_prefix("encoder", 4) + _FIRST_PROJECTION[changed.model_type]
+    ].shape == (48, 48)
 
 
 _T5_Q, _BART_Q = "layer.0.SelfAttention.q.weight", "self_attn.q_proj.weight"
@@ -157,12 +179,18 @@ def test_shapes_that_cannot_be_say_what_to_change() -> None:
     config = tiny_config("bart")
     family = family_of(config)
     shape = family.shape(config)
-    with pytest.raises(ConfigError, match=r"d_kv 8 with num_heads 4 and d_model 64: .* set d_kv to 16"):
+    with pytest.raises(
+        ConfigError, match=r"d_kv 8 with num_heads 4 and d_model 64: .* set d_kv to 16"
+    ):
         family.with_shape(config, replace(shape, d_kv=8))
-    with pytest.raises(ConfigError, match=r"d_model 66 must be even and a multiple of student\.num_heads 4"):
+    with pytest.raises(
+        ConfigError, match=r"d_model 66 must be even and a multiple of student\.num_heads 4"
+    ):
         family.with_shape(config, replace(shape, d_model=66))
     config.decoder_ffn_dim = 128
-    with pytest.raises(ConfigError, match="encoder_ffn_dim 96 and decoder_ffn_dim 128 of this bart differ"):
+    with pytest.raises(
+        ConfigError, match="encoder_ffn_dim 96 and decoder_ffn_dim 128 of this bart differ"
+    ):
         family.shape(config)
     with pytest.raises(ConfigError, match="a bart is not made from nothing"):
         family.new_config(shape, 320)

@@ -36,7 +36,9 @@ def student_of(teacher: PreTrainedModel, shape: Shape, init: Init, where: Path) 
     config = family_of(teacher.config).with_shape(teacher.config, shape)
     teacher.save_pretrained(where / "teacher")
     write_initial_student(config, init, where / "teacher", 1, where / "student", batches)
-    model, report = AutoModelForSeq2SeqLM.from_pretrained(where / "student", output_loading_info=True)
+    model, report = AutoModelForSeq2SeqLM.from_pretrained(
+        where / "student", output_loading_info=True
+    )
     assert not any(report.values()), report
     return model.eval()
 
@@ -53,7 +55,9 @@ def zero_units(model: PreTrainedModel, narrow: Shape) -> Dead:
                 continue
             count = getattr(shape, units.dimension)
             if units not in dead:
-                dead[units] = torch.randperm(count, generator=generator)[getattr(narrow, units.dimension) :]
+                dead[units] = torch.randperm(count, generator=generator)[
+                    getattr(narrow, units.dimension) :
+                ]
             entries = torch.arange(weight.shape[axis]).reshape(count, -1)
             weight.index_fill_(axis, entries[dead[units]].flatten(), 0.0)
     return dead
@@ -68,7 +72,12 @@ def centre_stream(model: PreTrainedModel, dead: torch.Tensor) -> None:
         if RESIDUAL not in axes or axes[0] not in (None, RESIDUAL):
             continue
         axis = axes.index(RESIDUAL)
-        alive = torch.ones(weight.shape[axis], dtype=torch.bool).index_fill(0, dead, False).nonzero().flatten()
+        alive = (
+            torch.ones(weight.shape[axis], dtype=torch.bool)
+            .index_fill(0, dead, False)
+            .nonzero()
+            .flatten()
+        )
         living = weight.index_select(axis, alive)
         centred = living - living.mean(axis, keepdim=True)
         norm = axes == (RESIDUAL,) and key.endswith(".weight")
@@ -91,14 +100,20 @@ def test_leaving_out_units_that_are_zero_changes_nothing(tmp_path: Path, name: s
     student = student_of(teacher, narrow, Init(), tmp_path)
     assert family.shape(student.config) == narrow
     dead = {units: which for units, which in dead.items() if len(which)}
-    assert len({tuple(units.tolist()) for units in dead.values()}) >= 7, "other units in every place"
+    assert len({tuple(units.tolist()) for units in dead.values()}) >= 7, (
+        "other units in every place"
+    )
     assert logits(teacher).std(1).mean() > 0.01, "the logits say something"
     # The norms' ε is not rescaled: 1e-6 in a T5, 1e-5 in a BART.
-    torch.testing.assert_close(logits(student), logits(teacher), rtol=1e-4, atol=3e-4 if bart else 3e-5)
+    torch.testing.assert_close(
+        logits(student), logits(teacher), rtol=1e-4, atol=3e-4 if bart else 3e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["t5-v1.1", "bart"])
-def test_important_units_stay_and_the_same_weights_come_out_again(tmp_path: Path, name: str) -> None:
+def test_important_units_stay_and_the_same_weights_come_out_again(
+    tmp_path: Path, name: str
+) -> None:
     teacher = tiny_model(name)
     family = family_of(teacher.config)
     shape = replace(family.shape(teacher.config), encoder_layers=2, d_ff=48)
@@ -109,8 +124,14 @@ def test_important_units_stay_and_the_same_weights_come_out_again(tmp_path: Path
             if "d_ff" in {u.dimension for u in family.axes(key) if u}
         }
         for key, weight in quiet.items():
-            axis = [units is not None and units.dimension == "d_ff" for units in family.axes(key)].index(True)
-            weight.index_copy_(axis, torch.arange(0, 96, 2), weight.index_select(axis, torch.arange(0, 96, 2)) * 1e-3)
+            axis = [
+                units is not None and units.dimension == "d_ff" for units in family.axes(key)
+            ].index(True)
+            weight.index_copy_(
+                axis,
+                torch.arange(0, 96, 2),
+                weight.index_select(axis, torch.arange(0, 96, 2)) * 1e-3,
+            )
     student = student_of(teacher, shape, Init(), tmp_path)
     prefix = family.block_prefix("encoder", 1)
     for key, weight in student.named_parameters():
@@ -130,9 +151,14 @@ def test_blocks_are_chosen_first_last_averaged_or_by_hand(tmp_path: Path) -> Non
     by_hand = BlockList(encoder=[0, -1], decoder=[1])
     assert chosen_blocks(by_hand, "encoder", 4, 2) == [[0], [3]]
     teacher = tiny_model("t5-v1.1")
-    shape = replace(family_of(teacher.config).shape(teacher.config), encoder_layers=2, decoder_layers=1)
+    shape = replace(
+        family_of(teacher.config).shape(teacher.config), encoder_layers=2, decoder_layers=1
+    )
     source = teacher.state_dict()
-    wo, bias = "layer.1.DenseReluDense.wo.weight", "layer.0.SelfAttention.relative_attention_bias.weight"
+    wo, bias = (
+        "layer.1.DenseReluDense.wo.weight",
+        "layer.0.SelfAttention.relative_attention_bias.weight",
+    )
     student = student_of(teacher, shape, Init(blocks="average"), tmp_path / "average").state_dict()
     mean = (source[f"encoder.block.2.{wo}"] + source[f"encoder.block.3.{wo}"]) / 2
     torch.testing.assert_close(student[f"encoder.block.1.{wo}"], mean)
@@ -146,12 +172,26 @@ def test_blocks_are_chosen_first_last_averaged_or_by_hand(tmp_path: Path) -> Non
     [
         (Init(), {"d_ff": 128}, "student.d_ff is 128 and the teacher's is 96: .* not added"),
         (Init(), {"d_kv": 8}, "heads are kept or left out whole"),
-        (Init(blocks="first"), {"decoder_layers": 4}, "4 blocks cannot be copied from a teacher with 3"),
-        (Init(blocks=BlockList(encoder=[0], decoder=[0, 1, 2])), {}, "encoder lists 1 blocks, and the student has 4"),
-        (Init(blocks=BlockList(encoder=[0, 1, 2, 4], decoder=[0, 1, 2])), {}, "the teacher has blocks 0 to 3"),
+        (
+            Init(blocks="first"),
+            {"decoder_layers": 4},
+            "4 blocks cannot be copied from a teacher with 3",
+        ),
+        (
+            Init(blocks=BlockList(encoder=[0], decoder=[0, 1, 2])),
+            {},
+            "encoder lists 1 blocks, and the student has 4",
+        ),
+        (
+            Init(blocks=BlockList(encoder=[0, 1, 2, 4], decoder=[0, 1, 2])),
+            {},
+            "the teacher has blocks 0 to 3",
+        ),
     ],
 )
-def test_what_cannot_be_cut_from_a_teacher_is_refused(init: Init, change: dict[str, int], words: str) -> None:
+def test_what_cannot_be_cut_from_a_teacher_is_refused(
+    init: Init, change: dict[str, int], words: str
+) -> None:
     shape = Shape(encoder_layers=4, decoder_layers=3, d_model=64, d_ff=96, num_heads=4, d_kv=16)
     with pytest.raises(ConfigError, match=words):
         check_init(init, replace(shape, **change), shape)

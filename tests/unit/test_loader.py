@@ -49,7 +49,9 @@ def artifact(tmp_path: Path) -> Artifact:
 
 
 def _loader(source: _Source, order: SampleOrder, start: int, stop: int) -> Loader:
-    return Loader(source, order, start=start, stop=stop, rank=0, world=1, micro=4, device=torch.device("cpu"))
+    return Loader(
+        source, order, start=start, stop=stop, rank=0, world=1, micro=4, device=torch.device("cpu")
+    )
 
 
 def test_the_rows_are_those_of_the_order_from_any_step(artifact: Artifact) -> None:
@@ -69,15 +71,28 @@ def test_the_rows_are_those_of_the_order_from_any_step(artifact: Artifact) -> No
 
 
 @pytest.mark.parametrize("column", ["ids", "wide"])
-def test_a_row_that_is_not_what_was_written_stops_the_consumer(artifact: Artifact, column: str) -> None:
+def test_a_row_that_is_not_what_was_written_stops_the_consumer(
+    artifact: Artifact, column: str
+) -> None:
     path = shard_path(artifact.root, 2)
     data = path.read_bytes()
-    there = torch.tensor([[2, 4]]).to(torch.uint16) if column == "ids" else torch.full((1, 5001), 204.0)
+    there = (
+        torch.tensor([[2, 4]]).to(torch.uint16) if column == "ids" else torch.full((1, 5001), 204.0)
+    )
     place = data.index(there.view(torch.uint8).numpy().tobytes())
     path.write_bytes(data[:place] + bytes([data[place] ^ 8]) + data[place + 1 :])
     order = SampleOrder([ROWS] * SHARDS, 1, seed=3)
     seen: list[int] = []
-    loader = Loader(_Source(artifact), order, start=0, stop=35, rank=0, world=1, micro=1, device=torch.device("cpu"))
+    loader = Loader(
+        _Source(artifact),
+        order,
+        start=0,
+        stop=35,
+        rank=0,
+        world=1,
+        micro=1,
+        device=torch.device("cpu"),
+    )
     batches = iter(loader)
     with pytest.raises(CorruptArtifact, match=f"row 4 of {column} differs"):
         seen.extend(step for step, _ in batches)
@@ -115,4 +130,6 @@ def test_memory_is_taken_again_only_when_nothing_refers_to_it() -> None:
     assert buffers.empty(shape, torch.bfloat16).data_ptr() != place, "a graph needs it"
     loss.backward()
     del loss
-    assert place in {tensor.data_ptr() for tensor in [buffers.empty(shape, torch.bfloat16) for _ in range(1)]}
+    assert place in {
+        tensor.data_ptr() for tensor in [buffers.empty(shape, torch.bfloat16) for _ in range(1)]
+    }

@@ -20,16 +20,24 @@ def randn(*shape: int, seed: int, grad: bool = False) -> Tensor:
 
 
 def test_mse_through_a_projection() -> None:
-    s, t, w = randn(2, 3, 4, seed=1, grad=True), randn(2, 3, 6, seed=2, grad=True), randn(6, 4, seed=3, grad=True)
+    s, t, w = (
+        randn(2, 3, 4, seed=1, grad=True),
+        randn(2, 3, 6, seed=2, grad=True),
+        randn(6, 4, seed=3, grad=True),
+    )
     loss = hidden_loss(s, t, MASK, projection=w)
     plain = sum(((w @ s[i, j] - t[i, j]) ** 2).mean() for i, j in MASK.nonzero().tolist()) / 4
     assert torch.is_tensor(plain)
     torch.testing.assert_close(loss, plain, rtol=0, atol=1e-9)
-    for mine, theirs in zip(torch.autograd.grad(loss, (s, w)), torch.autograd.grad(plain, (s, w)), strict=True):
+    for mine, theirs in zip(
+        torch.autograd.grad(loss, (s, w)), torch.autograd.grad(plain, (s, w)), strict=True
+    ):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
     hidden_loss(s, t, MASK, projection=w).backward()
     assert t.grad is None
-    assert torch.autograd.gradcheck(lambda s, w: hidden_loss(s, t, MASK, projection=w, kind="cosine"), (s, w))
+    assert torch.autograd.gradcheck(
+        lambda s, w: hidden_loss(s, t, MASK, projection=w, kind="cosine"), (s, w)
+    )
 
 
 def test_cosine_ignores_length_and_sees_direction() -> None:
@@ -94,29 +102,40 @@ def test_attention_with_position_bias(causal: bool) -> None:
             if not keys[i, r] or not seen:
                 continue
             for h in range(2):
-                p = (tk[i, seen, 3 * h : 3 * h + 3] @ tq[i, r, 3 * h : 3 * h + 3] + t_bias[0, h, r, seen]).softmax(-1)
+                p = (
+                    tk[i, seen, 3 * h : 3 * h + 3] @ tq[i, r, 3 * h : 3 * h + 3]
+                    + t_bias[0, h, r, seen]
+                ).softmax(-1)
                 q = (
-                    0.5 * sk[i, seen, 2 * h : 2 * h + 2] @ sq[i, r, 2 * h : 2 * h + 2] + s_bias[0, h, r, seen]
+                    0.5 * sk[i, seen, 2 * h : 2 * h + 2] @ sq[i, r, 2 * h : 2 * h + 2]
+                    + s_bias[0, h, r, seen]
                 ).softmax(-1)
                 rows.append((p * (p / q).log()).sum())
         means.append(torch.stack(rows).mean())
     plain = torch.stack(means).mean()
     torch.testing.assert_close(loss, plain, rtol=0, atol=1e-9)
     inputs = (sq, sk, s_bias)
-    for mine, theirs in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(plain, inputs), strict=True):
+    for mine, theirs in zip(
+        torch.autograd.grad(loss, inputs), torch.autograd.grad(plain, inputs), strict=True
+    ):
         assert theirs.abs().max() > 1e-4
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
 
 
 def test_scaled_attention_is_the_qk_relation() -> None:
-    t, s = (randn(2, 3, 8, seed=1), randn(2, 5, 8, seed=2)), (randn(2, 3, 4, seed=3), randn(2, 5, 4, seed=4))
+    t, s = (
+        (randn(2, 3, 8, seed=1), randn(2, 5, 8, seed=2)),
+        (randn(2, 3, 4, seed=3), randn(2, 5, 4, seed=4)),
+    )
     attention = attention_loss(t, s, heads=2, teacher_scale=4**-0.5, student_scale=2**-0.5)
     torch.testing.assert_close(attention, relation_loss(t, s, relation_heads=2), rtol=0, atol=1e-12)
 
 
 def test_attention_with_nothing_to_see_is_zero() -> None:
     q = randn(2, 3, 4, seed=1, grad=True)
-    loss = attention_loss((q, q), (q, q), heads=2, teacher_scale=1, student_scale=1, key_mask=torch.zeros(2, 3))
+    loss = attention_loss(
+        (q, q), (q, q), heads=2, teacher_scale=1, student_scale=1, key_mask=torch.zeros(2, 3)
+    )
     loss.backward()
     assert loss.item() == 0.0
     assert q.grad is not None

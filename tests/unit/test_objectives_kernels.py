@@ -19,9 +19,21 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def run(name: str, tmp_path: Path, **environment: str) -> None:
     pytest.importorskip("triton", reason="Triton is not installed; its wheels are for Linux alone")
-    settings = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "MINIEND_TRITON")}
+    settings = {
+        k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "MINIEND_TRITON")
+    }
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", f"tests/kernels/{name}.py"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-W",
+            "error",
+            f"tests/kernels/{name}.py",
+        ],
         cwd=REPOSITORY,
         env=settings | environment | {"TRITON_CACHE_DIR": str(tmp_path)},
         capture_output=True,

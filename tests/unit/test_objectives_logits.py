@@ -40,13 +40,16 @@ def kl(p: Tensor, q: Tensor) -> Tensor:
     return (p * (p / q).log()).sum(-1)
 
 
-def reference(s: Tensor, t: Tensor, mask: Tensor | None, kind: str, tau: float, alpha: float) -> Tensor:
+def reference(
+    s: Tensor, t: Tensor, mask: Tensor | None, kind: str, tau: float, alpha: float
+) -> Tensor:
     p, q = (t / tau).softmax(-1), (s / tau).softmax(-1)
     rows = {
         "forward_kl": lambda: kl(p, q),
         "reverse_kl": lambda: kl(q, p),
         "jensen_shannon": lambda: (
-            alpha * kl(p, alpha * p + (1 - alpha) * q) + (1 - alpha) * kl(q, alpha * p + (1 - alpha) * q)
+            alpha * kl(p, alpha * p + (1 - alpha) * q)
+            + (1 - alpha) * kl(q, alpha * p + (1 - alpha) * q)
         ),
         "skew_kl": lambda: kl(p, alpha * p + (1 - alpha) * q),
         "skew_reverse_kl": lambda: kl(q, (1 - alpha) * p + alpha * q),
@@ -58,7 +61,9 @@ def same(ours: Tensor, plain: Tensor, *inputs: Tensor) -> None:
     """Values and all gradients agree to 1e-9, and there is something to compare."""
     torch.testing.assert_close(ours, plain, rtol=0, atol=1e-9)
     for mine, theirs in zip(
-        torch.autograd.grad(ours * 1.7, inputs), torch.autograd.grad(plain * 1.7, inputs), strict=True
+        torch.autograd.grad(ours * 1.7, inputs),
+        torch.autograd.grad(plain * 1.7, inputs),
+        strict=True,
     ):
         assert theirs.abs().max() > 1e-4
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
@@ -77,13 +82,17 @@ def test_divergence_agrees_with_its_formula(kind: str, tau: float, mask: Tensor 
 @pytest.mark.parametrize("kind", KINDS)
 def test_divergence_gradcheck(kind: str) -> None:
     s, t = randn(2, 3, 7, seed=1, grad=True), randn(2, 3, 7, seed=2)
-    assert torch.autograd.gradcheck(lambda s: divergence(s, t, MASK, kind=kind, temperature=1.7), (s,))
+    assert torch.autograd.gradcheck(
+        lambda s: divergence(s, t, MASK, kind=kind, temperature=1.7), (s,)
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), scale=st.floats(0.1, 20.0), tau=st.floats(0.5, 4.0))
-def test_divergence_is_positive_and_zero_iff_equal(kind: str, seed: int, scale: float, tau: float) -> None:
+def test_divergence_is_positive_and_zero_iff_equal(
+    kind: str, seed: int, scale: float, tau: float
+) -> None:
     s, t = randn(4, 9, seed=seed, scale=scale), randn(4, 9, seed=seed + 1, scale=scale)
     assert abs(divergence(t, t, kind=kind, temperature=tau).item()) < 1e-14 * tau**2
     assert divergence(s, t, kind=kind, temperature=tau).item() > 1e-7
@@ -183,18 +192,24 @@ def test_taid_moves_from_student_to_teacher() -> None:
 
 
 IDS = torch.tensor([[0, 3, 5], [1, 2, 0], [4, 5, 6], [1, 6, 2], [2, 0, 3], [5, 3, 1]]).view(2, 3, 3)
-COUNTS = torch.tensor([[3, 1, 0], [1, 1, 1], [5, 2, 2], [1, 0, 0], [2, 1, 4], [0, 3, 3]]).view(2, 3, 3)
+COUNTS = torch.tensor([[3, 1, 0], [1, 1, 1], [5, 2, 2], [1, 0, 0], [2, 1, 4], [0, 3, 3]]).view(
+    2, 3, 3
+)
 
 
 @pytest.mark.usefixtures("chunks")
 @pytest.mark.parametrize("tau", [1.0, 2.0])
 def test_sampled_kl_is_the_kl_to_the_empirical_distribution(tau: float) -> None:
     s = randn(2, 3, 7, seed=1, scale=2, grad=True)
-    p = torch.zeros(2, 3, 7, dtype=F64).scatter_(-1, IDS, COUNTS / COUNTS.sum(-1, keepdim=True).double())
+    p = torch.zeros(2, 3, 7, dtype=F64).scatter_(
+        -1, IDS, COUNTS / COUNTS.sum(-1, keepdim=True).double()
+    )
     log_q = (s / tau).log_softmax(-1)
     plain = tau**2 * (torch.xlogy(p, p) - p * log_q).sum(-1)[MASK.bool()].mean()
     same(sampled_kl(s, IDS, COUNTS, MASK, temperature=tau), plain, s)
-    assert torch.autograd.gradcheck(lambda s: sampled_kl(s, IDS, COUNTS, MASK, temperature=tau), (s,))
+    assert torch.autograd.gradcheck(
+        lambda s: sampled_kl(s, IDS, COUNTS, MASK, temperature=tau), (s,)
+    )
 
 
 @pytest.mark.usefixtures("chunks")
@@ -252,7 +267,9 @@ def test_sampled_kl_with_entropy_is_unbiased() -> None:
 def test_topk_with_tail_is_the_kl_of_k_plus_one_outcomes(tau: float) -> None:
     s, t = randn(2, 3, 9, seed=1, scale=2, grad=True), randn(2, 3, 9, seed=2, scale=2)
     top = (t / tau).softmax(-1).topk(3)
-    assert torch.autograd.gradcheck(lambda s: topk_kl(s, top.indices, top.values, MASK, temperature=tau), (s,))
+    assert torch.autograd.gradcheck(
+        lambda s: topk_kl(s, top.indices, top.values, MASK, temperature=tau), (s,)
+    )
     for tail in (True, False):
         p, q = top.values, (s / tau).softmax(-1).gather(-1, top.indices)
         if tail:
@@ -286,7 +303,11 @@ def test_topk_stays_finite_when_student_and_teacher_leave_no_tail() -> None:
 def test_head_agrees_with_full_logits(
     kind: str, tau: float, share: float, chunk: int | None, weights: tuple[float, float] | None
 ) -> None:
-    h, w, b = randn(2, 3, 4, seed=1, grad=True), randn(9, 4, seed=2, grad=True), randn(9, seed=3, grad=True)
+    h, w, b = (
+        randn(2, 3, 4, seed=1, grad=True),
+        randn(9, 4, seed=2, grad=True),
+        randn(9, seed=3, grad=True),
+    )
     th, tw, tb = randn(2, 3, 5, seed=4), randn(9, 5, seed=5), randn(9, seed=6)
     div, lm = head_divergence(
         h,
@@ -334,7 +355,9 @@ def test_head_refuses_losses_weighted_otherwise_than_promised() -> None:
 
 
 @pytest.mark.parametrize("weights", [None, (1.0, 1.0)], ids=["recomputed", "at-once"])
-def test_head_reads_no_masked_position_and_only_needed_gradients(weights: tuple[float, float] | None) -> None:
+def test_head_reads_no_masked_position_and_only_needed_gradients(
+    weights: tuple[float, float] | None,
+) -> None:
     h, w = randn(2, 3, 4, seed=1), randn(9, 4, seed=2)
     th, tw = randn(2, 3, 5, seed=3), randn(9, 5, seed=4)
     w.requires_grad_(weights is not None)
@@ -356,7 +379,9 @@ def test_head_reads_no_masked_position_and_only_needed_gradients(weights: tuple[
 def test_head_with_nothing_valid_is_zero_with_zero_gradients() -> None:
     h, w = randn(3, 4, seed=1, grad=True), randn(9, 4, seed=2, grad=True)
     for weights in (None, (1.0, 1.0)):
-        div, lm = head_divergence(h, w, h.detach(), w, torch.zeros(3), labels=torch.full((3,), -100), weights=weights)
+        div, lm = head_divergence(
+            h, w, h.detach(), w, torch.zeros(3), labels=torch.full((3,), -100), weights=weights
+        )
         assert (div.item(), lm.item()) == (0.0, 0.0)
         gradients = torch.autograd.grad(div + lm, (h, w))
         assert all((gradient == 0).all() for gradient in gradients)
@@ -378,7 +403,9 @@ def test_head_in_bf16_is_near_float64_and_finite_when_huge() -> None:
     ours = head_divergence(hb, wb, th.bfloat16(), tw.bfloat16())[0]
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours.double(), exact, rtol=2e-2, atol=0)
-    huge = head_divergence((hb.sign() * 1e4), wb, th.bfloat16() * 1e4, tw.bfloat16(), labels=torch.arange(64))
+    huge = head_divergence(
+        (hb.sign() * 1e4), wb, th.bfloat16() * 1e4, tw.bfloat16(), labels=torch.arange(64)
+    )
     sum(huge).backward()
     for x in (*huge, hb.grad, wb.grad):
         assert x is not None

@@ -8,7 +8,14 @@ import sys
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.objectives.presets import NEEDS_TEACHER, PARTS, PRESETS, RELATION_PAIRS, needs_teacher, resolve
+from pipeline.objectives.presets import (
+    NEEDS_TEACHER,
+    PARTS,
+    PRESETS,
+    RELATION_PAIRS,
+    needs_teacher,
+    resolve,
+)
 from pipeline.objectives.schedules import Taid, scheduled, taid_step
 
 
@@ -58,7 +65,9 @@ def test_pairs_fit_the_attention_they_belong_to() -> None:
     for part, pairs in RELATION_PAIRS.items():
         for pair in pairs:
             if part == "cross_relations":
-                assert (pair.rows, pair.columns) == tuple("decoder" if x == "q" else "encoder" for x in pair[:2])
+                assert (pair.rows, pair.columns) == tuple(
+                    "decoder" if x == "q" else "encoder" for x in pair[:2]
+                )
             else:
                 assert pair.rows == pair.columns == part.split("_")[0]
             assert pair.causal == (pair.rows == pair.columns == "decoder")

@@ -35,7 +35,11 @@ def reference(
     for i in range(batch):
         kls = []
         for row in range(rows):
-            keys = [j for j in range(columns) if (key_mask is None or key_mask[i, j]) and (not causal or j <= row)]
+            keys = [
+                j
+                for j in range(columns)
+                if (key_mask is None or key_mask[i, j]) and (not causal or j <= row)
+            ]
             if not keys or (query_mask is not None and not query_mask[i, row]):
                 continue
             per_head = []
@@ -44,7 +48,9 @@ def reference(
                 for a, b in (teacher, student):
                     d = a.shape[2] // heads
                     part = slice(h * d, (h + 1) * d)
-                    logs.append(torch.log_softmax(b[i, keys, part] @ a[i, row, part] / math.sqrt(d), -1))
+                    logs.append(
+                        torch.log_softmax(b[i, keys, part] @ a[i, row, part] / math.sqrt(d), -1)
+                    )
                 log_p, log_q = logs
                 per_head.append((log_p.exp() * (log_p - log_q)).sum())
             kls.append(torch.stack(per_head).mean())
@@ -73,7 +79,9 @@ def test_value_and_gradient_agree_with_the_paper_form(
         t, s = (teacher, (a, b)) if pair == "qk" else ((teacher[0], teacher[0]), (a, a))
         masks = (QUERY_MASK, KEY_MASK) if masked else (None, None)
         if ours:
-            loss = relation_loss(t, s, relation_heads=3, query_mask=masks[0], key_mask=masks[1], causal=causal)
+            loss = relation_loss(
+                t, s, relation_heads=3, query_mask=masks[0], key_mask=masks[1], causal=causal
+            )
         else:
             loss = reference(t, s, 3, *masks, causal)
         (loss * 1.7).backward()
@@ -101,7 +109,9 @@ def test_gradcheck(monkeypatch: pytest.MonkeyPatch, causal: bool) -> None:
     a, b = randn(2, 4, 4, seed=3, grad=True), randn(2, 4, 4, seed=4, grad=True)
 
     def loss(a: Tensor, b: Tensor) -> Tensor:
-        return relation_loss((ta, tb), (a, b), relation_heads=2, key_mask=KEY_MASK[:2, :4], causal=causal)
+        return relation_loss(
+            (ta, tb), (a, b), relation_heads=2, key_mask=KEY_MASK[:2, :4], causal=causal
+        )
 
     assert torch.autograd.gradcheck(loss, (a, b))
 
@@ -124,7 +134,9 @@ def test_huge_bf16_inputs_stay_finite(causal: bool) -> None:
     signs = randn(2, 6, 8, seed=1).sign() * 1e4
     a = (randn(2, 6, 8, seed=2).sign() * 1e4).bfloat16().requires_grad_()
     mask = torch.tensor([[1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
-    loss = relation_loss((signs.bfloat16(),) * 2, (a, a), relation_heads=2, key_mask=mask, causal=causal)
+    loss = relation_loss(
+        (signs.bfloat16(),) * 2, (a, a), relation_heads=2, key_mask=mask, causal=causal
+    )
     loss.backward()
     assert loss.dtype == torch.float32
     assert loss.isfinite()
@@ -162,19 +174,34 @@ def test_length_one_teaches_nothing() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10_000), scale=st.floats(0.1, 30.0), causal=st.booleans(), length=st.integers(2, 6))
-def test_kl_is_positive_and_zero_iff_equal(seed: int, scale: float, causal: bool, length: int) -> None:
+@given(
+    seed=st.integers(0, 10_000),
+    scale=st.floats(0.1, 30.0),
+    causal=st.booleans(),
+    length=st.integers(2, 6),
+)
+def test_kl_is_positive_and_zero_iff_equal(
+    seed: int, scale: float, causal: bool, length: int
+) -> None:
     for at, least in (
         (min(scale, 3.0), 1e-300),
         (scale, -1e-12),
     ):  # of large numbers every relation may be one-hot, in both alike
-        t, s = randn(2, length, 6, seed=seed, scale=at), randn(2, length, 6, seed=seed + 1, scale=at)
+        t, s = (
+            randn(2, length, 6, seed=seed, scale=at),
+            randn(2, length, 6, seed=seed + 1, scale=at),
+        )
         assert relation_loss((t, t), (t, t), relation_heads=3, causal=causal).item() == 0.0
         assert relation_loss((t, t), (s, s), relation_heads=3, causal=causal).item() >= least
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 10_000), extra=st.integers(1, 4), causal=st.booleans(), garbage=st.floats(-1e3, 1e3))
+@given(
+    seed=st.integers(0, 10_000),
+    extra=st.integers(1, 4),
+    causal=st.booleans(),
+    garbage=st.floats(-1e3, 1e3),
+)
 def test_padding_changes_nothing(seed: int, extra: int, causal: bool, garbage: float) -> None:
     t, s = randn(2, 4, 6, seed=seed), randn(2, 4, 6, seed=seed + 1)
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
@@ -183,9 +210,16 @@ def test_padding_changes_nothing(seed: int, extra: int, causal: bool, garbage: f
         return torch.cat([x, torch.full((2, extra, 6), garbage, dtype=F64)], 1)
 
     padded_mask = torch.cat([mask, torch.zeros(2, extra, dtype=mask.dtype)], 1)
-    short = relation_loss((t, t), (s, s), relation_heads=3, query_mask=mask, key_mask=mask, causal=causal)
+    short = relation_loss(
+        (t, t), (s, s), relation_heads=3, query_mask=mask, key_mask=mask, causal=causal
+    )
     long = relation_loss(
-        (pad(t),) * 2, (pad(s),) * 2, relation_heads=3, query_mask=padded_mask, key_mask=padded_mask, causal=causal
+        (pad(t),) * 2,
+        (pad(s),) * 2,
+        relation_heads=3,
+        query_mask=padded_mask,
+        key_mask=padded_mask,
+        causal=causal,
     )
     unmasked = relation_loss((pad(t),) * 2, (pad(s),) * 2, relation_heads=3, causal=causal)
     torch.testing.assert_close(long, short, rtol=0, atol=1e-12)
@@ -221,12 +255,17 @@ def test_mean_over_pairs() -> None:
     pairs = [("q", "k"), ("v", "v")]
     parts = [
         relation_loss(
-            (teacher[a], teacher[b]), (student[a], student[b]), relation_heads=2, query_mask=masks[a], key_mask=masks[b]
+            (teacher[a], teacher[b]),
+            (student[a], student[b]),
+            relation_heads=2,
+            query_mask=masks[a],
+            key_mask=masks[b],
         )
         for a, b in pairs
     ]
     torch.testing.assert_close(
-        relations_loss(teacher, student, pairs, relation_heads=2, masks=masks), (parts[0] + parts[1]) / 2
+        relations_loss(teacher, student, pairs, relation_heads=2, masks=masks),
+        (parts[0] + parts[1]) / 2,
     )
 
 

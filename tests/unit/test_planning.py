@@ -38,7 +38,11 @@ PUBLISHED = {
     "facebook/bart-large": 406_291_456,
 }
 #: Recipes that make a teacher of their own need it first.
-CLUSTER = [path for path in sorted(Path("recipes").glob("*.yaml")) if not path.stem.startswith(("demo", "base"))]
+CLUSTER = [
+    path
+    for path in sorted(Path("recipes").glob("*.yaml"))
+    if not path.stem.startswith(("demo", "base"))
+]
 
 
 @pytest.mark.parametrize(("name", "count"), PUBLISHED.items())
@@ -54,7 +58,12 @@ def test_a_published_shape_has_the_published_parameters(name: str, count: int) -
 def test_every_published_shape_can_be_built() -> None:
     for name in published():
         found = describe(name)
-        assert Sizes(found.config, found.separate_head).of(family_of(found.config).shape(found.config)).blocks > 0, name
+        assert (
+            Sizes(found.config, found.separate_head)
+            .of(family_of(found.config).shape(found.config))
+            .blocks
+            > 0
+        ), name
 
 
 def test_an_unknown_model_is_one_clear_line() -> None:
@@ -103,7 +112,10 @@ def test_the_recommendation_follows_the_disk_and_the_objective(tmp_path: Path) -
     assert advise(link(kinds["states"].total - 1)).kind == "states int8"
     # Relations can be had of states alone; sampled targets serve logits.
     assert advise(link(kinds["states int8"].total - 1)).kind == "online"
-    assert advise(link(kinds["states int8"].total - 1, "distill.objective.preset=logits")).kind == "sampled"
+    assert (
+        advise(link(kinds["states int8"].total - 1, "distill.objective.preset=logits")).kind
+        == "sampled"
+    )
     assert advise(link(0.0, "distill.objective.preset=lm")).kind == "none"
 
 
@@ -125,8 +137,12 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_cpu_is_planned_in_either_dtype(dtype: str, tmp_path: Path) -> None:
-    overrides = [f"distill.dtype={dtype}"]  # in float32 the head's gradients are made in the forward pass
-    (link,) = make_plan(str(recipe_in(tmp_path)), overrides, gpus=1, gpu="cpu", tokens="1B", room="1T")["links"]
+    overrides = [
+        f"distill.dtype={dtype}"
+    ]  # in float32 the head's gradients are made in the forward pass
+    (link,) = make_plan(
+        str(recipe_in(tmp_path)), overrides, gpus=1, gpu="cpu", tokens="1B", room="1T"
+    )["links"]
     assert link["memory"]["peak"] > 16 * link["student"]["parameters"]
 
 

@@ -19,7 +19,9 @@ from pipeline.report.markup import el
 from pipeline.report.panel import BOTTOM, HEIGHT, LEFT, RIGHT, SHAPES, TOP, WIDTH, Panel
 from pipeline.report.table import Table
 
-numbers = st.floats(-1e9, 1e9, allow_nan=False).map(lambda value: 0.0 if abs(value) < 1e-6 else value)
+numbers = st.floats(-1e9, 1e9, allow_nan=False).map(
+    lambda value: 0.0 if abs(value) < 1e-6 else value
+)
 
 
 class _Reader(HTMLParser):
@@ -41,7 +43,9 @@ def test_any_text_comes_back_as_text(text: str) -> None:
     reader = _Reader()
     reader.feed(el("p", text, title=text))
     shown = re.sub(
-        "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]", "\ufffd", text
+        "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]",
+        "\ufffd",
+        text,
     )
     assert reader.tags == ["p"]
     assert reader.text == shown
@@ -72,7 +76,9 @@ def test_a_size_axis_covers_its_values_and_has_ticks(values: list[float]) -> Non
 
 
 def test_marks_of_a_panel_stay_inside_it_and_names_do_not_overlap() -> None:
-    panel = Panel("t", "d", size_axis("parameters", [5e6, 9e6]), linear_axis("accuracy", [0.3, 0.5]))
+    panel = Panel(
+        "t", "d", size_axis("parameters", [5e6, 9e6]), linear_axis("accuracy", [0.3, 0.5])
+    )
     points = [(5e6, 0.34), (5e6, 0.30), (5.1e6, 0.31), (9e6, 0.5)]
     for index, (x, y) in enumerate(points):
         panel.interval(x, y - 0.02, y + 0.02, index)
@@ -86,12 +92,22 @@ def test_marks_of_a_panel_stay_inside_it_and_names_do_not_overlap() -> None:
         px, py = panel.place(x, y)
         assert LEFT <= px <= WIDTH - RIGHT
         assert TOP <= py <= HEIGHT - BOTTOM
-    named = {text.text: text for text in svg.iter("text") if text.get("class") in ("name", "level-label")}
+    named = {
+        text.text: text for text in svg.iter("text") if text.get("class") in ("name", "level-label")
+    }
     assert "model-3" in named
     labels = [text for text in svg.iter("text") if text.get("class") == "name"]
     boxes = [(float(t.attrib["x"]), float(t.attrib["y"])) for t in labels]
-    assert all(abs(a[1] - b[1]) >= 13 or abs(a[0] - b[0]) >= 40 for i, a in enumerate(boxes) for b in boxes[:i])
-    beyond = [t for t in svg.iter("text") if (t.get("class") == "level-label" and "↑" in "".join(t.itertext()))]
+    assert all(
+        abs(a[1] - b[1]) >= 13 or abs(a[0] - b[0]) >= 40
+        for i, a in enumerate(boxes)
+        for b in boxes[:i]
+    )
+    beyond = [
+        t
+        for t in svg.iter("text")
+        if (t.get("class") == "level-label" and "↑" in "".join(t.itertext()))
+    ]
     assert len(beyond) == 1, "a baseline beyond the axis is named at its edge"
 
 
@@ -99,14 +115,19 @@ def test_every_series_has_a_shape_or_colour_of_its_own() -> None:
     panel = Panel("t", "d", linear_axis("x", [0, 60]), linear_axis("y", [0, 1]))
     for index in range(7 * len(SHAPES)):
         panel.marker(index, 0.5, index, "")
-    marks = [m for m in ElementTree.fromstring(panel.svg()).iter() if "marker" in m.get("class", "")]
+    marks = [
+        m for m in ElementTree.fromstring(panel.svg()).iter() if "marker" in m.get("class", "")
+    ]
     kinds = {(m.get("class"), re.sub(r"^M[\d.]+ [\d.]+", "", m.get("d", ""))) for m in marks}
     assert len(kinds) == len(marks)
 
 
 def test_bars_show_shares_above_the_whole_and_below_nothing() -> None:
     svg = bars(
-        "t", "d", "%", [Bar("over", 1, 1.31, (1.2, 1.4)), Bar("under", 2, -0.2, None), Bar("none", 3, 0.0, None)]
+        "t",
+        "d",
+        "%",
+        [Bar("over", 1, 1.31, (1.2, 1.4)), Bar("under", 2, -0.2, None), Bar("none", 3, 0.0, None)],
     )
     rects = [float(r.attrib["width"]) for r in ElementTree.fromstring(svg).iter("rect")]
     assert rects[0] / rects[1] == pytest.approx(1.31 / 0.2, rel=0.02)

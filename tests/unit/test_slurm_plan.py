@@ -43,7 +43,12 @@ def test_other_words_for_shards_are_refused(text: str) -> None:
 def test_what_is_in_the_queue_is_waited_for_and_what_is_missing_refused() -> None:
     plan = Plan(queued={"tokens": "7"}, stages=("distill",))
     plan.add("tokens", "tokenize_corpus", (), lambda: pytest.fail("in the queue: not to be asked"))
-    plan.add("distill/student", "distill", ["tokens"], lambda: pytest.fail("its input is not there: not to be asked"))
+    plan.add(
+        "distill/student",
+        "distill",
+        ["tokens"],
+        lambda: pytest.fail("its input is not there: not to be asked"),
+    )
     assert plan.lines("runs/r", ["--recipe", "r.yaml"]) == [
         "live\ttokens\t7",
         "job\tdistill/student\tdistill\ttokens\t-\truns/r\t--recipe\tr.yaml",
@@ -56,11 +61,25 @@ def test_units_that_learn_from_a_teacher_wait_for_it(tmp_path: Path) -> None:
     from tests.tiny_t5 import save_tiny_t5
 
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(f'{{"text": "text {n}", "label": "{"ab"[n % 2]}"}}\n' for n in range(20)))
-    model = str(save_tiny_t5(tmp_path / "model", ["some text of some words"] * 4, layers=1, d_model=8))
-    task = {"kind": "classification", "train": str(rows), "test": str(rows), "source": "{text}", "target": "{label}"}
+    rows.write_text(
+        "".join(f'{{"text": "text {n}", "label": "{"ab"[n % 2]}"}}\n' for n in range(20))
+    )
+    model = str(
+        save_tiny_t5(tmp_path / "model", ["some text of some words"] * 4, layers=1, d_model=8)
+    )
+    task = {
+        "kind": "classification",
+        "train": str(rows),
+        "test": str(rows),
+        "source": "{text}",
+        "target": "{label}",
+    }
     finetune = {
-        "models": {"teacher": model, "gold": model, "taught": {"model": model, "data": "distilled"}},
+        "models": {
+            "teacher": model,
+            "gold": model,
+            "taught": {"model": model, "data": "distilled"},
+        },
         "teacher": "teacher",
         "tasks": [task | {"name": "one"}, task | {"name": "two", "learning_rate": 0.1}],
         "seeds": [0, 1],

@@ -47,7 +47,10 @@ def test_blocks_are_evenly_spaced_with_both_ends() -> None:
 def test_copying_every_block_reproduces_the_teacher(teacher: Path, tmp_path: Path) -> None:
     config = student_config(Student(), AutoModelForSeq2SeqLM.from_pretrained(teacher).config, 100)
     write_initial_student(config, Init(), teacher, 1, tmp_path / "student")
-    old, new = load_file(teacher / "model.safetensors"), load_file(tmp_path / "student" / "model.safetensors")
+    old, new = (
+        load_file(teacher / "model.safetensors"),
+        load_file(tmp_path / "student" / "model.safetensors"),
+    )
     assert old.keys() == new.keys()
     assert all(torch.equal(old[name], new[name]) for name in old)
 
@@ -56,15 +59,23 @@ def test_chosen_blocks_move_and_the_position_bias_stays(teacher: Path, tmp_path:
     spec = Student(encoder_layers=2, decoder_layers=1)
     config = student_config(spec, AutoModelForSeq2SeqLM.from_pretrained(teacher).config, 100)
     write_initial_student(config, Init(), teacher, 1, tmp_path / "student")
-    old, new = load_file(teacher / "model.safetensors"), load_file(tmp_path / "student" / "model.safetensors")
-    q, bias = "layer.0.SelfAttention.q.weight", "layer.0.SelfAttention.relative_attention_bias.weight"
+    old, new = (
+        load_file(teacher / "model.safetensors"),
+        load_file(tmp_path / "student" / "model.safetensors"),
+    )
+    q, bias = (
+        "layer.0.SelfAttention.q.weight",
+        "layer.0.SelfAttention.relative_attention_bias.weight",
+    )
     assert torch.equal(new[f"encoder.block.1.{q}"], old[f"encoder.block.3.{q}"])
     assert torch.equal(new[f"decoder.block.0.{q}"], old[f"decoder.block.3.{q}"])
     assert torch.equal(new[f"decoder.block.0.{bias}"], old[f"decoder.block.0.{bias}"])
 
 
 def test_random_weights_follow_the_seed_and_start_near_the_uniform_loss(tmp_path: Path) -> None:
-    config = student_config(Student(encoder_layers=1, decoder_layers=1, d_model=64, d_ff=96, num_heads=2), None, 8100)
+    config = student_config(
+        Student(encoder_layers=1, decoder_layers=1, d_model=64, d_ff=96, num_heads=2), None, 8100
+    )
     assert config.vocab_size == 8128, "rounded up to a multiple of 64"
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         write_initial_student(config, None, None, seed, tmp_path / name)
@@ -86,7 +97,10 @@ def test_assistants_lie_between_teacher_and_student() -> None:
         values = [getattr(shape, name) for shape in shapes]
         assert values == sorted(values, reverse=True), name
     assert chain_shapes(config, TEACHER, 1) == [TEACHER, TEACHER]
-    by_hand = [Assistant(encoder_layers=3, decoder_layers=2), Assistant(encoder_layers=2, decoder_layers=2)]
+    by_hand = [
+        Assistant(encoder_layers=3, decoder_layers=2),
+        Assistant(encoder_layers=2, decoder_layers=2),
+    ]
     assert [shape.encoder_layers for shape in chain_shapes(config, student, by_hand)] == [3, 2, 1]
 
     coarse = Shape(encoder_layers=1, decoder_layers=1, d_model=16, d_ff=16, num_heads=1, d_kv=8)
@@ -96,7 +110,8 @@ def test_assistants_lie_between_teacher_and_student() -> None:
 
 @pytest.mark.parametrize("name", ["t5-base", "t5-3b", "bart-large"])
 @pytest.mark.parametrize(
-    "asked", [{"scale": 0.4}, {"scale": 0.05}, {"scale": 0.05, "decoder_layers": 2}, {"params": "60M"}]
+    "asked",
+    [{"scale": 0.4}, {"scale": 0.05}, {"scale": 0.05, "decoder_layers": 2}, {"params": "60M"}],
 )
 def test_a_size_gives_a_shape_and_no_automatic_link_is_over_two_and_a_half_to_one(
     name: str, asked: dict[str, Any]
@@ -105,7 +120,11 @@ def test_a_size_gives_a_shape_and_no_automatic_link_is_over_two_and_a_half_to_on
     family, sizes = family_of(config), Sizes(config)
     teacher = family.shape(config)
     shape = student_shape(Student(**asked), config)
-    reached = sizes.of(shape).blocks / sizes.of(teacher).blocks if "scale" in asked else sizes.of(shape).total / 60e6
+    reached = (
+        sizes.of(shape).blocks / sizes.of(teacher).blocks
+        if "scale" in asked
+        else sizes.of(shape).total / 60e6
+    )
     assert reached == pytest.approx(asked.get("scale", 1.0), rel=0.03)
     assert shape.d_kv == teacher.d_kv
     assert shape.d_model % 32 == shape.d_ff % 32 == 0
@@ -115,7 +134,9 @@ def test_a_size_gives_a_shape_and_no_automatic_link_is_over_two_and_a_half_to_on
     counts = [sizes.of(link).blocks for link in [teacher, *chain_shapes(config, shape, "auto")]]
     links = len(counts) - 1
     assert all(big <= 2.5 * small for big, small in pairwise(counts))
-    assert 2.5 ** (links - 1) <= counts[0] / counts[-1] * 1.3, "no more links than it takes, but for rounding"
+    assert 2.5 ** (links - 1) <= counts[0] / counts[-1] * 1.3, (
+        "no more links than it takes, but for rounding"
+    )
 
 
 @pytest.mark.parametrize(

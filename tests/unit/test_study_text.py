@@ -35,7 +35,9 @@ def test_of_restructured_text_only_sentences_are_left_without_markup() -> None:
 
 def test_docstrings_are_read_and_nothing_is_run() -> None:
     source = 'raise SystemExit("run")\ndef f():\n    """Give the sum of all the numbers that are in the list.\n\n    >>> f()\n    """\n'
-    assert list(prose.from_docstrings(source)) == ["Give the sum of all the numbers that are in the list."]
+    assert list(prose.from_docstrings(source)) == [
+        "Give the sum of all the numbers that are in the list."
+    ]
     assert list(prose.from_docstrings("def f(:")) == []
 
 
@@ -46,4 +48,6 @@ def test_html_gives_its_paragraphs_and_neither_code_nor_links_between_pages() ->
         "<pre>code that is long enough to be taken for prose.</pre>"
         "<div><a href='x'>next page</a></div></body></html>"
     )
-    assert list(prose.from_html(page)) == ["One long enough sentence that stands in a paragraph & ends."]
+    assert list(prose.from_html(page)) == [
+        "One long enough sentence that stands in a paragraph & ends."
+    ]

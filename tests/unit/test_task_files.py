@@ -17,7 +17,11 @@ from tests.published import SCHEMAS, SUMMARIES, write_published
 
 FILES = sorted(Path("tasks").glob("*.yaml"))
 DOCUMENTS = [
-    {"title": f"Title {n}", "extract": f"First text {'x' * (n % 7)} number {n}.", "description": f"second text {n}"}
+    {
+        "title": f"Title {n}",
+        "extract": f"First text {'x' * (n % 7)} number {n}.",
+        "description": f"second text {n}",
+    }
     for n in range(24)
 ]
 #: Source and target of the first document (Raffel et al. 2020, appendix D).
@@ -41,7 +45,11 @@ def local(name: str, root: Path, **changes: Any) -> dict[str, Any]:
     suffix = "csv" if name == "samsum" else "parquet"
     file = write_published(name, root / f"{name}.{suffix}", DOCUMENTS)
     more = {"more_tests": {"mismatched": file}} if name == "mnli" else {}
-    return {"file": f"tasks/{name}.yaml", "train": file, "validation": None, "test": file} | more | changes
+    return (
+        {"file": f"tasks/{name}.yaml", "train": file, "validation": None, "test": file}
+        | more
+        | changes
+    )
 
 
 def recipe(root: Path, *tasks: Any) -> Path:
@@ -72,9 +80,9 @@ def test_published_rows_become_what_t5_reads(name: str, tmp_path: Path) -> None:
         dict.fromkeys(data.task.metrics, best), abs=0.06
     )
     assert overlap(data)["train_test"] == len(data.train)
-    assert stray(data, judged(data.task, data.test.rows, ["nonsense"] * 24, data.test.references)) == (
-        0 if name in SUMMARIES else 24
-    )
+    assert stray(
+        data, judged(data.task, data.test.rows, ["nonsense"] * 24, data.test.references)
+    ) == (0 if name in SUMMARIES else 24)
 
 
 def test_numbers_are_rounded_for_training_and_whole_for_scoring(tmp_path: Path) -> None:
@@ -84,7 +92,9 @@ def test_numbers_are_rounded_for_training_and_whole_for_scoring(tmp_path: Path) 
     assert len(data.labels) == 26
     assert data.test.references[2] == pytest.approx(2.3)
     assert data.test.targets[2] == "2.4"
-    centred = task_of(tmp_path, local("stsb", tmp_path, values={"low": -4, "high": 4, "step": 0.5})).values
+    centred = task_of(
+        tmp_path, local("stsb", tmp_path, values={"low": -4, "high": 4, "step": 0.5})
+    ).values
     assert centred is not None
     assert [centred.text(value) for value in (-4, -0.1, 0.26, 9)] == ["-4.0", "0.0", "0.5", "4.0"]
 
@@ -93,13 +103,27 @@ def test_numbers_are_rounded_for_training_and_whole_for_scoring(tmp_path: Path) 
     ("name", "changes", "message"),
     [
         ("cola", {"labels": {0: "unacceptable"}}, "two or more different labels"),
-        ("cola", {"labels": {0: "no", 2: "yes"}}, r"row 1 of .*cola.parquet has label '1', which is none of no, yes"),
-        ("cola", {"source": "cola sentence: {text}"}, "column 'text', but row 1 of .* has sentence, label, idx"),
-        ("stsb", {"values": {"low": 0, "high": 1}}, r"row 1 of .* has 2\.1, which is outside 0 to 1: widen `values`"),
+        (
+            "cola",
+            {"labels": {0: "no", 2: "yes"}},
+            r"row 1 of .*cola.parquet has label '1', which is none of no, yes",
+        ),
+        (
+            "cola",
+            {"source": "cola sentence: {text}"},
+            "column 'text', but row 1 of .* has sentence, label, idx",
+        ),
+        (
+            "stsb",
+            {"values": {"low": 0, "high": 1}},
+            r"row 1 of .* has 2\.1, which is outside 0 to 1: widen `values`",
+        ),
         ("stsb", {"target": "{sentence1}"}, "which is no number"),
     ],
 )
-def test_wrong_rows_are_one_line(tmp_path: Path, name: str, changes: dict[str, Any], message: str) -> None:
+def test_wrong_rows_are_one_line(
+    tmp_path: Path, name: str, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         load_task(task_of(tmp_path, local(name, tmp_path, **changes)), 4)
 
@@ -108,8 +132,14 @@ def test_wrong_rows_are_one_line(tmp_path: Path, name: str, changes: dict[str, A
     ("entry", "message"),
     [
         ("tasks/none.yaml", r"task tasks/none.yaml does not exist"),
-        ({"file": "tasks/cola.yaml", "metrics": ["rouge1"]}, "task cola: rouge1 does not measure a classification"),
-        ({"file": "tasks/cola.yaml", "positive": "good"}, "positive 'good' is none of unacceptable, acceptable"),
+        (
+            {"file": "tasks/cola.yaml", "metrics": ["rouge1"]},
+            "task cola: rouge1 does not measure a classification",
+        ),
+        (
+            {"file": "tasks/cola.yaml", "positive": "good"},
+            "positive 'good' is none of unacceptable, acceptable",
+        ),
         ({"file": "tasks/stsb.yaml", "values": None}, "belongs to a regression"),
         ({"file": "tasks/cola.yaml", "sauce": "x"}, r"did you mean finetune.tasks.0.source\?"),
     ],
@@ -119,7 +149,9 @@ def test_a_wrong_task_is_refused_with_the_recipe(tmp_path: Path, entry: Any, mes
         load_recipe(recipe(tmp_path, entry))
 
 
-def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changes_while_it_is_read_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from pipeline.downstream import tasks as module
     from pipeline.lineage import source_hash
 

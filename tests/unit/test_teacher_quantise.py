@@ -39,15 +39,25 @@ def test_no_number_is_off_by_more_than_half_its_scale(
     states = (states * 2.0**exponent).clamp(-3.38e38, 3.38e38).to(dtype)
     states[1, 1] = 0
     stored = quantise(states, group, apart)
-    assert [part.shape for part in stored] == [states.shape, (3, 2, -(-width // group)), (3, 2, apart)]
+    assert [part.shape for part in stored] == [
+        states.shape,
+        (3, 2, -(-width // group)),
+        (3, 2, apart),
+    ]
     assert [part.dtype for part in stored] == [torch.int8, torch.bfloat16, torch.bfloat16]
     marked = stored.values == -128  # any more of them would be clipped or wrapped numbers
     assert (marked.sum(-1) == apart).all()
     read = dequantise(stored, torch.float32, group)
     error = (read.double() - states.double()).abs()
     scales = stored.scales.double().repeat_interleave(group, dim=-1)[..., :width]
-    assert (error <= torch.where(marked, states.double().abs() * 2**-8 + 1e-40, scales / 2) * (1 + 1e-6)).all()
-    left = F.pad(states.double().abs().masked_fill(marked, 0), (0, -width % group)).unflatten(-1, (-1, group)).amax(-1)
+    assert (
+        error <= torch.where(marked, states.double().abs() * 2**-8 + 1e-40, scales / 2) * (1 + 1e-6)
+    ).all()
+    left = (
+        F.pad(states.double().abs().masked_fill(marked, 0), (0, -width % group))
+        .unflatten(-1, (-1, group))
+        .amax(-1)
+    )
     assert (stored.scales.double() <= (left / 127 * (1 + 2**-7)).clamp(min=1.2e-38)).all()
     assert (read[1, 1] == 0).all()
     assert dequantise(stored, torch.bfloat16, group).isfinite().all()
@@ -108,7 +118,12 @@ def test_outlier_dimensions_spoil_scales_a_row_and_a_group_unless_kept_apart() -
 
 
 def _replay_kl(
-    teacher: PreTrainedModel, batch: dict[str, Tensor], states: tuple[Tensor, Tensor], *, group: int, apart: int
+    teacher: PreTrainedModel,
+    batch: dict[str, Tensor],
+    states: tuple[Tensor, Tensor],
+    *,
+    group: int,
+    apart: int,
 ) -> float:
     with torch.inference_mode():
         live = teacher(**batch).logits.log_softmax(-1)
@@ -143,7 +158,9 @@ def _teacher_with_outliers() -> PreTrainedModel:
     # A norm divides by the root mean square, which the four dimensions now decide: 1000 * sqrt(4 / 256) times the old.
     back = 1000.0 * (4 / 256) ** 0.5 / scale
     for name, parameter in model.named_parameters():
-        if name.endswith(("SelfAttention.o.weight", "EncDecAttention.o.weight", "DenseReluDense.wo.weight")):
+        if name.endswith(
+            ("SelfAttention.o.weight", "EncDecAttention.o.weight", "DenseReluDense.wo.weight")
+        ):
             parameter.data *= scale[:, None]
         elif "norm" in name:
             parameter.data *= back

@@ -16,7 +16,12 @@ from pipeline.teacher.sampling import Method, sample_targets, uniforms
 
 #: Written down: a change of numpy, of the key or of the table would silently change what a rebuilt shard holds.
 KNOWN = [0.20997138603676868, 0.18211639165508242]
-KNOWN_IDS = [[100, 106, 119, 152, 239], [73, 264, 508, 561, 574], [291, 330, 337, 562, 574], [192, 252, 423, 463, 548]]
+KNOWN_IDS = [
+    [100, 106, 119, 152, 239],
+    [73, 264, 508, 561, 574],
+    [291, 330, 337, 562, 574],
+    [192, 252, 423, 463, 548],
+]
 
 METHODS: list[Method] = ["independent", "systematic"]
 
@@ -67,7 +72,9 @@ def test_the_mean_of_many_draws_is_the_softmax(method: Method) -> None:
 def test_systematic_counts_are_within_one_of_their_expectation() -> None:
     logits = randn(200, 50, seed=4, scale=3)
     ids = sample_targets(logits, uniforms(0, 0, 0, 200, 50, "systematic"))
-    counts = torch.zeros(200, 50, dtype=torch.float64).scatter_add_(1, ids, torch.ones_like(ids).double())
+    counts = torch.zeros(200, 50, dtype=torch.float64).scatter_add_(
+        1, ids, torch.ones_like(ids).double()
+    )
     assert ((counts - 50 * logits.double().softmax(-1)).abs() < 1.01).all()
 
 
@@ -75,7 +82,9 @@ def test_systematic_counts_are_within_one_of_their_expectation() -> None:
 def test_the_gradient_of_many_draws_is_that_of_the_full_kl(method: Method) -> None:
     teacher, student = randn(1, 12, seed=5, scale=2), randn(1, 12, seed=6).requires_grad_()
     repeats = 5000
-    drawn = count_draws(sample_targets(teacher.expand(repeats, -1), uniforms(0, 0, 0, repeats, 4, method)))
+    drawn = count_draws(
+        sample_targets(teacher.expand(repeats, -1), uniforms(0, 0, 0, repeats, 4, method))
+    )
     ids, counts = pad_targets([drawn], torch.ones(1, repeats))
     (ours,) = torch.autograd.grad(sampled_kl(student.expand(1, repeats, -1), ids, counts), student)
     (full,) = torch.autograd.grad(divergence(student, teacher), student)
@@ -102,7 +111,9 @@ def test_ids_depend_on_the_position_alone(
     assert whole.max() < vocabulary
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling, "_CHUNK_CPU", chunk)
-        assert torch.equal(torch.cat([sample_targets(logits[i : i + 4], u[i : i + 4]) for i in (0, 4, 8)]), whole)
+        assert torch.equal(
+            torch.cat([sample_targets(logits[i : i + 4], u[i : i + 4]) for i in (0, 4, 8)]), whole
+        )
     # Strides, order of draws and a constant added to the logits (here one that is exact) make no difference either.
     strided = torch.stack([logits, logits], -1)[..., 0]
     assert torch.equal(sample_targets(strided, u.flip(1)), whole)

@@ -25,14 +25,20 @@ def randn(*shape: int, seed: int, scale: float = 1.0) -> torch.Tensor:
     chunk=st.sampled_from([1, 1 << 17]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
 )
-def test_probabilities_and_tail(vocabulary: int, share: float, scale: float, chunk: int, dtype: torch.dtype) -> None:
+def test_probabilities_and_tail(
+    vocabulary: int, share: float, scale: float, chunk: int, dtype: torch.dtype
+) -> None:
     k = max(1, int(share * vocabulary))
     logits = randn(2, 3, vocabulary, seed=k, scale=scale).to(dtype)
     exact = logits.double().softmax(-1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(topk, "_CHUNK_CPU", chunk)
         found = top_k_targets(logits, k)
-    assert (found.ids.shape, found.log_probs.shape, found.log_tail.shape) == ((2, 3, k), (2, 3, k), (2, 3))
+    assert (found.ids.shape, found.log_probs.shape, found.log_tail.shape) == (
+        (2, 3, k),
+        (2, 3, k),
+        (2, 3),
+    )
     assert (found.ids.dtype, found.log_probs.dtype, found.log_tail.dtype) == (
         torch.uint16,
         torch.float16,
@@ -53,12 +59,17 @@ def test_probabilities_and_tail(vocabulary: int, share: float, scale: float, chu
     torch.testing.assert_close(1 - p.double().sum(-1), tail, rtol=1e-3, atol=1e-6)
     # float16 leaves each log-probability off by 2^-11 of its size; scaling can double that.
     seen = top > 1e-30  # float32 holds little below
-    assert (((p / top).log().abs() <= 2 * top.log().abs().amax(-1, keepdim=True) * 2**-11 + 1e-5) | ~seen).all()
+    assert (
+        ((p / top).log().abs() <= 2 * top.log().abs().amax(-1, keepdim=True) * 2**-11 + 1e-5)
+        | ~seen
+    ).all()
 
 
 @pytest.mark.parametrize("vocabulary", [1600, 1601, 5000])
 @pytest.mark.parametrize("levels", [1, 3, 1000])
-def test_in_a_large_vocabulary_with_many_equals_the_lowest_ids_come_first(vocabulary: int, levels: int) -> None:
+def test_in_a_large_vocabulary_with_many_equals_the_lowest_ids_come_first(
+    vocabulary: int, levels: int
+) -> None:
     logits = (randn(6, vocabulary, seed=vocabulary) * levels).round() / levels
     logits[0, 7 : vocabulary // 2] = -torch.inf
     logits[1] = 0.0
@@ -73,7 +84,9 @@ def test_a_small_tail_keeps_its_mass() -> None:
     found = top_k_targets(logits, 20)
     tail = logits.double().softmax(-1)[:, 20:].sum(-1)
     assert abs(1 - found.log_probs.double().exp().sum()) > 10 * tail
-    torch.testing.assert_close(1 - top_k_probabilities(found)[1].double().sum(-1), tail, rtol=0.1, atol=0)
+    torch.testing.assert_close(
+        1 - top_k_probabilities(found)[1].double().sum(-1), tail, rtol=0.1, atol=0
+    )
 
 
 def test_what_is_read_back_gives_the_loss_of_what_was_there() -> None:
@@ -93,7 +106,9 @@ def test_vocabularies_beyond_65536_take_32_bits_and_impossible_tokens_stay_so() 
     assert found.ids.dtype == torch.uint32
     assert found.ids.long().tolist() == [[69_999, 0, 1], [69_999, 5, 0]]
     p = top_k_probabilities(found)[1]
-    torch.testing.assert_close(p, torch.tensor([[1.0, 0, 0], [0.7311, 0.2689, 0]]), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        p, torch.tensor([[1.0, 0, 0], [0.7311, 0.2689, 0]]), rtol=1e-3, atol=0
+    )
     assert found.log_tail.tolist() == [-torch.inf, -torch.inf]
 
 

@@ -27,8 +27,28 @@ def test_patience_counts_small_improvements_for_nothing_but_the_best_is_the_best
         assert resumed.see(step, {"lm_loss": loss}) == improved
         assert resumed.state() == whole.state()
         seen.append((improved, whole.exhausted))
-    assert [improved for improved, _ in seen] == [True, True, True, True, False, True, False, True, True]
-    assert [stops for _, stops in seen] == [False, False, False, False, True, False, False, False, True]
+    assert [improved for improved, _ in seen] == [
+        True,
+        True,
+        True,
+        True,
+        False,
+        True,
+        False,
+        True,
+        True,
+    ]
+    assert [stops for _, stops in seen] == [
+        False,
+        False,
+        False,
+        False,
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
     assert (whole.best_step, whole.best) == (8, {"lm_loss": 3.44})
 
 
@@ -80,7 +100,9 @@ def test_which_checkpoints_stay(tmp_path: Path) -> None:
         directory.mkdir()
         (directory / "begun.json").write_text(json.dumps({"identity": identity}))
         if complete:
-            (directory / "complete.json").write_text(json.dumps({"identity": identity, "files": {}, "state": {}}))
+            (directory / "complete.json").write_text(
+                json.dumps({"identity": identity, "files": {}, "state": {}})
+            )
 
     for step in (3, 6, 10, 12, 15, 18, 40):
         begin(step, "mine")

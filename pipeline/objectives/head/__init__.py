@@ -56,9 +56,19 @@ def head_divergence(
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1, not {chunk}")
     divergence_rows = valid_rows(mask, student_hidden)
-    label_rows = divergence_rows[:0] if labels is None else valid_rows(labels != IGNORE, student_hidden)
+    label_rows = (
+        divergence_rows[:0] if labels is None else valid_rows(labels != IGNORE, student_hidden)
+    )
     flat_labels = None if labels is None else labels.reshape(-1)
-    settings = (kind, float(temperature), alpha, float(target_share), float(student_scale), float(teacher_scale), chunk)
+    settings = (
+        kind,
+        float(temperature),
+        alpha,
+        float(target_share),
+        float(student_scale),
+        float(teacher_scale),
+        chunk,
+    )
     inputs = (
         student_hidden,
         student_weight,
@@ -71,7 +81,9 @@ def head_divergence(
         flat_labels,
         settings,
     )
-    learns = torch.is_grad_enabled() and student_hidden.requires_grad and student_weight.requires_grad
+    learns = (
+        torch.is_grad_enabled() and student_hidden.requires_grad and student_weight.requires_grad
+    )
     exact = student_hidden.dtype == student_weight.dtype == wide_dtype(student_hidden)
     result: tuple[Tensor, Tensor]
     if weights is not None and any(weights) and learns and exact and not student_hidden.is_cuda:
@@ -82,14 +94,26 @@ def head_divergence(
 
 
 def _check(
-    hidden: Tensor, weight: Tensor, teacher_hidden: Tensor, teacher_weight: Tensor, labels: Tensor | None
+    hidden: Tensor,
+    weight: Tensor,
+    teacher_hidden: Tensor,
+    teacher_weight: Tensor,
+    labels: Tensor | None,
 ) -> None:
     for who, h, w in (("student", hidden, weight), ("teacher", teacher_hidden, teacher_weight)):
         if w.dim() != 2 or h.shape[-1] != w.shape[1]:
-            raise ValueError(f"the {who}'s hidden states {tuple(h.shape)} do not fit its head {tuple(w.shape)}")
+            raise ValueError(
+                f"the {who}'s hidden states {tuple(h.shape)} do not fit its head {tuple(w.shape)}"
+            )
     if hidden.shape[:-1] != teacher_hidden.shape[:-1]:
-        raise ValueError(f"student {tuple(hidden.shape)} and teacher {tuple(teacher_hidden.shape)} differ in positions")
+        raise ValueError(
+            f"student {tuple(hidden.shape)} and teacher {tuple(teacher_hidden.shape)} differ in positions"
+        )
     if weight.shape[0] != teacher_weight.shape[0]:
-        raise ValueError(f"vocabularies differ: student {weight.shape[0]}, teacher {teacher_weight.shape[0]}")
+        raise ValueError(
+            f"vocabularies differ: student {weight.shape[0]}, teacher {teacher_weight.shape[0]}"
+        )
     if labels is not None and labels.shape != hidden.shape[:-1]:
-        raise ValueError(f"labels {tuple(labels.shape)} do not fit hidden states {tuple(hidden.shape)}")
+        raise ValueError(
+            f"labels {tuple(labels.shape)} do not fit hidden states {tuple(hidden.shape)}"
+        )

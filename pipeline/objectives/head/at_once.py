@@ -44,7 +44,9 @@ class AtOnce(torch.autograd.Function):
             hidden, divergence_rows, label_rows, labels, temperature, wide
         )
         h = hidden.reshape(-1, hidden.shape[-1])[rows]
-        th = teacher_hidden.reshape(-1, teacher_hidden.shape[-1])[rows].masked_fill((div_weight == 0).unsqueeze(1), 0)
+        th = teacher_hidden.reshape(-1, teacher_hidden.shape[-1])[rows].masked_fill(
+            (div_weight == 0).unsqueeze(1), 0
+        )
         tw = teacher_weight.to(th.dtype)
         size = chunk or max(1, budget(hidden) // weight.shape[0])
 
@@ -73,8 +75,13 @@ class AtOnce(torch.autograd.Function):
                     lm -= (log_q.gather(1, targets[r].unsqueeze(1)).squeeze(1) * lm_weight[r]).sum()
                     lm_part = exp_(log_q).mul_(lm_factor[r])
                     lm_part.scatter_add_(1, targets[r].unsqueeze(1), -lm_factor[r])
-                log_q, log_p = (log_softmax_(x if temperature == 1.0 else x.div_(temperature)) for x in (s, t))
-                spare = scratch.get("p", tuple(s.shape), wide), scratch.get("q", tuple(s.shape), wide)
+                log_q, log_p = (
+                    log_softmax_(x if temperature == 1.0 else x.div_(temperature)) for x in (s, t)
+                )
+                spare = (
+                    scratch.get("p", tuple(s.shape), wide),
+                    scratch.get("q", tuple(s.shape), wide),
+                )
                 row_value, d = formulas.value_and_gradient(kind, log_p, log_q, alpha, spare)
                 divergence += (row_value * div_weight[r]).sum()
                 d.mul_(div_factor[r])

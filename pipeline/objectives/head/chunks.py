@@ -29,7 +29,13 @@ def scored_rows(
 
 
 def logits_of(
-    scratch: Scratch, name: str, hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, wide: torch.dtype
+    scratch: Scratch,
+    name: str,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    wide: torch.dtype,
 ) -> Tensor:
     shape = (hidden.shape[0], weight.shape[0])
     logits = scratch.get(name, shape, wide)

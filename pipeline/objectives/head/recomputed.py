@@ -48,13 +48,17 @@ class Recomputed(torch.autograd.Function):
         )
         h = hidden.reshape(-1, hidden.shape[-1])[rows]
         # Rows that only the LM loss reads may hold anything on the teacher's side.
-        th = teacher_hidden.reshape(-1, teacher_hidden.shape[-1])[rows].masked_fill((div_weight == 0).unsqueeze(1), 0)
+        th = teacher_hidden.reshape(-1, teacher_hidden.shape[-1])[rows].masked_fill(
+            (div_weight == 0).unsqueeze(1), 0
+        )
         w, tw = weight.to(h.dtype), teacher_weight.to(th.dtype)
         size = chunk or max(1, budget(hidden) // weight.shape[0])
 
         divergence = torch.zeros((), dtype=wide, device=hidden.device)
         lm = torch.zeros_like(divergence)
-        stats = h.new_empty((4, len(rows)), dtype=wide)  # log-sum-exp of q, of p, of q at temperature 1; c
+        stats = h.new_empty(
+            (4, len(rows)), dtype=wide
+        )  # log-sum-exp of q, of p, of q at temperature 1; c
         scratch = Scratch(hidden.device)
         ctx.fused = kernels.usable(hidden, weight, teacher_hidden, teacher_weight)
         for start in range(0, len(rows), size):
@@ -64,11 +68,20 @@ class Recomputed(torch.autograd.Function):
             if share != 1.0:
                 t.lerp_(s, 1 - share)
             if ctx.fused:
-                row_value, stats[0, r], stats[1, r], stats[3, r] = _fused_values(kind, s, t, temperature, alpha)
+                row_value, stats[0, r], stats[1, r], stats[3, r] = _fused_values(
+                    kind, s, t, temperature, alpha
+                )
                 divergence += (row_value * div_weight[r]).sum()
                 if targets is not None:
-                    stats[2, r] = stats[0, r] if temperature == 1.0 else _fused_values("forward_kl", s, s, 1.0, 0.0)[1]
-                    lm -= ((s.gather(1, targets[r].unsqueeze(1)).squeeze(1) - stats[2, r]) * lm_weight[r]).sum()
+                    stats[2, r] = (
+                        stats[0, r]
+                        if temperature == 1.0
+                        else _fused_values("forward_kl", s, s, 1.0, 0.0)[1]
+                    )
+                    lm -= (
+                        (s.gather(1, targets[r].unsqueeze(1)).squeeze(1) - stats[2, r])
+                        * lm_weight[r]
+                    ).sum()
                 continue
             if targets is not None and temperature != 1.0:
                 # The LM loss is at temperature 1: a normalisation of its own.
@@ -83,7 +96,17 @@ class Recomputed(torch.autograd.Function):
             row_value, stats[3, r] = formulas.value(kind, log_p, log_q, alpha)
             divergence += (row_value * div_weight[r]).sum()
         ctx.save_for_backward(
-            h, weight, bias, th, teacher_weight, teacher_bias, rows, div_weight, lm_weight, targets, stats
+            h,
+            weight,
+            bias,
+            th,
+            teacher_weight,
+            teacher_bias,
+            rows,
+            div_weight,
+            lm_weight,
+            targets,
+            stats,
         )
         ctx.settings, ctx.shape = settings, hidden.shape
         return divergence, lm
@@ -91,9 +114,19 @@ class Recomputed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_divergence: Tensor, grad_lm: Tensor) -> tuple[Tensor | None, ...]:
-        h, weight, bias, th, teacher_weight, teacher_bias, rows, div_weight, lm_weight, targets, stats = (
-            ctx.saved_tensors
-        )
+        (
+            h,
+            weight,
+            bias,
+            th,
+            teacher_weight,
+            teacher_bias,
+            rows,
+            div_weight,
+            lm_weight,
+            targets,
+            stats,
+        ) = ctx.saved_tensors
         kind, temperature, alpha, share, scale, teacher_scale, _ = ctx.settings
         for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
         wide = stats.dtype
@@ -110,7 +143,15 @@ class Recomputed(torch.autograd.Function):
             v = slice(start, min(start + size, weight.shape[0]))
             w, tw = weight[v].to(h.dtype), teacher_weight[v].to(th.dtype)
             s = logits_of(scratch, "s", h, w, None if bias is None else bias[v], scale, wide)
-            t = logits_of(scratch, "t", th, tw, None if teacher_bias is None else teacher_bias[v], teacher_scale, wide)
+            t = logits_of(
+                scratch,
+                "t",
+                th,
+                tw,
+                None if teacher_bias is None else teacher_bias[v],
+                teacher_scale,
+                wide,
+            )
             if share != 1.0:
                 t.lerp_(s, 1 - share)
             lm_part = None
@@ -122,8 +163,12 @@ class Recomputed(torch.autograd.Function):
             if ctx.fused:
                 d = _fused_gradient(kind, s, t, stats, div_factor, temperature, alpha)
             else:
-                log_p = (t if temperature == 1.0 else t.div_(temperature)).sub_(stats[1].unsqueeze(1))
-                log_q = (s if temperature == 1.0 else s.div_(temperature)).sub_(stats[0].unsqueeze(1))
+                log_p = (t if temperature == 1.0 else t.div_(temperature)).sub_(
+                    stats[1].unsqueeze(1)
+                )
+                log_q = (s if temperature == 1.0 else s.div_(temperature)).sub_(
+                    stats[0].unsqueeze(1)
+                )
                 d = formulas.gradient(kind, log_p, log_q, stats[3], alpha).mul_(div_factor)
             if lm_part is not None:
                 d.add_(lm_part)
@@ -150,7 +195,9 @@ def _fused_values(
     """Each row's divergence, log-sum-exp of q and of p, and c, by the kernel; s and t stay."""
     from pipeline.objectives.kernels import rows as fused
 
-    divergence, (top_q, rest_q, top_p, rest_p, c) = fused.values(kind, s, t, temperature=temperature, alpha=alpha)
+    divergence, (top_q, rest_q, top_p, rest_p, c) = fused.values(
+        kind, s, t, temperature=temperature, alpha=alpha
+    )
     return divergence, top_q + rest_q, top_p + rest_p, c
 
 

@@ -32,7 +32,9 @@ def usable(*tensors: Tensor) -> bool:
     or, for tests, on the CPU with TRITON_INTERPRET=1, which must then be set before anything imports Triton.
     """
     device = tensors[0].device
-    if os.environ.get(SWITCH) == "0" or any(x.dtype not in DTYPES or x.device != device for x in tensors):
+    if os.environ.get(SWITCH) == "0" or any(
+        x.dtype not in DTYPES or x.device != device for x in tensors
+    ):
         return False
     if device.type == "cpu":
         return os.environ.get("TRITON_INTERPRET") == "1"
@@ -53,9 +55,7 @@ def _works(device: torch.device) -> bool:
         with torch.cuda.device(device):
             double[(1,)](x)
         return x.item() == 2.0
-    except (
-        Exception
-    ) as error:  # no compiler, a read-only cache directory, a driver too old: whatever it is, go on without
+    except Exception as error:  # no compiler, a read-only cache directory, a driver too old: whatever it is, go on without
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         warnings.warn(
             f"Triton does not work on {device} ({reason}): the losses take their PyTorch form, which is slower; "

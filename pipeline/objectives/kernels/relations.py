@@ -59,9 +59,13 @@ def value_and_gradients(
     block = _block(max(s_pad, t_pad), narrow=s_dot == t_dot == tl.bfloat16)
     values = torch.empty((groups, rows), dtype=torch.float32, device=sa.device)
     stats = torch.empty((groups, rows, 4) if track else 0, dtype=torch.float32, device=sa.device)
-    grad_a, grad_b = (torch.empty_like(x, memory_format=torch.contiguous_format) if track else x for x in (sa, sb))
+    grad_a, grad_b = (
+        torch.empty_like(x, memory_format=torch.contiguous_format) if track else x for x in (sa, sb)
+    )
     weight = weight.contiguous()
-    mask = sa if keys is None else keys.to(torch.int8)  # a tensor must be named; without keys it is not read
+    mask = (
+        sa if keys is None else keys.to(torch.int8)
+    )  # a tensor must be named; without keys it is not read
     shapes = (rows, columns, 1 / math.sqrt(s_head), 1 / math.sqrt(t_head))
     strides = [stride for x in (sa, sb, ta, tb) for stride in x.stride()[:2]]
     constants = {
@@ -87,7 +91,9 @@ def value_and_gradients(
                 *inputs, values, grad_a, *shapes, *strides, TRACK=track, **constants
             )
         if track and sb.numel():
-            _columns[(groups, triton.cdiv(columns, block))](*inputs, grad_b, *shapes, *strides, **constants)
+            _columns[(groups, triton.cdiv(columns, block))](
+                *inputs, grad_b, *shapes, *strides, **constants
+            )
     return values.sum(), grad_a if track else None, grad_b if track else None
 
 
@@ -146,7 +152,15 @@ def _rows(
             t = _scores(t_rows, t_keys, t_scale, seen, T_PRECISION)
             d = _difference(s, t, top_t, sum_t, top_s, sum_s, w)
             total += tl.dot(d.to(S_DOT), s_keys, input_precision=S_PRECISION)
-        _store(grad + batch * rows * HEADS * S_HEAD + head * S_HEAD, total * s_scale, r, rows, HEADS, S_HEAD, S_PAD)
+        _store(
+            grad + batch * rows * HEADS * S_HEAD + head * S_HEAD,
+            total * s_scale,
+            r,
+            rows,
+            HEADS,
+            S_HEAD,
+            S_PAD,
+        )
 
 
 @triton.jit
@@ -165,8 +179,12 @@ def _columns(
     sa += batch * sa_batch + head * S_HEAD
     ta += batch * ta_batch + head * T_HEAD
     keys += batch * columns
-    s_keys = _load(sb + batch * sb_batch + head * S_HEAD, c, columns, sb_row, S_HEAD, S_PAD).to(S_DOT)
-    t_keys = _load(tb + batch * tb_batch + head * T_HEAD, c, columns, tb_row, T_HEAD, T_PAD).to(T_DOT)
+    s_keys = _load(sb + batch * sb_batch + head * S_HEAD, c, columns, sb_row, S_HEAD, S_PAD).to(
+        S_DOT
+    )
+    t_keys = _load(tb + batch * tb_batch + head * T_HEAD, c, columns, tb_row, T_HEAD, T_PAD).to(
+        T_DOT
+    )
     stats += 4 * group * rows
     total = tl.zeros((BLOCK, S_PAD), tl.float32)
     first = 0
@@ -186,7 +204,15 @@ def _columns(
         sum_s = tl.load(stats + 4 * r + 3, mask=r < rows, other=1.0)
         d = _difference(s, t, top_t, sum_t, top_s, sum_s, w)
         total += tl.dot(tl.trans(d).to(S_DOT), s_rows, input_precision=S_PRECISION)
-    _store(grad + batch * columns * HEADS * S_HEAD + head * S_HEAD, total * s_scale, c, columns, HEADS, S_HEAD, S_PAD)
+    _store(
+        grad + batch * columns * HEADS * S_HEAD + head * S_HEAD,
+        total * s_scale,
+        c,
+        columns,
+        HEADS,
+        S_HEAD,
+        S_PAD,
+    )
 
 
 @triton.jit
@@ -249,4 +275,8 @@ def _product_dtype(x: Tensor) -> tl.dtype:
 
 def _precision(x: Tensor) -> str:
     """TF32 holds fp16 whole; for fp32 PyTorch's own setting decides."""
-    return "tf32" if x.dtype != torch.float32 or torch.get_float32_matmul_precision() != "highest" else "ieee"
+    return (
+        "tf32"
+        if x.dtype != torch.float32 or torch.get_float32_matmul_precision() != "highest"
+        else "ieee"
+    )

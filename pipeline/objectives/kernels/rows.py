@@ -118,7 +118,9 @@ def _values(
         first = tl.zeros((1,), tl.float32)
         second = tl.zeros((1,), tl.float32)
         for start in range(0, vocabulary, BLOCK):
-            q, p = _tile(student, teacher, start, vocabulary, inverse_temperature, share, TAID, BLOCK)
+            q, p = _tile(
+                student, teacher, start, vocabulary, inverse_temperature, share, TAID, BLOCK
+            )
             log_p = p - top_p[:, None] - rest_p[:, None]
             log_q = q - top_q[:, None] - rest_q[:, None]
             log_m = _log_mixture(log_p, log_q, log_p_share, log_q_share)
