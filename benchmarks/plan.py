@@ -86,8 +86,8 @@ def _planned(name: str) -> dict[str, float]:
 
     from pipeline.families.t5 import T5
     from pipeline.lineage import read_deepspeed_json
+    from pipeline.models.flops import training_flops
     from pipeline.planning.chain import model_of
-    from pipeline.planning.flops import training_flops
     from pipeline.planning.memory import rank_memory
     from pipeline.planning.step import step_bytes
     from pipeline.recipe import Cache

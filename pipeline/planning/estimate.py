@@ -12,8 +12,9 @@ import torch
 from pipeline.families import Shape, family_of
 from pipeline.hardware import resolve_dtype
 from pipeline.lineage import read_deepspeed_json
+from pipeline.models import flops
 from pipeline.objectives import presets
-from pipeline.planning import disk, flops
+from pipeline.planning import disk
 from pipeline.planning.chain import Chain, Link, Model
 from pipeline.planning.disk import Rows
 from pipeline.planning.gpus import Device

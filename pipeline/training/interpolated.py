@@ -9,9 +9,9 @@ from typing import Any
 
 from pipeline import lineage
 from pipeline.artifacts import Output
-from pipeline.artifacts.content import resolve_model
 from pipeline.errors import ConfigError
 from pipeline.families import Shape
+from pipeline.models import open_model
 from pipeline.recipe import BlockList, Init, Original, Recipe, Student
 from pipeline.training.targets import check_targets, needs_cache, part_weights
 
@@ -79,13 +79,13 @@ def _shapes(recipe: Recipe) -> tuple[Any, list[Shape]]:
     from transformers import AutoConfig
 
     from pipeline.families import family_of
+    from pipeline.models.weights import read_entries
     from pipeline.student.chain import chain_shapes
     from pipeline.student.shapes import student_shape
-    from pipeline.training.engine import weight_names
 
-    directory = resolve_model(lineage.required_teacher(recipe).model)
+    directory = open_model(lineage.required_teacher(recipe).model).path
     config = AutoConfig.from_pretrained(directory)
-    separate_head = family_of(config).head_is_separate(weight_names(directory))
+    separate_head = family_of(config).head_is_separate(read_entries(directory))
     bottom = student_shape(recipe.student, config, separate_head)
     return config, chain_shapes(config, bottom, recipe.interpolated.assistants, separate_head)
 
