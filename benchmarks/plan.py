@@ -176,7 +176,7 @@ def _rank(argument: str) -> None:
     from pipeline.planning.live import LiveBytes
     from pipeline.student.initial import write_initial_student
     from pipeline.training import distributed
-    from pipeline.training.distiller import Distiller
+    from pipeline.distillation.distiller import Distiller
     from pipeline.training.engine import initialize, load_model
 
     name, directory = argument.split(":")

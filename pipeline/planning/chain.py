@@ -14,7 +14,7 @@ from pipeline.models.size import Size, Sizes
 from pipeline.recipe import Recipe
 from pipeline.student.chain import chain_shapes
 from pipeline.student.shapes import student_config, student_shape
-from pipeline.training.interpolated import link_steps
+from pipeline.distillation.interpolated import link_steps
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from pipeline.planning.gpus import Device
 from pipeline.planning.memory import RankMemory, rank_memory
 from pipeline.planning.step import forward_bytes, step_bytes
 from pipeline.recipe import Cache, Recipe
-from pipeline.training.distiller import looks_at_encoder_blocks
-from pipeline.training.targets import part_weights
+from pipeline.distillation.distiller import looks_at_encoder_blocks
+from pipeline.distillation.objective import part_weights
 
 
 @dataclass(frozen=True)

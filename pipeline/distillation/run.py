@@ -19,12 +19,12 @@ from pipeline.objectives import presets
 from pipeline.recipe import Distill, Init, Recipe
 from pipeline.student.initial import check_init, describe_init, narrower, write_initial_student
 from pipeline.student.shapes import describe, student_config
-from pipeline.teacher.reader import CachedTargets, check_labels, open_tail
+from pipeline.teacher.cached_targets import CachedTargets, check_labels, open_tail
 from pipeline.teacher.vocabulary import check_vocabulary
 from pipeline.training import distributed
-from pipeline.training.card import model_card
+from pipeline.distillation.card import model_card
 from pipeline.training.compilation import check_compile, compile_blocks
-from pipeline.training.distiller import (
+from pipeline.distillation.distiller import (
     Distiller,
     Original,
     check_objective,
@@ -37,11 +37,11 @@ from pipeline.training.export import export_model
 from pipeline.training.loader import Batch
 from pipeline.training.loop import SampleFn, Trained, train
 from pipeline.training.order import Row, SampleOrder
-from pipeline.training.partitioned import teacher_loader
-from pipeline.training.rows import TokenSource
-from pipeline.training.samples import samples
-from pipeline.training.targets import as_scheduled, check_targets, part_weights
-from pipeline.training.teachers import CachedTeacher, OnlineTeacher, Teacher
+from pipeline.teacher.partitioned import teacher_loader
+from pipeline.distillation.token_source import TokenSource
+from pipeline.distillation.samples import samples
+from pipeline.distillation.objective import as_scheduled, check_targets, part_weights
+from pipeline.distillation.references import CachedTeacher, OnlineTeacher, Teacher
 from pipeline.training.validation import first_rows, lm_score, mean_over_rows
 
 

@@ -23,8 +23,8 @@ from pipeline.teacher import sparse, states
 from pipeline.teacher.capture import Captured, resolve_cut
 from pipeline.teacher.fidelity import replay_fidelity
 from pipeline.teacher.loaded import WHOLE, LoadedTeacher, Loader
-from pipeline.teacher.rows import model_inputs
-from pipeline.teacher.size import cache_bytes, require_disk
+from pipeline.teacher.model_inputs import model_inputs
+from pipeline.teacher.cache_size import cache_bytes, require_disk
 from pipeline.teacher.tail import TAIL_FILES, Tail, write_tail
 from pipeline.teacher.vocabulary import check_vocabulary
 from pipeline.teacher.writing import Writing
