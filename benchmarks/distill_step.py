@@ -35,7 +35,7 @@ from pipeline.objectives.relations import relation_loss
 from pipeline.recipe import Objective, Sampled, States
 from pipeline.teacher import sparse
 from pipeline.teacher.capture import capture
-from pipeline.teacher.loaded import whole_teacher
+from pipeline.teacher.loaded import WholeTeacher
 from pipeline.teacher.tail import Tail, cut_tail
 from pipeline.distillation.distiller import Distiller, teacher_places
 from pipeline.distillation.head import DenseTarget, LossHead
@@ -174,7 +174,7 @@ def main() -> None:
 
     def online(preset: str) -> OnlineTeacher:
         return OnlineTeacher(
-            whole_teacher(teacher, (0, 0)), *teacher_places(Objective(preset=preset), -1)
+            WholeTeacher(teacher, (0, 0)), *teacher_places(Objective(preset=preset), -1)
         )
 
     states = batch | only(found, "encoder_states", "decoder_states")

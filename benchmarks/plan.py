@@ -85,7 +85,7 @@ def _planned(name: str) -> dict[str, float]:
     import torch
 
     from pipeline.families.t5 import T5
-    from pipeline.lineage import read_deepspeed_json
+    from pipeline.training.configuration import read_deepspeed_json
     from pipeline.models.flops import training_flops
     from pipeline.planning.chain import model_of
     from pipeline.planning.memory import rank_memory

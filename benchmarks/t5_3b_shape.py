@@ -27,7 +27,7 @@ from pipeline.planning.live import LiveBytes
 from pipeline.planning.step import step_bytes
 from pipeline.recipe import load_recipe
 from pipeline.teacher import states
-from pipeline.teacher.loaded import whole_teacher
+from pipeline.teacher.loaded import WholeTeacher
 from pipeline.teacher.tail import Tail
 from pipeline.distillation.distiller import Distiller, teacher_places
 from pipeline.training.engine import prepare_config
@@ -49,12 +49,12 @@ def main() -> None:
         label, began = f"link_{number}", time.perf_counter()
         batch = random_batch(1)
         cuts = cuts_of(recipe.cache, link.teacher)
-        loaded = whole_teacher(made.pop(), cuts)
+        loaded = WholeTeacher(made.pop(), cuts)
         with torch.no_grad():
             captured = loaded.run(batch, False)
         stored = states.store("encoder_states", captured.encoder_states, recipe.cache.states)
         stored |= states.store("decoder_states", captured.decoder_states, recipe.cache.states)
-        config, weights = loaded.tail()
+        config, weights = loaded.tail_state()
         tail = {name: weight.clone() for name, weight in weights.items()}
         figures[f"{label}_capture_seconds"] = time.perf_counter() - began
         planned_row = bytes_of_row(recipe.cache, rows, link.teacher, "bfloat16")

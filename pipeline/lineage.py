@@ -20,6 +20,7 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.hardware import resolve_dtype
 from pipeline.models import open_model
 from pipeline.models.directory import tokenizer_hash
+from pipeline.training.configuration import read_deepspeed_json
 from pipeline.recipe import Cache, FineTune, Optimisation, Recipe, Student, Task, Teacher
 
 #: Format versions: bump one by hand when its stage writes other content from the same settings.
@@ -294,20 +295,6 @@ def optimisation_payload(settings: Optimisation) -> dict[str, Any]:
         "dtype": resolve_dtype(settings.dtype),
         "optimizer": read_deepspeed_json(settings.deepspeed).get("optimizer"),
     }
-
-
-def read_deepspeed_json(path: str) -> dict[str, Any]:
-    try:
-        config = json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise ConfigError(
-            f"DeepSpeed configuration {path} does not exist: see ds_configs/"
-        ) from None
-    except ValueError as error:
-        raise ConfigError(f"DeepSpeed configuration {path} is not valid JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise ConfigError(f"DeepSpeed configuration {path} must be a JSON object")
-    return config
 
 
 def source_hash(source: str, *, again: bool = False) -> str:

@@ -185,7 +185,7 @@ def _check(recipe: Recipe, shapes: list[Shape], students: list[Student]) -> None
 
 def _seen(recipe: Recipe, teacher: Shape) -> Shape:
     """What an objective can look at of such a teacher: all of it, or what is after its cache's cut."""
-    from pipeline.teacher.capture import resolve_cut
+    from pipeline.teacher.cuts import resolve_cut
 
     first = resolve_cut(recipe.cache.encoder_cut, teacher.encoder_layers, "encoder_cut")
     second = resolve_cut(recipe.cache.decoder_cut, teacher.decoder_layers, "decoder_cut")

@@ -13,7 +13,7 @@ from pipeline.errors import ConfigError
 from pipeline.families import family_of
 from pipeline.planning.chain import Model
 from pipeline.recipe import Cache, Recipe, States
-from pipeline.teacher.capture import resolve_cut
+from pipeline.teacher.cuts import resolve_cut
 from pipeline.teacher.cache_size import SHARD_BYTES, row_bytes
 
 #: The kinds a plan compares, by name: what a recipe's `cache` says for each.

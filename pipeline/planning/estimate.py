@@ -11,7 +11,7 @@ import torch
 
 from pipeline.families import Shape, family_of
 from pipeline.hardware import resolve_dtype
-from pipeline.lineage import read_deepspeed_json
+from pipeline.training.configuration import read_deepspeed_json
 from pipeline.models import flops
 from pipeline.objectives import presets
 from pipeline.planning import disk

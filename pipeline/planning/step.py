@@ -24,7 +24,7 @@ from pipeline.planning.chain import Model
 from pipeline.planning.disk import tail_weights
 from pipeline.planning.live import LiveBytes
 from pipeline.recipe import Cache, Distill, States
-from pipeline.teacher.loaded import whole_teacher
+from pipeline.teacher.loaded import WholeTeacher
 from pipeline.teacher.tail import Tail
 from pipeline.distillation.distiller import Distiller, teacher_places
 from pipeline.training.engine import prepare_config
@@ -96,7 +96,7 @@ def forward_bytes(
 ) -> int:
     """The most a teacher's forward pass holds beside its weights; whole: whether it runs to the end."""
     model = teacher.empty(dtype)
-    loaded = whole_teacher(
+    loaded = WholeTeacher(
         model, (teacher.shape.encoder_layers - 1, teacher.shape.decoder_layers - 1)
     )
     with _quietly(), _attention(fused=True), LiveBytes() as live, torch.no_grad():
@@ -107,7 +107,7 @@ def forward_bytes(
 
 def _teacher(settings: Distill, cache: Cache, teacher: Model, dtype: torch.dtype) -> Teacher:
     if settings.targets == "online":
-        whole = whole_teacher(teacher.empty(dtype), (0, 0))
+        whole = WholeTeacher(teacher.empty(dtype), (0, 0))
         return OnlineTeacher(whole, *teacher_places(settings.objective, -1))
     config, weights = tail_weights(cache, teacher)
     tail = family_of(config).build_tail(
