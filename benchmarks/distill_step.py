@@ -29,6 +29,9 @@ from transformers import PreTrainedModel
 
 from benchmarks import common
 from benchmarks.models import T5_BASE, VOCABULARY, Batch, device, random_batch, random_t5, wait
+from pipeline.distillation.distiller import Distiller, teacher_places
+from pipeline.distillation.head import DenseTarget, LossHead
+from pipeline.distillation.references import CachedTeacher, OnlineTeacher, Teacher
 from pipeline.families import family_of
 from pipeline.objectives.presets import RELATION_PAIRS
 from pipeline.objectives.relations import relation_loss
@@ -37,9 +40,6 @@ from pipeline.teacher import sparse
 from pipeline.teacher.capture import capture
 from pipeline.teacher.loaded import WholeTeacher
 from pipeline.teacher.tail import Tail, cut_tail
-from pipeline.distillation.distiller import Distiller, teacher_places
-from pipeline.distillation.head import DenseTarget, LossHead
-from pipeline.distillation.references import CachedTeacher, OnlineTeacher, Teacher
 
 DRAWS, TOP = 50, 50
 #: Presets that need the states; `lm` needs nothing.

@@ -85,12 +85,12 @@ def _planned(name: str) -> dict[str, float]:
     import torch
 
     from pipeline.families.t5 import T5
-    from pipeline.training.configuration import read_deepspeed_json
     from pipeline.models.flops import training_flops
     from pipeline.planning.chain import model_of
     from pipeline.planning.memory import rank_memory
     from pipeline.planning.step import step_bytes
     from pipeline.recipe import Cache
+    from pipeline.training.configuration import read_deepspeed_json
 
     shape, vocabulary, lengths, micro, deepspeed, dtype, ranks = RUNS[name]
     student = model_of("student", T5().new_config(shape, vocabulary), None)
@@ -172,11 +172,11 @@ def _rank(argument: str) -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from pipeline.distillation.distiller import Distiller
     from pipeline.families.t5 import T5
     from pipeline.planning.live import LiveBytes
     from pipeline.student.initial import write_initial_student
     from pipeline.training import distributed
-    from pipeline.distillation.distiller import Distiller
     from pipeline.training.engine import initialize, load_model
 
     name, directory = argument.split(":")

@@ -20,6 +20,8 @@ import torch
 
 from benchmarks import common
 from benchmarks.models import random_batch
+from pipeline.distillation.distiller import Distiller, teacher_places
+from pipeline.distillation.references import CachedTeacher
 from pipeline.families import family_of
 from pipeline.planning.chain import Model, plan_chain
 from pipeline.planning.disk import bytes_of_row, cuts_of, rows_of
@@ -29,9 +31,7 @@ from pipeline.recipe import load_recipe
 from pipeline.teacher import states
 from pipeline.teacher.loaded import WholeTeacher
 from pipeline.teacher.tail import Tail
-from pipeline.distillation.distiller import Distiller, teacher_places
 from pipeline.training.engine import prepare_config
-from pipeline.distillation.references import CachedTeacher
 
 BF16 = torch.bfloat16
 

@@ -19,6 +19,7 @@ import argparse
 
 from pipeline.console import say
 from pipeline.errors import ConfigError, exit_on_error
+from pipeline.recipe import Recipe
 from pipeline.stage_args import environment_rank, parse, use_local_device
 
 
@@ -31,25 +32,30 @@ def main() -> None:
     from pipeline.distillation import interpolated
 
     if chosen.part == "cache":
-        from pipeline.teacher.caching import cache_teacher
-        from pipeline.training import distributed
-        from pipeline.teacher.partitioned import teacher_loader
-
-        use_local_device()
-        link = interpolated.link(recipe, chosen.link)
-        cache_teacher(link, *environment_rank(), chosen.shards, loader=teacher_loader(link))
-        distributed.shutdown()
+        _cache(interpolated.link(recipe, chosen.link), chosen.shards)
         return
     if chosen.part is None and interpolated.chain_complete(recipe):
         say(f"distill_interpolated: {recipe.interpolated.name} and its assistants are up to date")
         return
 
+    from pipeline.distillation.run import distill
     from pipeline.training import distributed
 
     if chosen.part == "distill":
-        interpolated.run_link(recipe, chosen.link)
+        distill(interpolated.resolve(interpolated.link(recipe, chosen.link)))
     else:
         interpolated.run_chain(recipe)
+    distributed.shutdown()
+
+
+def _cache(link: Recipe, shards: str | None) -> None:
+    """Cache the teacher of one link, as cache_teacher.py does."""
+    from pipeline.teacher.caching import cache_teacher
+    from pipeline.teacher.job import resolve
+    from pipeline.training import distributed
+
+    use_local_device()
+    cache_teacher(resolve(link), *environment_rank(), shards)
     distributed.shutdown()
 
 

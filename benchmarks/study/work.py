@@ -17,9 +17,10 @@ from pipeline import lineage
 from pipeline.artifacts import Output, atomic
 from pipeline.corpus import reviews
 from pipeline.corpus.splits import write_splits
+from pipeline.distillation import interpolated
+from pipeline.distillation.job import resolve
 from pipeline.errors import PipelineError, StaleArtifact
 from pipeline.recipe import Recipe, load_recipe
-from pipeline.distillation import interpolated
 
 RECIPES = Path(__file__).parent / "recipes"
 #: Of the corpus' lines the students read these: as many as their steps take once, and some more.
@@ -122,9 +123,7 @@ class Study:
         recipe = self.recipe(*self.overrides(unit))
         if unit.path.assistants:
             recipe = interpolated.plan_links(recipe)[-1]
-        return lineage.distill_output(
-            recipe, needs_cache=unit.path.objective != "lm", stage=unit.path.stage
-        )
+        return resolve(recipe, unit.path.stage).output
 
     def model(self, name: str, unit: Unit | None) -> Path:
         """The directory of a student, or of the teacher where there is no unit."""

@@ -17,8 +17,10 @@ from pipeline.artifacts import Output, lock
 from pipeline.artifacts.atomic import publish_directory, write_bytes
 from pipeline.console import say
 from pipeline.corpus.readers import attribution, iter_split
+from pipeline.corpus.tokens import open_tokenizer
 from pipeline.errors import ArtifactError, ConfigError, DataError
-from pipeline.lineage import tokenizer_directory, tokenizer_output, tokens_output
+from pipeline.layout import Run
+from pipeline.lineage import tokenizer_output, tokens_output
 from pipeline.recipe import Corpus, Recipe
 
 if TYPE_CHECKING:
@@ -153,7 +155,7 @@ def build_tokens(recipe: Recipe, split: BuiltSplit, rank: int = 0, world: int = 
     output = tokens_output(recipe, split)
     if output.complete():
         return Work(complete=True)
-    tokenizer = load_tokenizer(tokenizer_directory(recipe))
+    tokenizer = load_tokenizer(open_tokenizer(Run(recipe.root)))
     encoder, sentinels = Encoder(tokenizer), sentinel_ids(tokenizer, lengths)
     output.begin()
     present = _present(output)

@@ -20,8 +20,13 @@ from pathlib import Path
 from pipeline import lineage
 from pipeline.artifacts import Output
 from pipeline.corpus import build
+from pipeline.corpus.tokens import open_tokens
+from pipeline.distillation.job import resolve as resolve_distill
 from pipeline.errors import ConfigError
+from pipeline.layout import Run
 from pipeline.recipe import Recipe
+from pipeline.teacher.job import required_teacher
+from pipeline.teacher.job import resolve as resolve_cache
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def plan_jobs(
             f"distill/{recipe.distill.name}",
             "distill",
             needs,
-            lambda: lineage.distill_output(recipe, needs_cache=cached).complete(),
+            lambda: resolve_distill(recipe).output.complete(),
         )
     # Every recipe has the section; one that says nothing of it wants no assistants.
     if (
@@ -159,15 +164,15 @@ def _add_cache(
     def items(ready: bool) -> Sequence[str]:
         if not ready:
             return [f"{task}::{tasks}" for task in range(tasks)]
-        return split_shards(missing_shards(lineage.cache_output(chosen()), recipe), tasks)
+        return split_shards(missing_shards(resolve_cache(chosen()).output, recipe), tasks)
 
     arguments = () if number is None else ("--link", str(number), "--part", "cache")
-    plan.add(key, stage, needs, lambda: lineage.cache_output(chosen()).complete(), items, arguments)
+    plan.add(key, stage, needs, lambda: resolve_cache(chosen()).output.complete(), items, arguments)
 
 
 def missing_shards(output: Output, recipe: Recipe) -> list[int]:
     """Shards of a cache that are to be made; shard 0 at least, whose process also writes the tail."""
-    count = len(lineage.tokens_artifact(recipe, "train").shards)
+    count = len(open_tokens(Run(recipe.root), "train").shards)
     missing = output.missing(count)
     wants_tail = "states" in output.payload["settings"]["kinds"]
     if not missing or (wants_tail and not (output.root / "tail" / "config.json").is_file()):
@@ -198,7 +203,7 @@ def _add_chain(plan: Plan, recipe: Recipe, needs: Sequence[str], tasks: int, cac
     needs = list(needs)
     if cached:
         # Asked again: --from distill_interpolated leaves the first cache to this stage.
-        teacher = lineage.required_teacher(recipe)
+        teacher = required_teacher(recipe)
         cache = f"teacher_cache/{teacher.name}"
         needs = [key for key in needs if key != cache]
         _add_cache(plan, recipe, cache, "distill_interpolated", needs, tasks, 1)

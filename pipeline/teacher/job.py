@@ -54,13 +54,16 @@ class CacheJob:
         return self.deepspeed is not None
 
 
-def resolve(recipe: Recipe, teacher: Teacher | None = None) -> CacheJob:
+def resolve(
+    recipe: Recipe, teacher: Teacher | None = None, model: ModelDirectory | None = None
+) -> CacheJob:
     """Return the job of caching the recipe's teacher, or another one in its place.
 
+    model: the teacher's directory, where it is open already.
     Raises ConfigError when there is no teacher, and IncompleteArtifact when there are no tokens yet.
     """
     spec, run = teacher or required_teacher(recipe), Run(recipe.root)
-    tokens, model = open_tokens(run, "train"), open_model(spec.model)
+    tokens, model = open_tokens(run, "train"), model or open_model(spec.model)
     dtype = resolve_dtype(spec.dtype)
     payload: dict[str, Any] = {
         "stage": "teacher_cache",
