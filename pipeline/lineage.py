@@ -14,17 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.artifacts import Artifact, Output
-from pipeline.artifacts.atomic import sha256_bytes, sha256_file
+from pipeline.artifacts.atomic import sha256_file
 from pipeline.artifacts.manifest import InputRecord
 from pipeline.errors import ConfigError, DataError
 from pipeline.hardware import resolve_dtype
 from pipeline.models import open_model
-from pipeline.models.directory import tokenizer_hash
 from pipeline.recipe import Cache, FineTune, Optimisation, Recipe, Student, Task, Teacher
 
 #: Format versions: bump one by hand when its stage writes other content from the same settings.
-TOKENIZER_FORMAT = 1
-TOKENS_FORMAT = 1
 CACHE_FORMAT = 2
 DISTILL_FORMAT = 1
 FINETUNE_FORMAT = 2
@@ -46,34 +43,6 @@ _COMPARED = {
     "teacher",
     "shard_rows",
 }
-
-
-def tokenizer_output(recipe: Recipe) -> Output:
-    """RUN/tokens/tokenizer: trained on the training split, or a copy of the one the recipe names."""
-    path = recipe.tokenizer.path
-    payload: dict[str, Any] = {"stage": "tokenizer", "format": TOKENIZER_FORMAT}
-    if path is None:
-        payload |= {
-            "corpus": _corpus_payload(recipe),
-            "settings": recipe.tokenizer.model_dump(exclude={"path"}),
-        }
-    else:
-        payload |= {"content": _tokenizer_content(path)}
-    return Output(recipe.root / "tokens" / "tokenizer", "tokenizer", payload, recipe.to_yaml(), {})
-
-
-def tokens_output(recipe: Recipe, split: str) -> Output:
-    """RUN/tokens/<split>: the corrupted examples of one split, made with RUN/tokens/tokenizer."""
-    payload = {
-        "stage": "tokens",
-        "format": TOKENS_FORMAT,
-        "split": split,
-        "seed": recipe.seed,
-        "corpus": _corpus_payload(recipe),
-        "tokenizer": tokenizer_output(recipe).fingerprint,
-        "settings": recipe.tokens.model_dump(),
-    }
-    return Output(recipe.root / "tokens" / split, "tokens", payload, recipe.to_yaml(), {})
 
 
 def tokens_artifact(recipe: Recipe, split: str) -> Artifact:
@@ -326,17 +295,3 @@ def _source_hash(source: str) -> str:
     if not path.is_file():
         raise DataError(f"{source} does not exist (for a datasets name write hub:NAME)")
     return sha256_file(path)
-
-
-def _corpus_payload(recipe: Recipe) -> dict[str, Any]:
-    if recipe.corpus is None:
-        raise ConfigError("this recipe names no corpus: add `corpus: {sources: [FILE, …]}`")
-    corpus = recipe.corpus
-    return corpus.model_dump(exclude={"sources"}) | {
-        "sources": [source_hash(source) for source in corpus.sources]
-    }
-
-
-def _tokenizer_content(path: str) -> str:
-    directory = Path(path)
-    return tokenizer_hash(directory) if directory.is_dir() else sha256_bytes(path.encode())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pipeline import lineage
-from pipeline.corpus.corruption import example_lengths
+from pipeline.corpus.lengths import example_lengths
 from pipeline.errors import ConfigError
 from pipeline.families import family_of
 from pipeline.planning.chain import Model
