@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pipeline import lineage
 from pipeline.artifacts import Output
-from pipeline.corpus import build
+from pipeline.corpus.job import resolve as resolve_tokens
 from pipeline.corpus.tokens import open_tokens
 from pipeline.distillation.job import resolve as resolve_distill
 from pipeline.errors import ConfigError
@@ -109,7 +109,7 @@ def plan_jobs(
     from pipeline.distillation.objective import needs_cache
 
     cached = needs_cache(recipe.distill)
-    plan.add("tokens", "tokenize_corpus", (), lambda: build.is_complete(recipe))
+    plan.add("tokens", "tokenize_corpus", (), lambda: resolve_tokens(recipe).is_complete())
     needs = ["tokens"]
     if recipe.teacher is not None:
         needs += _maker(plan, recipe, recipe.teacher.model)
