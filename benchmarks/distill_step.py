@@ -37,9 +37,9 @@ from pipeline.teacher import sparse
 from pipeline.teacher.capture import capture
 from pipeline.teacher.loaded import whole_teacher
 from pipeline.teacher.tail import Tail, cut_tail
-from pipeline.training.distiller import Distiller, teacher_places
-from pipeline.training.head import DenseTarget, LossHead
-from pipeline.training.teachers import CachedTeacher, OnlineTeacher, Teacher
+from pipeline.distillation.distiller import Distiller, teacher_places
+from pipeline.distillation.head import DenseTarget, LossHead
+from pipeline.distillation.references import CachedTeacher, OnlineTeacher, Teacher
 
 DRAWS, TOP = 50, 50
 #: Presets that need the states; `lm` needs nothing.

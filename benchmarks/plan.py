@@ -86,8 +86,8 @@ def _planned(name: str) -> dict[str, float]:
 
     from pipeline.families.t5 import T5
     from pipeline.lineage import read_deepspeed_json
+    from pipeline.models.flops import training_flops
     from pipeline.planning.chain import model_of
-    from pipeline.planning.flops import training_flops
     from pipeline.planning.memory import rank_memory
     from pipeline.planning.step import step_bytes
     from pipeline.recipe import Cache
@@ -176,7 +176,7 @@ def _rank(argument: str) -> None:
     from pipeline.planning.live import LiveBytes
     from pipeline.student.initial import write_initial_student
     from pipeline.training import distributed
-    from pipeline.training.distiller import Distiller
+    from pipeline.distillation.distiller import Distiller
     from pipeline.training.engine import initialize, load_model
 
     name, directory = argument.split(":")

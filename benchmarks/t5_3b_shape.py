@@ -29,9 +29,9 @@ from pipeline.recipe import load_recipe
 from pipeline.teacher import states
 from pipeline.teacher.loaded import whole_teacher
 from pipeline.teacher.tail import Tail
-from pipeline.training.distiller import Distiller, teacher_places
+from pipeline.distillation.distiller import Distiller, teacher_places
 from pipeline.training.engine import prepare_config
-from pipeline.training.teachers import CachedTeacher
+from pipeline.distillation.references import CachedTeacher
 
 BF16 = torch.bfloat16
 

@@ -116,7 +116,7 @@ def _replay(cache: Artifact, shards: list[int]) -> list[str]:
     from transformers import AutoConfig, AutoTokenizer
 
     from pipeline.recipe import Cache
-    from pipeline.teacher.reader import CachedTargets, check_labels, open_tail, require_aligned
+    from pipeline.teacher.cached_targets import CachedTargets, check_labels, open_tail, require_aligned
 
     run = cache.root.resolve().parent.parent
     tokens = Artifact(run / "tokens" / "train", "tokens")

@@ -15,10 +15,11 @@ from typing import Any, Literal
 
 from pipeline.artifacts import Artifact, Output
 from pipeline.artifacts.atomic import sha256_bytes, sha256_file
-from pipeline.artifacts.content import model_hash, resolve_model, tokenizer_hash
 from pipeline.artifacts.manifest import InputRecord
 from pipeline.errors import ConfigError, DataError
 from pipeline.hardware import resolve_dtype
+from pipeline.models import open_model
+from pipeline.models.directory import tokenizer_hash
 from pipeline.recipe import Cache, FineTune, Optimisation, Recipe, Student, Task, Teacher
 
 #: Format versions: bump one by hand when its stage writes other content from the same settings.
@@ -105,7 +106,7 @@ def cache_output(recipe: Recipe) -> Output:
         "stage": "teacher_cache",
         "format": CACHE_FORMAT,
         "tokens": tokens.fingerprint,
-        "teacher": model_hash(resolve_model(teacher.model)),
+        "teacher": open_model(teacher.model).content,
         "dtype": resolve_dtype(teacher.dtype),
         "settings": _cache_settings(recipe.cache),
     }
@@ -146,9 +147,7 @@ def distill_output(
         "seed": recipe.seed,
         "tokens": train.fingerprint,
         "cache": inputs["cache"].fingerprint if needs_cache else None,
-        "teacher": model_hash(resolve_model(recipe.teacher.model))
-        if recipe.teacher is not None
-        else None,
+        "teacher": open_model(recipe.teacher.model).content if recipe.teacher is not None else None,
         "student": _student_payload(recipe.student),
         "settings": optimisation_payload(recipe.distill),
     }
@@ -205,13 +204,13 @@ def finetune_output(
             f"finetune.models has no {model!r}; it has {', '.join(recipe.finetune.models) or 'none'}"
         )
     candidate = recipe.finetune.models[model]
-    directory = resolve_model(candidate.model)
+    directory = open_model(candidate.model)
     payload = _task_payload(task) | {
         "stage": "finetune",
         "format": FINETUNE_FORMAT,
         "seed": seed,
-        "model": model_hash(directory),
-        "tokenizer": tokenizer_hash(directory),
+        "model": directory.content,
+        "tokenizer": directory.tokenizer_content,
         "settings": optimisation_payload(recipe.finetune.for_task(task, learning_rate)),
     }
     if taught:

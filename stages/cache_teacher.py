@@ -31,9 +31,9 @@ def main() -> None:
         say(f"teacher_cache: {output.root} is up to date")
         return
 
-    from pipeline.teacher.cache import cache_teacher
+    from pipeline.teacher.caching import cache_teacher
     from pipeline.training import distributed
-    from pipeline.training.partitioned import teacher_loader
+    from pipeline.teacher.partitioned import teacher_loader
 
     use_local_device()
     cache_teacher(recipe, rank, world, chosen.shards, loader=teacher_loader(recipe))

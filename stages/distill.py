@@ -17,7 +17,7 @@ from pipeline import lineage
 from pipeline.console import say
 from pipeline.errors import exit_on_error
 from pipeline.stage_args import parse
-from pipeline.training.targets import check_targets, needs_cache
+from pipeline.distillation.objective import check_targets, needs_cache
 
 
 @exit_on_error
@@ -30,7 +30,7 @@ def main() -> None:
         return
 
     from pipeline.training import distributed
-    from pipeline.training.distill import distill
+    from pipeline.distillation.run import distill
 
     distill(recipe, output, label=f"distill {recipe.distill.name}")
     distributed.shutdown()

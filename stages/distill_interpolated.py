@@ -28,12 +28,12 @@ def main() -> None:
     if (chosen.link is None) != (chosen.part is None) or (chosen.shards and chosen.part != "cache"):
         raise ConfigError("--link and --part go together, and --shards with --part cache")
 
-    from pipeline.training import interpolated
+    from pipeline.distillation import interpolated
 
     if chosen.part == "cache":
-        from pipeline.teacher.cache import cache_teacher
+        from pipeline.teacher.caching import cache_teacher
         from pipeline.training import distributed
-        from pipeline.training.partitioned import teacher_loader
+        from pipeline.teacher.partitioned import teacher_loader
 
         use_local_device()
         link = interpolated.link(recipe, chosen.link)

@@ -19,7 +19,7 @@ from pipeline.corpus import reviews
 from pipeline.corpus.splits import write_splits
 from pipeline.errors import PipelineError, StaleArtifact
 from pipeline.recipe import Recipe, load_recipe
-from pipeline.training import interpolated
+from pipeline.distillation import interpolated
 
 RECIPES = Path(__file__).parent / "recipes"
 #: Of the corpus' lines the students read these: as many as their steps take once, and some more.

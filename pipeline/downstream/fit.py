@@ -30,7 +30,7 @@ def fit(
     from pipeline.training.engine import load_model
     from pipeline.training.export import export_model
     from pipeline.training.loop import train
-    from pipeline.training.window import model_cost
+    from pipeline.training.meter import model_cost
 
     settings, root = unit.settings, unit.output.root
     source = EncodedSource(encode(tokenizer, train_on, unit.task), tokenizer.pad_token_id)

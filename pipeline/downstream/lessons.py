@@ -25,7 +25,7 @@ def distil(recipe: Recipe, data: TaskData, shards: str | None = None) -> Output:
     """
     import torch
 
-    from pipeline.teacher.cache import chosen_shards
+    from pipeline.teacher.caching import chosen_shards
     from pipeline.training import distributed
 
     task, teacher = data.task, teacher_of(recipe, data.task)

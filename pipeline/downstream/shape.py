@@ -8,8 +8,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.artifacts.content import weight_files
 from pipeline.errors import CorruptArtifact
+from pipeline.models.weights import weight_files
 
 #: Last module names of embedding-like matrices, whose size is the vocabulary's and not the depth's.
 _EMBEDDINGS = {"shared", "embed_tokens", "embed_positions", "lm_head"}

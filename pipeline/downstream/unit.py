@@ -11,9 +11,9 @@ from statistics import fmean
 from typing import Any
 
 from pipeline.artifacts import Output
-from pipeline.artifacts.content import resolve_model
 from pipeline.errors import IncompleteArtifact
 from pipeline.lineage import distilled_output, finetune_output
+from pipeline.models import open_model
 from pipeline.recipe import Candidate, FineTune, Recipe, Task
 
 
@@ -56,7 +56,7 @@ class Unit:
     @cached_property
     def directory(self) -> Path:
         """The model to fine-tune."""
-        return resolve_model(self.candidate.model)
+        return open_model(self.candidate.model).path
 
     @cached_property
     def settings(self) -> FineTune:

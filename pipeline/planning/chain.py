@@ -9,12 +9,12 @@ import torch
 from transformers import PreTrainedModel
 
 from pipeline.families import Shape, family_of
-from pipeline.planning.published import describe
+from pipeline.models.published import describe
+from pipeline.models.size import Size, Sizes
 from pipeline.recipe import Recipe
 from pipeline.student.chain import chain_shapes
 from pipeline.student.shapes import student_config, student_shape
-from pipeline.student.size import Size, Sizes
-from pipeline.training.interpolated import link_steps
+from pipeline.distillation.interpolated import link_steps
 
 
 @dataclass(frozen=True)

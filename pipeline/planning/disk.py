@@ -14,7 +14,7 @@ from pipeline.families import family_of
 from pipeline.planning.chain import Model
 from pipeline.recipe import Cache, Recipe, States
 from pipeline.teacher.capture import resolve_cut
-from pipeline.teacher.size import SHARD_BYTES, row_bytes
+from pipeline.teacher.cache_size import SHARD_BYTES, row_bytes
 
 #: The kinds a plan compares, by name: what a recipe's `cache` says for each.
 KINDS = ("states", "states int8", "sampled", "topk")

@@ -12,16 +12,17 @@ import torch
 from pipeline.families import Shape, family_of
 from pipeline.hardware import resolve_dtype
 from pipeline.lineage import read_deepspeed_json
+from pipeline.models import flops
 from pipeline.objectives import presets
-from pipeline.planning import disk, flops
+from pipeline.planning import disk
 from pipeline.planning.chain import Chain, Link, Model
 from pipeline.planning.disk import Rows
 from pipeline.planning.gpus import Device
 from pipeline.planning.memory import RankMemory, rank_memory
 from pipeline.planning.step import forward_bytes, step_bytes
 from pipeline.recipe import Cache, Recipe
-from pipeline.training.distiller import looks_at_encoder_blocks
-from pipeline.training.targets import part_weights
+from pipeline.distillation.distiller import looks_at_encoder_blocks
+from pipeline.distillation.objective import part_weights
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ from pipeline.planning.live import LiveBytes
 from pipeline.recipe import Cache, Distill, States
 from pipeline.teacher.loaded import whole_teacher
 from pipeline.teacher.tail import Tail
-from pipeline.training.distiller import Distiller, teacher_places
+from pipeline.distillation.distiller import Distiller, teacher_places
 from pipeline.training.engine import prepare_config
-from pipeline.training.teachers import CachedTeacher, OnlineTeacher, Teacher
+from pipeline.distillation.references import CachedTeacher, OnlineTeacher, Teacher
 
 _settings: Any = _config
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline import __version__
-from pipeline.artifacts.content import resolve_model
 from pipeline.downstream import results
 from pipeline.errors import DataError, PipelineError
+from pipeline.models import open_model
 from pipeline.recipe import Recipe
 from pipeline.report import quality
 from pipeline.report.curves import read_curve
@@ -74,7 +74,7 @@ def _missing(recipe: Recipe, scores: quality.Scores, stages: list[Stage]) -> lis
     ]
     for model, path in ((name, entry.model) for name, entry in recipe.finetune.models.items()):
         try:
-            resolve_model(path)
+            open_model(path)
         except PipelineError:
             lines.append(f"model {model} is not there: {path}")
     for task in recipe.finetune.tasks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.planning.flops import forward_flops
+from pipeline.models.flops import forward_flops
 
 
 def forward_cost(model: Path, sources: int, targets: int, *, logits: bool) -> float | None:

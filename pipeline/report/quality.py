@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts.content import resolve_model
 from pipeline.downstream.bootstrap import TAIL, resampled
 from pipeline.downstream.results import Scored, compare
 from pipeline.downstream.shape import model_shape
 from pipeline.downstream.speed import Measurement
 from pipeline.errors import DataError, PipelineError
+from pipeline.models import open_model
 from pipeline.recipe import Recipe
 from pipeline.report.document import (
     Difference,
@@ -179,7 +179,7 @@ def _directory(path: str | None) -> Path | None:
     if path is None:
         return None
     try:
-        return resolve_model(path)
+        return open_model(path).path
     except PipelineError:
         return None  # not made yet, or made elsewhere
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.atomic import sha256_file
-from pipeline.artifacts.content import model_hash
+from pipeline.models.directory import ModelDirectory
 from pipeline.report.cost import forward_cost
 from pipeline.report.curves import read_lines, work_of
 from pipeline.report.disk import identity_of, manifest_of, teacher_name
@@ -232,6 +232,6 @@ def _created(root: Path) -> str:
 
 def _hash(directory: Path) -> str | None:
     try:
-        return model_hash(directory)
+        return ModelDirectory(str(directory), directory).content
     except (OSError, ValueError):
         return None

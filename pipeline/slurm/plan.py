@@ -101,7 +101,7 @@ def plan_jobs(
 ) -> Plan:
     """Plan the jobs of `stages`; raises ConfigError when something they need is neither complete nor being made."""
     plan = Plan(queued, stages)
-    from pipeline.training.targets import needs_cache
+    from pipeline.distillation.objective import needs_cache
 
     cached = needs_cache(recipe.distill)
     plan.add("tokens", "tokenize_corpus", (), lambda: build.is_complete(recipe))
@@ -152,7 +152,7 @@ def _add_cache(
     number: int | None = None,
 ) -> None:
     def chosen() -> Recipe:
-        from pipeline.training.interpolated import link
+        from pipeline.distillation.interpolated import link
 
         return recipe if number is None else link(recipe, number)
 
@@ -193,7 +193,7 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _add_chain(plan: Plan, recipe: Recipe, needs: Sequence[str], tasks: int, cached: bool) -> None:
-    from pipeline.training.interpolated import link_complete, link_names
+    from pipeline.distillation.interpolated import link_complete, link_names
 
     needs = list(needs)
     if cached:

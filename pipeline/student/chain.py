@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from pipeline.errors import ConfigError
 from pipeline.families import Shape, family_of
+from pipeline.models.size import Sizes
 from pipeline.recipe import ModelShape
 from pipeline.student.scaling import between, nearest_to
 from pipeline.student.shapes import describe, student_shape
-from pipeline.student.size import Sizes
 
 #: The most a teacher may have of its student's non-embedding parameters with `auto`: the law of the capacity gap, arXiv 2311.07052.
 WIDEST_LINK = 2.5

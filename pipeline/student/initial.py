@@ -12,8 +12,8 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from pipeline.errors import ConfigError
 from pipeline.families import Shape, family_of
 from pipeline.families.base import Stack
-from pipeline.families.directory import stored_weights, write_model
 from pipeline.families.units import RESIDUAL
+from pipeline.models.writing import stored_weights, write_model
 from pipeline.recipe import BlockList, Init
 from pipeline.student.blocks import chosen_blocks, sources
 from pipeline.student.importance import Batch, Kept, most_important, norm_factors

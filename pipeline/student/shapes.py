@@ -8,9 +8,9 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.families import Family, Shape, family_of
+from pipeline.models.size import Sizes
 from pipeline.recipe import ModelShape
 from pipeline.student.scaling import nearest_to, scaled, stretched
-from pipeline.student.size import Sizes
 
 #: What a model made from nothing looks like where the recipe is silent: T5 v1.1 small.
 DEFAULT = Shape(encoder_layers=8, decoder_layers=8, d_model=512, d_ff=1024, num_heads=6, d_kv=64)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
-from pipeline.artifacts.content import resolve_model
 from pipeline.families import Family, family_of
 from pipeline.families.base import Head
 from pipeline.hardware import resolve_dtype
+from pipeline.models import open_model
 from pipeline.recipe import Teacher
 from pipeline.teacher.capture import Captured, capture
 
@@ -51,7 +51,7 @@ def load_whole(spec: Teacher, cuts: tuple[int, int]) -> LoadedTeacher:
     """Load the teacher that a recipe names onto this process's device, in its dtype."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, resolve_dtype(spec.dtype))
-    model: Any = AutoModelForSeq2SeqLM.from_pretrained(resolve_model(spec.model), dtype=dtype)
+    model: Any = AutoModelForSeq2SeqLM.from_pretrained(open_model(spec.model).path, dtype=dtype)
     return whole_teacher(model.to(device), cuts)
 
 

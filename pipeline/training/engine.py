@@ -13,12 +13,12 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 
-from pipeline.artifacts.content import weight_files
 from pipeline.errors import ConfigError
 from pipeline.families import family_of
-from pipeline.families.directory import place_of, stored_buffers
 from pipeline.hardware import resolve_dtype
 from pipeline.lineage import read_deepspeed_json
+from pipeline.models.weights import place_of, read_entries, weight_files
+from pipeline.models.writing import stored_buffers
 from pipeline.recipe import Optimisation
 from pipeline.training import distributed
 
@@ -98,7 +98,7 @@ def load_model(directory: Path, settings: Optimisation) -> PreTrainedModel:
         model = AutoModelForSeq2SeqLM.from_config(model_config, dtype=dtype)
         model.tie_weights()
         family = family_of(model_config)
-        if family.head_is_separate(weight_names(directory)):
+        if family.head_is_separate(read_entries(directory)):
             family.separate_head(model)
     load_weights(model, directory)
     if settings.activation_checkpointing:
@@ -204,16 +204,6 @@ def replace_weights(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> N
                 target.copy_(weights[name])
             if not hasattr(parameter, "ds_id") and distributed.world_size() > 1:
                 torch.distributed.broadcast(parameter.data, 0)
-
-
-def weight_names(directory: Path) -> set[str]:
-    from safetensors import safe_open
-
-    names: set[str] = set()
-    for file in weight_files(directory):
-        with safe_open(file, framework="pt") as handle:
-            names.update(handle.keys())
-    return names
 
 
 def gather_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

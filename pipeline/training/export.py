@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 from transformers import AutoTokenizer
 
-from pipeline.families.directory import write_model
+from pipeline.models.writing import write_model
 from pipeline.training import distributed
 from pipeline.training.engine import gather_weights
 

@@ -38,7 +38,7 @@ from pipeline.training.peak import peak_flops
 from pipeline.training.preemption import StopRequest
 from pipeline.training.schedule import learning_rate
 from pipeline.training.trace import Trace
-from pipeline.training.window import Cost, Means, Window
+from pipeline.training.meter import Cost, Means, Window
 
 #: (engine, batch, step) → named scalar tensors; "loss" is trained on, the others are logged as loss/<name>.
 LossFn = Callable[[Any, Batch, int], dict[str, torch.Tensor]]

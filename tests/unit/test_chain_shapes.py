@@ -13,7 +13,7 @@ from pipeline.families.t5 import T5
 from pipeline.recipe import Init, Recipe, load_recipe
 from pipeline.slurm.plan import plan_jobs
 from pipeline.student.initial import write_initial_student
-from pipeline.training.interpolated import link_names, plan_links
+from pipeline.distillation.interpolated import link_names, plan_links
 
 TEACHER = Shape(encoder_layers=6, decoder_layers=6, d_model=64, d_ff=96, num_heads=4, d_kv=16)
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.conversion import to_ctranslate2
 from pipeline.errors import ConfigError
-from pipeline.families.directory import stored_weights, write_model
+from pipeline.models.writing import stored_weights, write_model
 from tests.tiny_models import tiny_model
 from tests.tiny_t5 import save_tiny_t5
 

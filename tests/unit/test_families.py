@@ -16,7 +16,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from pipeline.errors import ConfigError
 from pipeline.families import Shape, check_length, family_of
 from pipeline.families.base import Stack
-from pipeline.families.directory import stored_weights, write_model
+from pipeline.models.writing import stored_weights, write_model
 from pipeline.recipe import Init, Optimisation
 from pipeline.student.blocks import chosen_blocks
 from pipeline.student.initial import write_initial_student

@@ -1,4 +1,4 @@
-"""The formula of `pipeline.planning.flops` against what torch counts on real models."""
+"""The formula of `pipeline.models.flops` against what torch counts on real models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.families import family_of
-from pipeline.planning.flops import forward_flops, tail_flops, training_flops
+from pipeline.models.flops import forward_flops, tail_flops, training_flops
 from pipeline.teacher.tail import cut_tail
 from tests.tiny_models import tiny_batch, tiny_model
 

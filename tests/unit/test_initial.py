@@ -12,8 +12,8 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from pipeline.errors import ConfigError
 from pipeline.families import Shape, family_of
 from pipeline.families.bart import Bart
-from pipeline.families.directory import stored_weights
 from pipeline.families.units import RESIDUAL, Units
+from pipeline.models.writing import stored_weights
 from pipeline.recipe import BlockList, Init
 from pipeline.student.blocks import chosen_blocks
 from pipeline.student.initial import check_init, write_initial_student

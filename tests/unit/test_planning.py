@@ -11,6 +11,8 @@ import torch
 
 from pipeline.errors import ConfigError
 from pipeline.families import family_of
+from pipeline.models.published import describe, published
+from pipeline.models.size import Sizes
 from pipeline.planning.advice import advise
 from pipeline.planning.chain import plan_chain
 from pipeline.planning.disk import rows_of
@@ -18,10 +20,8 @@ from pipeline.planning.estimate import Assumed, LinkEstimate, estimates
 from pipeline.planning.gpus import device
 from pipeline.planning.live import LiveBytes
 from pipeline.planning.plan import make_plan
-from pipeline.planning.published import describe, published
 from pipeline.planning.show import lines
 from pipeline.recipe import load_recipe
-from pipeline.student.size import Sizes
 
 #: Parameters of the published weights, as the hub counts them.
 PUBLISHED = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.errors import ConfigError
 from pipeline.recipe import load_recipe
 from pipeline.slurm.plan import Plan, add_finetuning, split_shards
-from pipeline.teacher.cache import chosen_shards
+from pipeline.teacher.caching import chosen_shards
 
 
 @given(st.sets(st.integers(0, 200), min_size=1), st.integers(1, 20))

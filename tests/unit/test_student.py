@@ -15,12 +15,12 @@ from transformers import AutoModelForSeq2SeqLM, BartConfig, T5Config
 from pipeline.errors import ConfigError
 from pipeline.families import Shape, family_of
 from pipeline.families.t5 import T5
+from pipeline.models.size import Sizes
 from pipeline.recipe import Assistant, Init, Student
 from pipeline.student.blocks import chosen_blocks
 from pipeline.student.chain import chain_shapes
 from pipeline.student.initial import write_initial_student
 from pipeline.student.shapes import check_relation_heads, student_config, student_shape
-from pipeline.student.size import Sizes
 
 PUBLISHED = {
     "t5-base": T5Config(d_model=768, d_ff=3072, num_heads=12, d_kv=64, num_layers=12),

@@ -6,8 +6,8 @@ from typing import Any
 
 from pipeline.artifacts import Artifact
 from pipeline.artifacts.gather import Row, gather
-from pipeline.teacher.reader import CachedTargets, require_aligned
-from pipeline.teacher.rows import model_inputs
+from pipeline.teacher.cached_targets import CachedTargets, require_aligned
+from pipeline.teacher.model_inputs import model_inputs
 from pipeline.training.loader import Batch
 
 #: Before the names of a second teacher's targets in a batch.

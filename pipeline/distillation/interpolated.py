@@ -9,11 +9,11 @@ from typing import Any
 
 from pipeline import lineage
 from pipeline.artifacts import Output
-from pipeline.artifacts.content import resolve_model
 from pipeline.errors import ConfigError
 from pipeline.families import Shape
+from pipeline.models import open_model
 from pipeline.recipe import BlockList, Init, Original, Recipe, Student
-from pipeline.training.targets import check_targets, needs_cache, part_weights
+from pipeline.distillation.objective import check_targets, needs_cache, part_weights
 
 
 def plan_links(recipe: Recipe) -> list[Recipe]:
@@ -79,13 +79,13 @@ def _shapes(recipe: Recipe) -> tuple[Any, list[Shape]]:
     from transformers import AutoConfig
 
     from pipeline.families import family_of
+    from pipeline.models.weights import read_entries
     from pipeline.student.chain import chain_shapes
     from pipeline.student.shapes import student_shape
-    from pipeline.training.engine import weight_names
 
-    directory = resolve_model(lineage.required_teacher(recipe).model)
+    directory = open_model(lineage.required_teacher(recipe).model).path
     config = AutoConfig.from_pretrained(directory)
-    separate_head = family_of(config).head_is_separate(weight_names(directory))
+    separate_head = family_of(config).head_is_separate(read_entries(directory))
     bottom = student_shape(recipe.student, config, separate_head)
     return config, chain_shapes(config, bottom, recipe.interpolated.assistants, separate_head)
 
@@ -109,10 +109,10 @@ def chain_complete(recipe: Recipe) -> bool:
 
 def run_chain(recipe: Recipe) -> list[Output]:
     """Run every link to completion, each resuming where it stopped. Every rank calls it."""
-    from pipeline.teacher.cache import cache_teacher
+    from pipeline.teacher.caching import cache_teacher
     from pipeline.training import distributed
-    from pipeline.training.distill import distill
-    from pipeline.training.partitioned import teacher_loader
+    from pipeline.distillation.run import distill
+    from pipeline.teacher.partitioned import teacher_loader
 
     check_targets(recipe.distill, recipe.cache)
     distributed.setup()
@@ -134,7 +134,7 @@ def run_chain(recipe: Recipe) -> list[Output]:
 
 def run_link(recipe: Recipe, number: int) -> Output:
     """Distil link `number` from the cache that is there already. Every rank calls it."""
-    from pipeline.training.distill import distill
+    from pipeline.distillation.run import distill
 
     check_targets(recipe.distill, recipe.cache)
     chosen = link(recipe, number)
@@ -170,7 +170,7 @@ def _check(recipe: Recipe, shapes: list[Shape], students: list[Student]) -> None
     """Raise ConfigError, before the first link is begun, for a link whose objective or first weights its shapes do not allow."""
     from pipeline.objectives import presets
     from pipeline.student.initial import check_init
-    from pipeline.training.distiller import check_objective
+    from pipeline.distillation.distiller import check_objective
 
     compares = presets.needs_teacher(part_weights(recipe.distill.objective))
     for (teacher, student), made in zip(itertools.pairwise(shapes), students, strict=True):

@@ -8,17 +8,18 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 
-from pipeline.artifacts.content import resolve_model
 from pipeline.errors import ConfigError
 from pipeline.families import Family, family_of
 from pipeline.families.base import Head
 from pipeline.hardware import resolve_dtype
 from pipeline.lineage import read_deepspeed_json
+from pipeline.models import open_model
+from pipeline.models.weights import read_entries
 from pipeline.recipe import Recipe, Teacher
 from pipeline.teacher.capture import Captured, capture
 from pipeline.teacher.loaded import WHOLE, Batch, LoadedTeacher, Loader
 from pipeline.training import distributed
-from pipeline.training.engine import load_weights, weight_names
+from pipeline.training.engine import load_weights
 
 
 def teacher_loader(recipe: Recipe) -> Loader:
@@ -36,7 +37,7 @@ def load_partitioned(spec: Teacher, cuts: tuple[int, int]) -> LoadedTeacher:
     from transformers.initialization import no_init_weights
 
     distributed.setup()
-    directory, dtype = resolve_model(spec.model), resolve_dtype(spec.dtype)
+    directory, dtype = open_model(spec.model).path, resolve_dtype(spec.dtype)
     config = _inference_config(spec, dtype)
     model_config = AutoConfig.from_pretrained(directory)
     family = family_of(model_config)
@@ -45,7 +46,7 @@ def load_partitioned(spec: Teacher, cuts: tuple[int, int]) -> LoadedTeacher:
             model_config, dtype=getattr(torch, dtype)
         )
         model.tie_weights()
-        if family.head_is_separate(weight_names(directory)):
+        if family.head_is_separate(read_entries(directory)):
             family.separate_head(model)
     load_weights(model, directory)
     model.eval().requires_grad_(False)

@@ -54,7 +54,7 @@ def describe(model: str) -> Described:
         return Described(AutoConfig.from_pretrained(fetched), None, f"hub {model}")
     raise ConfigError(
         f"model {model}: no such directory, the hub does not give its config.json, and it is none of the published shapes that are "
-        "known offline (pipeline/planning/published.yaml): put its config.json there"
+        "known offline (pipeline/models/published.yaml): put its config.json there"
     )
 
 
@@ -83,8 +83,8 @@ def _separate_head(directory: Path) -> bool | None:
     from safetensors import safe_open
     from transformers import AutoConfig
 
-    from pipeline.artifacts.content import weight_files
     from pipeline.families import family_of
+    from pipeline.models.weights import weight_files
 
     names: set[str] = set()
     for file in weight_files(directory):

@@ -10,20 +10,21 @@ from transformers import AutoConfig, AutoTokenizer
 from pipeline import lineage
 from pipeline.artifacts import Artifact, Output
 from pipeline.artifacts.atomic import write_json
-from pipeline.artifacts.content import resolve_model
 from pipeline.console import say
 from pipeline.families import check_dtype, check_length, family_of
 from pipeline.hardware import resolve_dtype
+from pipeline.models import open_model
+from pipeline.models.weights import read_entries
 from pipeline.objectives import presets
 from pipeline.recipe import Distill, Init, Recipe
 from pipeline.student.initial import check_init, describe_init, narrower, write_initial_student
 from pipeline.student.shapes import describe, student_config
-from pipeline.teacher.reader import CachedTargets, check_labels, open_tail
+from pipeline.teacher.cached_targets import CachedTargets, check_labels, open_tail
 from pipeline.teacher.vocabulary import check_vocabulary
 from pipeline.training import distributed
-from pipeline.training.card import model_card
+from pipeline.distillation.card import model_card
 from pipeline.training.compilation import check_compile, compile_blocks
-from pipeline.training.distiller import (
+from pipeline.distillation.distiller import (
     Distiller,
     Original,
     check_objective,
@@ -31,16 +32,16 @@ from pipeline.training.distiller import (
     teacher_places,
     watched_blocks,
 )
-from pipeline.training.engine import deepspeed_config, load_model, weight_names
+from pipeline.training.engine import deepspeed_config, load_model
 from pipeline.training.export import export_model
 from pipeline.training.loader import Batch
 from pipeline.training.loop import SampleFn, Trained, train
 from pipeline.training.order import Row, SampleOrder
-from pipeline.training.partitioned import teacher_loader
-from pipeline.training.rows import TokenSource
-from pipeline.training.samples import samples
-from pipeline.training.targets import as_scheduled, check_targets, part_weights
-from pipeline.training.teachers import CachedTeacher, OnlineTeacher, Teacher
+from pipeline.teacher.partitioned import teacher_loader
+from pipeline.distillation.token_source import TokenSource
+from pipeline.distillation.samples import samples
+from pipeline.distillation.objective import as_scheduled, check_targets, part_weights
+from pipeline.distillation.references import CachedTeacher, OnlineTeacher, Teacher
 from pipeline.training.validation import first_rows, lm_score, mean_over_rows
 
 
@@ -69,7 +70,7 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
         output.begin(alone=True)
         if not (initial / "config.json").exists():
             say(f"{label}: {describe(family_of(config).shape(config))}")
-            teacher = resolve_model(recipe.teacher.model) if recipe.teacher is not None else None
+            teacher = open_model(recipe.teacher.model).path if recipe.teacher is not None else None
             init = recipe.student.from_teacher
             write_initial_student(
                 config,
@@ -176,10 +177,10 @@ def _student_config(recipe: Recipe, tokenizer: Path) -> Any:
     vocabulary = len(AutoTokenizer.from_pretrained(tokenizer))
     if recipe.teacher is None:
         return student_config(recipe.student, None, vocabulary)
-    directory = resolve_model(recipe.teacher.model)
+    directory = open_model(recipe.teacher.model).path
     teacher = AutoConfig.from_pretrained(directory)
     check_vocabulary(recipe.teacher.model, directory, teacher.vocab_size, tokenizer)
-    separate_head = family_of(teacher).head_is_separate(weight_names(directory))
+    separate_head = family_of(teacher).head_is_separate(read_entries(directory))
     return student_config(recipe.student, teacher, vocabulary, separate_head)
 
 
@@ -194,14 +195,16 @@ def _check(recipe: Recipe, config: Any, targets: CachedTargets | None) -> None:
         check_targets(settings, targets.settings)
     elif presets.needs_teacher(part_weights(settings.objective)):
         spec = lineage.required_teacher(recipe)
-        teacher = AutoConfig.from_pretrained(resolve_model(spec.model))
+        teacher = AutoConfig.from_pretrained(open_model(spec.model).path)
         check_dtype(teacher, resolve_dtype(spec.dtype), "teacher.dtype")
         check_objective(settings.objective, family.shape(config), family_of(teacher).shape(teacher))
     if targets is not None and targets.kind == "states":
         seen = AutoConfig.from_pretrained(targets.cache.root / "tail")
         check_objective(settings.objective, family.shape(config), family.shape(seen))
     if recipe.student.from_teacher is not None:
-        teacher = AutoConfig.from_pretrained(resolve_model(lineage.required_teacher(recipe).model))
+        teacher = AutoConfig.from_pretrained(
+            open_model(lineage.required_teacher(recipe).model).path
+        )
         check_init(recipe.student.from_teacher, family.shape(config), family.shape(teacher))
 
 
@@ -228,7 +231,7 @@ def _importance_batches(recipe: Recipe, init: Init | None, source: TokenSource) 
 def _card(recipe: Recipe, output: Output, config: Any, trained: Trained) -> str:
     shape, cut = family_of(config).shape(config), False
     if recipe.student.from_teacher is not None:
-        source = AutoConfig.from_pretrained(resolve_model(lineage.required_teacher(recipe).model))
+        source = AutoConfig.from_pretrained(open_model(lineage.required_teacher(recipe).model).path)
         cut = narrower(shape, family_of(source).shape(source))
     return model_card(
         recipe,

@@ -14,7 +14,7 @@ from pipeline.families.recorder import BlockInput
 from pipeline.recipe import Cache, TargetKind
 from pipeline.teacher import sparse, states
 from pipeline.teacher.fidelity import label_log_probs
-from pipeline.teacher.rows import model_inputs
+from pipeline.teacher.model_inputs import model_inputs
 from pipeline.teacher.tail import AT_THE_CUT, TAIL_FILES, Tail, load_tail
 
 #: How far, in nats and in the mean, the labels' replayed log-probabilities may be from those noted when they were cached. Rounding

@@ -6,9 +6,8 @@ the head is really tied (T5 1.0) or not (T5 1.1, Flan-T5) is decided by the weig
 
 from __future__ import annotations
 
-import re
 import shutil
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +32,6 @@ def stored_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the buffers that belong into a file, such as BART's `final_logits_bias`."""
     saved = model.state_dict()
     return {name: buffer for name, buffer in model.named_buffers() if name in saved}
-
-
-def place_of(key: str, model: PreTrainedModel, names: Container[str]) -> str | None:
-    """Return which of the `names` in `model` the entry `key` of a weight file is for; None when it is to be skipped.
-
-    As `from_pretrained` reads a file: some hold the model without its head, and some old ones hold more than the model has.
-    """
-    whole = f"{model.base_model_prefix}.{key}"
-    if key not in names and whole in names:
-        return whole
-    if key not in names and any(
-        re.search(pattern, key) for pattern in model._keys_to_ignore_on_load_unexpected or ()
-    ):
-        return None
-    return key
 
 
 def write_model(

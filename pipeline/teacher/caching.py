@@ -12,19 +12,19 @@ import torch
 
 from pipeline import lineage
 from pipeline.artifacts import Artifact, Output, ShardRecord, lock
-from pipeline.artifacts.content import resolve_model
 from pipeline.artifacts.shard import Rows
 from pipeline.console import Progress, say
 from pipeline.errors import ConfigError, CorruptArtifact
 from pipeline.families import check_dtype, check_length, family_of
 from pipeline.hardware import resolve_dtype
+from pipeline.models import open_model
 from pipeline.recipe import Recipe
 from pipeline.teacher import sparse, states
 from pipeline.teacher.capture import Captured, resolve_cut
 from pipeline.teacher.fidelity import replay_fidelity
 from pipeline.teacher.loaded import WHOLE, LoadedTeacher, Loader
-from pipeline.teacher.rows import model_inputs
-from pipeline.teacher.size import cache_bytes, require_disk
+from pipeline.teacher.model_inputs import model_inputs
+from pipeline.teacher.cache_size import cache_bytes, require_disk
 from pipeline.teacher.tail import TAIL_FILES, Tail, write_tail
 from pipeline.teacher.vocabulary import check_vocabulary
 from pipeline.teacher.writing import Writing
@@ -108,7 +108,7 @@ def _check(recipe: Recipe) -> _Facts:
     from transformers import AutoConfig
 
     spec, cache = lineage.required_teacher(recipe), recipe.cache
-    directory = resolve_model(spec.model)
+    directory = open_model(spec.model).path
     config = AutoConfig.from_pretrained(directory)
     family = family_of(config)
     check_dtype(config, resolve_dtype(spec.dtype), "teacher.dtype")

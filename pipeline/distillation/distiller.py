@@ -22,12 +22,12 @@ from pipeline.objectives.relations import relation_loss
 from pipeline.objectives.schedules import Scheduled, Taid, scheduled, taid_step
 from pipeline.recipe import HiddenPair, Objective
 from pipeline.student.shapes import check_relation_heads, default_relation_heads
-from pipeline.training.head import DenseTarget, LossHead, SampledTarget, Target, TopkTarget
+from pipeline.distillation.head import DenseTarget, LossHead, SampledTarget, Target, TopkTarget
 from pipeline.training.loader import Batch
-from pipeline.training.rows import originals
-from pipeline.training.targets import part_weights
-from pipeline.training.teachers import Reference, Teacher
-from pipeline.training.window import model_cost
+from pipeline.distillation.token_source import originals
+from pipeline.distillation.objective import part_weights
+from pipeline.distillation.references import Reference, Teacher
+from pipeline.training.meter import model_cost
 
 
 def check_objective(objective: Objective, student: Shape, teacher: Shape) -> None:

@@ -24,7 +24,7 @@ from pipeline.families import Shape
 from pipeline.objectives import presets
 from pipeline.objectives.schedules import Scheduled
 from pipeline.recipe import Recipe
-from pipeline.training.targets import part_weights
+from pipeline.distillation.objective import part_weights
 
 
 @dataclass(frozen=True)

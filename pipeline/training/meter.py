@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pipeline.families import family_of
-from pipeline.planning.flops import training_flops
+from pipeline.models.flops import training_flops
 from pipeline.training import distributed
 from pipeline.training.loader import Batch, Loader
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from pipeline.families import Attention, Shape, family_of
 from pipeline.families.base import Head
 from pipeline.families.recorder import QKV, BlockInput, Recorder
-from pipeline.planning.flops import forward_flops
+from pipeline.models.flops import forward_flops
 from pipeline.recipe import States
 from pipeline.teacher.loaded import LoadedTeacher
 from pipeline.teacher.states import restore
