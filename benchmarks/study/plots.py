@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study.grid import short
-from pipeline.report.axis import linear_axis
+from pipeline.report.charts.axis import linear_axis
+from pipeline.report.charts.frame import WIDTH
+from pipeline.report.charts.marker import marker
+from pipeline.report.charts.panel import Panel
 from pipeline.report.markup import Markup, el, join
-from pipeline.report.panel import WIDTH, Panel, marker
 
 _STYLE = Path(__file__).resolve().parents[2] / "pipeline" / "report" / "page.css"
 _GAP, _LINE = 24.0, 20.0
@@ -48,7 +50,7 @@ def _dots(title: str, rows: Sequence[tuple[str, Record]]) -> Markup:
     ]
 
     def place(value: float) -> float:
-        return left + axis.share(value) * (right - left)
+        return left + axis.fraction(value) * (right - left)
 
     for tick in axis.ticks:
         parts.append(el("path", d=f"M{place(tick):.1f} {top:g}V{bottom:g}", class_="grid"))
@@ -84,7 +86,7 @@ def _curves(title: str, lines: Sequence[tuple[str, Sequence[Sequence[float]]]]) 
     panel = Panel(
         title,
         title,
-        linear_axis("optimiser steps", [0, *steps], whole=True),
+        linear_axis("optimiser steps", [0, *steps], integers=True),
         linear_axis("LM loss", values),
     )
     for index, (name, points) in enumerate(lines):
