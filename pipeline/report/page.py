@@ -40,7 +40,7 @@ def page(report: Report) -> str:
         el(
             "footer",
             f"Written by miniend {report['version']}. "
-            "The same numbers stand in report.json beside this file.",
+            "report.json, next to this file, holds the same numbers.",
         ),
     )
     return f"<!doctype html>\n{el('html', _head(report), body, lang='en')}\n"

@@ -66,8 +66,8 @@ def totals(report: Report) -> Table:
         )
     if report["reference"]:
         table.note = (
-            f"Down from {report['reference']}, whose own pretraining the others do not count, "
-            "nor the text's preparation."
+            f"Counted from {report['reference']} on: "
+            "its own pretraining and the preparation of the text are not included."
         )
     return table
 
@@ -91,7 +91,7 @@ def lineage(report: Report) -> Table:
             ]
         )
     table.note = (
-        "Recipe: sha256 of the resolved recipe beside the artifact. "
+        "Recipe: sha256 of the resolved recipe next to the artifact. "
         "Fingerprint: of what decides its content."
     )
     return table
