@@ -1,4 +1,4 @@
-"""The study's plots as SVG files that stand alone, made of the report's own panels."""
+"""The study's plots as SVG files that stand alone, made from the report's own panels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Record = dict[str, Any]
 
 
 def group(found: Record) -> str:
-    """Left: every path's LM loss, a mark a seed and a bar at the mean. Right: the mean curves of all of them."""
+    """Return two panels: LM losses (a mark a seed, a bar at the mean), and the mean curves."""
     paths = sorted(found["paths"].items(), key=lambda item: item[1]["lm_loss"]["mean"])
     curves = [(short(name), record["curve"]) for name, record in paths]
     dots = _dots(found["title"], [(short(name), record["lm_loss"]) for name, record in paths])
@@ -81,7 +81,7 @@ def _dots(title: str, rows: Sequence[tuple[str, Record]]) -> Markup:
 
 def _curves(title: str, lines: Sequence[tuple[str, Sequence[Sequence[float]]]]) -> Markup:
     steps = [x for _, points in lines for x, _ in points]
-    # Without the first validation, whose height would leave the rest no room.
+    # Without the first validation: it is so high that the rest would have no room.
     values = [y for _, points in lines for _, y in points[1:] or points]
     panel = Panel(
         title,
@@ -103,6 +103,7 @@ def _document(width: float, height: float, *parts: Markup) -> str:
         placed.append(el("svg", parts[1], x=width - WIDTH, y=0, width=WIDTH, height=250))
     ground = el("rect", x=0, y=0, width=width, height=height, fill="var(--ground)")
     return el(
-        "svg", style, ground, *placed, xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {width:g} {height:g}",
-        width=width, height=height, font_family="system-ui, sans-serif",
+        "svg", style, ground, *placed, xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {width:g} {height:g}", width=width, height=height,
+        font_family="system-ui, sans-serif",
     ) + "\n"  # fmt: skip
