@@ -89,12 +89,12 @@ def _planned(name: str) -> dict[str, float]:
     import torch
 
     from pipeline.families.t5 import T5
-    from pipeline.lineage import read_deepspeed_json
     from pipeline.models.flops import training_flops
     from pipeline.planning.chain import model_of
     from pipeline.planning.memory import rank_memory
     from pipeline.planning.step import step_bytes
     from pipeline.recipe import Cache
+    from pipeline.training.configuration import read_deepspeed_json
 
     shape, vocabulary, lengths, micro, deepspeed, dtype, ranks = RUNS[name]
     student = model_of("student", T5().new_config(shape, vocabulary), None)
@@ -178,6 +178,7 @@ def _rank(argument: str) -> None:
 
     from pipeline.distillation.distiller import Distiller
     from pipeline.families.t5 import T5
+    from pipeline.models import open_model
     from pipeline.planning.live import LiveBytes
     from pipeline.student.initial import write_initial_student
     from pipeline.training import distributed
@@ -193,7 +194,9 @@ def _rank(argument: str) -> None:
     distributed.barrier()
     generator = torch.Generator().manual_seed(distributed.rank())
     with LiveBytes() as live:
-        distiller = Distiller(load_model(initial, settings), settings.objective, None, 2)
+        distiller = Distiller(
+            load_model(open_model(str(initial)), settings), settings.objective, [], 2
+        )
         engine = initialize(distiller, settings)
         source = torch.randint(3, vocabulary - 100, (micro, lengths[0]), generator=generator)
         target = torch.randint(3, vocabulary - 100, (micro, lengths[1]), generator=generator)

@@ -23,8 +23,10 @@ import torch
 
 from benchmarks import common
 from benchmarks.models import random_batch
-from pipeline.distillation.distiller import Distiller, teacher_places
+from pipeline.distillation.distiller import Distiller
+from pipeline.distillation.places import teacher_places
 from pipeline.distillation.references import CachedTeacher
+from pipeline.distillation.sides import Side
 from pipeline.families import family_of
 from pipeline.planning.chain import Model, plan_chain
 from pipeline.planning.disk import bytes_of_row, cuts_of, rows_of
@@ -32,7 +34,7 @@ from pipeline.planning.live import LiveBytes
 from pipeline.planning.step import step_bytes
 from pipeline.recipe import load_recipe
 from pipeline.teacher import states
-from pipeline.teacher.loaded import whole_teacher
+from pipeline.teacher.loaded import WholeTeacher
 from pipeline.teacher.tail import Tail
 from pipeline.training.engine import prepare_config
 
@@ -52,12 +54,12 @@ def main() -> None:
         label, began = f"link_{number}", time.perf_counter()
         batch = random_batch(1)
         cuts = cuts_of(recipe.cache, link.teacher)
-        loaded = whole_teacher(made.pop(), cuts)
+        loaded = WholeTeacher(made.pop(), cuts)
         with torch.no_grad():
             captured = loaded.run(batch, False)
         stored = states.store("encoder_states", captured.encoder_states, recipe.cache.states)
         stored |= states.store("decoder_states", captured.decoder_states, recipe.cache.states)
-        config, weights = loaded.tail()
+        config, weights = loaded.tail_state()
         tail = {name: weight.clone() for name, weight in weights.items()}
         figures[f"{label}_capture_seconds"] = time.perf_counter() - began
         planned_row = bytes_of_row(recipe.cache, rows, link.teacher, "bfloat16")
@@ -76,7 +78,9 @@ def main() -> None:
         replayed = CachedTeacher(
             Tail(family_of(config).build_tail(config, tail), *places), recipe.cache.states
         )
-        distiller = Distiller(student.train(), settings.objective, replayed, settings.max_steps)
+        distiller = Distiller(
+            student.train(), settings.objective, [Side("", None, replayed)], settings.max_steps
+        )
         optimizer = torch.optim.AdamW(
             student.parameters(), lr=settings.learning_rate, foreach=False
         )

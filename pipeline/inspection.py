@@ -38,7 +38,7 @@ def inspect_artifact(root: Path) -> None:
     )
     if manifest.shards:
         say(
-            f"  a bad shard, here the first, is rebuilt alone by: {Artifact(root).mend(0).partition(': ')[2]}"
+            f"  a bad shard, here the first, is rebuilt alone by: {Artifact(root).rebuild_hint(0).partition(': ')[2]}"
         )
 
 
@@ -116,7 +116,12 @@ def _replay(cache: Artifact, shards: list[int]) -> list[str]:
     from transformers import AutoConfig, AutoTokenizer
 
     from pipeline.recipe import Cache
-    from pipeline.teacher.cached_targets import CachedTargets, check_labels, open_tail, require_aligned
+    from pipeline.teacher.cached_targets import (
+        CachedTargets,
+        check_labels,
+        open_tail,
+        require_aligned,
+    )
 
     run = cache.root.resolve().parent.parent
     tokens = Artifact(run / "tokens" / "train", "tokens")

@@ -5,38 +5,38 @@
 
 Reads   RUN/tokens/train and the model that `teacher.model` names.
 Writes  RUN/teacher_cache/<teacher.name>/, one shard per token shard, with the kinds of target in `cache.kinds`: hidden states at
-        `cache.encoder_cut` and `cache.decoder_cut` and the tail of the teacher that replays them, sampled logits, top-k logits.
+        `cache.encoder_cut` and `cache.decoder_cut` with the tail of the teacher that replays them, sampled logits, or
+        top-k logits.
 
-Of N processes the i-th takes shards i, i + N, i + 2 N …, and they need not start together, unless `teacher.deepspeed` spreads a teacher
-too large for one device over them (torchrun). Starting again touches only what is missing. SIGTERM or SIGUSR1 ends it
-with 75: the shard in progress is lost, run it again to go on.
+With N processes, process i takes shards i, i + N, i + 2 N …; they need not start at the same time. Only `teacher.deepspeed`
+(torchrun), which spreads a teacher too large for one device over them, needs all of them together. Starting again touches
+only what is missing. SIGTERM or SIGUSR1 ends it with 75: the shard in progress is lost; run it again to continue.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from pipeline import lineage
 from pipeline.console import say
 from pipeline.errors import exit_on_error
 from pipeline.stage_args import environment_rank, parse, use_local_device
+from pipeline.teacher.job import resolve
 
 
 @exit_on_error
 def main() -> None:
     recipe, chosen = parse(__doc__, options=_options)
     rank, world = environment_rank()
-    output = lineage.cache_output(recipe)
-    if output.complete():
-        say(f"teacher_cache: {output.root} is up to date")
+    job = resolve(recipe)
+    if job.output.complete():
+        say(f"teacher_cache: {job.output.root} is up to date")
         return
 
     from pipeline.teacher.caching import cache_teacher
     from pipeline.training import distributed
-    from pipeline.teacher.partitioned import teacher_loader
 
     use_local_device()
-    cache_teacher(recipe, rank, world, chosen.shards, loader=teacher_loader(recipe))
+    cache_teacher(job, rank, world, chosen.shards)
     distributed.shutdown()
 
 

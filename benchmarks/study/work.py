@@ -17,7 +17,8 @@ from pipeline import lineage
 from pipeline.artifacts import Output, atomic
 from pipeline.corpus import reviews
 from pipeline.corpus.splits import write_splits
-from pipeline.distillation import interpolated
+from pipeline.distillation.job import resolve
+from pipeline.distillation.links import resolve_links
 from pipeline.errors import PipelineError, StaleArtifact
 from pipeline.recipe import Recipe, load_recipe
 
@@ -142,10 +143,8 @@ class Study:
         """Return where a unit's student lies; raise PipelineError while its inputs are missing."""
         recipe = self.recipe(*self.overrides(unit))
         if unit.path.assistants:
-            recipe = interpolated.plan_links(recipe)[-1]
-        return lineage.distill_output(
-            recipe, needs_cache=unit.path.objective != "lm", stage=unit.path.stage
-        )
+            recipe = resolve_links(recipe)[-1].recipe
+        return resolve(recipe, unit.path.stage).output
 
     def model(self, name: str, unit: Unit | None) -> Path:
         """Return the directory of a student, or of the teacher when there is no unit."""

@@ -14,17 +14,17 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from pipeline import lineage
 from pipeline.artifacts import Artifact, Manifest, Output
 from pipeline.artifacts.atomic import sha256_bytes
 from pipeline.artifacts.fingerprint import canonical_json
 from pipeline.artifacts.manifest import read_manifest
+from pipeline.distillation.objective import part_weights
 from pipeline.errors import ArtifactError
 from pipeline.families import Shape
 from pipeline.objectives import presets
 from pipeline.objectives.schedules import Scheduled
 from pipeline.recipe import Recipe
-from pipeline.distillation.objective import part_weights
+from pipeline.training.identity import IDLE
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def recipe_hash(recipe: Recipe) -> str:
         "corpus": {"sources"},
         "tokenizer": {"path"},
         "teacher": {"model", "name", "deepspeed"},
-        "distill": lineage.IDLE,
+        "distill": IDLE,
     }
     for section, keys in places.items():
         said[section] = {

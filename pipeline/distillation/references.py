@@ -1,37 +1,48 @@
-"""The teacher's side of an objective: replayed from a cache, or run beside the student at every step."""
+"""A teacher's side of an objective: replayed from a cache, or run with the student at every step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from transformers import PreTrainedModel
 
-from pipeline.families import Attention, Shape, family_of
+from pipeline.families import Attention, Shape
 from pipeline.families.base import Head
 from pipeline.families.recorder import QKV, BlockInput, Recorder
-from pipeline.models.flops import forward_flops
+from pipeline.models.architecture import Architecture
 from pipeline.recipe import States
-from pipeline.teacher.loaded import LoadedTeacher
+from pipeline.teacher.loaded import Teacher
 from pipeline.teacher.states import restore
 from pipeline.teacher.tail import Tail
 from pipeline.training.loader import Batch
 
 
-@dataclass
-class Reference:
-    """What a batch looks like to the teacher. Shapes as in `teacher.tail.Replayed`."""
+@dataclass(frozen=True)
+class Outputs:
+    """What a model makes of a batch, as far as an objective compares it."""
 
-    encoder_output: torch.Tensor
-    decoder_output: torch.Tensor
+    #: (batch, L_in, d_model), after the final norm.
+    encoder: torch.Tensor
+    #: (batch, L_out, d_model), after the final norm.
+    decoder: torch.Tensor
+    #: q, k and v of the attentions that are compared.
+    projections: Mapping[Attention, QKV]
+    #: The states entering the blocks that are compared.
+    inputs: Mapping[BlockInput, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Reference(Outputs):
+    """What a teacher makes of a batch; its head makes logits of `decoder`."""
+
     head: Head
-    projections: dict[Attention, QKV]
-    inputs: dict[BlockInput, torch.Tensor]
 
 
-class Teacher(Protocol):
+class ReferenceTeacher(Protocol):
+    """A teacher that gives its `Reference` for each batch."""
+
     @property
     def shape(self) -> Shape:
         """Its shape; the layers are those that can be looked at."""
@@ -46,12 +57,16 @@ class Teacher(Protocol):
 
     def reference(self, batch: Batch) -> Reference: ...
 
-    def cost(self, input_length: int, target_length: int, logits: bool) -> float:
-        """Operations of `reference` on one example, with its logits where the objective takes them."""
+    def flops(self, source: int, target: int, logits: bool) -> float:
+        """Return the operations of `reference` on one example; logits: whether its head runs."""
+        ...
+
+    def parameters(self) -> Iterator[torch.Tensor]:
+        """Yield every weight it holds."""
         ...
 
     def close(self) -> None:
-        """Free what it holds beyond its tensors."""
+        """Free what it holds besides its tensors."""
         ...
 
 
@@ -59,8 +74,12 @@ class CachedTeacher:
     """Replays the tail of a cache; reads attention_mask and the cached states from the batch."""
 
     def __init__(self, tail: Tail, settings: States, *, replays_encoder: bool = True) -> None:
-        """settings: how the cache stores states; replays_encoder: whether the batch holds no encoder output."""
+        """settings: how the cache stores states.
+
+        replays_encoder: whether the batch holds no encoder output.
+        """
         self._tail, self._settings, self._replays_encoder = tail, settings, replays_encoder
+        self._architecture = Architecture.of(tail.model.config)
 
     @property
     def shape(self) -> Shape:
@@ -87,15 +106,17 @@ class CachedTeacher:
         return Reference(
             replayed.encoder_output,
             replayed.decoder_output,
-            self._tail.head,
             replayed.projections,
             replayed.inputs,
+            self._tail.head,
         )
 
-    def cost(self, input_length: int, target_length: int, logits: bool) -> float:
-        return _forward_cost(
-            self._tail.model, self._replays_encoder, input_length, target_length, logits
-        )
+    def flops(self, source: int, target: int, logits: bool) -> float:
+        first = 0 if self._replays_encoder else self.shape.encoder_layers
+        return self._architecture.tail_flops((first, 0), source, target, logits=logits).total
+
+    def parameters(self) -> Iterator[torch.Tensor]:
+        return self._tail.model.parameters()
 
     def close(self) -> None:
         pass
@@ -106,27 +127,26 @@ class OnlineTeacher:
 
     def __init__(
         self,
-        teacher: LoadedTeacher,
+        teacher: Teacher,
         blocks: Mapping[Attention, int],
         inputs: Iterable[BlockInput] = (),
     ) -> None:
         """blocks, inputs: what is recorded; negative indices count from the end."""
         self._teacher, self._blocks = teacher, dict(blocks)
         self._recorder = Recorder(teacher.model, teacher.family, blocks, inputs)
+        self._architecture = Architecture.of(teacher.model.config)
 
     @property
     def shape(self) -> Shape:
-        return self._teacher.family.shape(self._teacher.model.config)
+        return self._architecture.shape
 
     @property
     def attention_scale(self) -> float:
         return self._teacher.family.attention_scale(self._teacher.model.config)
 
     def position_bias(self, attention: Attention, rows: int, columns: int) -> torch.Tensor | None:
-        block = self._blocks[attention]
-        return self._teacher.family.position_bias(
-            self._teacher.model, attention, block, rows, columns
-        )
+        block, model = self._blocks[attention], self._teacher.model
+        return self._teacher.family.position_bias(model, attention, block, rows, columns)
 
     @torch.no_grad()
     def reference(self, batch: Batch) -> Reference:
@@ -137,26 +157,16 @@ class OnlineTeacher:
         return Reference(
             captured.encoder_output,
             captured.decoder_output,
-            self._teacher.head,
             recorder.projections,
             recorder.inputs,
+            self._teacher.head,
         )
 
-    def cost(self, input_length: int, target_length: int, logits: bool) -> float:
-        return _forward_cost(self._teacher.model, True, input_length, target_length, logits)
+    def flops(self, source: int, target: int, logits: bool) -> float:
+        return self._architecture.forward_flops(source, target, logits=logits).total
+
+    def parameters(self) -> Iterator[torch.Tensor]:
+        return self._teacher.model.parameters()
 
     def close(self) -> None:
         self._teacher.close()
-
-
-def _forward_cost(
-    model: PreTrainedModel, runs_encoder: bool, input_length: int, target_length: int, logits: bool
-) -> float:
-    family = family_of(model.config)
-    vocabulary, gated = family.head_size(model.config), family.gated(model.config)
-    shape = family.shape(model.config)
-    if not runs_encoder:
-        shape = replace(shape, encoder_layers=0)
-    return forward_flops(
-        shape, input_length, target_length, vocab_size=vocabulary, gated=gated, logits=logits
-    ).total

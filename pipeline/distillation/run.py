@@ -1,243 +1,185 @@
-"""Stage 3: a student trained on the corpus from cached targets, beside its teacher, or with the LM loss alone; ends with `hf/`."""
+"""Stage 3: a student trained on the corpus from cached targets, with its teacher, or with the LM loss alone."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer
-
-from pipeline import lineage
-from pipeline.artifacts import Artifact, Output
+from pipeline.artifacts import Output
 from pipeline.artifacts.atomic import write_json
 from pipeline.console import say
-from pipeline.families import check_dtype, check_length, family_of
+from pipeline.distillation.card import model_card
+from pipeline.distillation.distiller import Distiller
+from pipeline.distillation.job import DistillJob
+from pipeline.distillation.objective import check_targets
+from pipeline.distillation.places import check_objective, watched_blocks
+from pipeline.distillation.sides import Side, open_side, open_targets
+from pipeline.distillation.task import Distillation
+from pipeline.distillation.token_source import TokenSource
 from pipeline.hardware import resolve_dtype
-from pipeline.models import open_model
-from pipeline.models.weights import read_entries
-from pipeline.objectives import presets
-from pipeline.recipe import Distill, Init, Recipe
+from pipeline.models import ModelDirectory
+from pipeline.models.architecture import Architecture
+from pipeline.models.directory import load_tokenizer
+from pipeline.recipe import Distill
 from pipeline.student.initial import check_init, describe_init, narrower, write_initial_student
-from pipeline.student.shapes import describe, student_config
-from pipeline.teacher.cached_targets import CachedTargets, check_labels, open_tail
+from pipeline.student.shapes import describe
+from pipeline.teacher.cached_targets import CachedTargets
+from pipeline.teacher.job import required_teacher
+from pipeline.teacher.tail import tail_architecture
 from pipeline.teacher.vocabulary import check_vocabulary
 from pipeline.training import distributed
-from pipeline.distillation.card import model_card
 from pipeline.training.compilation import check_compile, compile_blocks
-from pipeline.distillation.distiller import (
-    Distiller,
-    Original,
-    check_objective,
-    looks_at_encoder_blocks,
-    teacher_places,
-    watched_blocks,
-)
-from pipeline.training.engine import deepspeed_config, load_model
+from pipeline.training.configuration import deepspeed_config
+from pipeline.training.engine import load_model
 from pipeline.training.export import export_model
 from pipeline.training.loader import Batch
-from pipeline.training.loop import SampleFn, Trained, train
-from pipeline.training.order import Row, SampleOrder
-from pipeline.teacher.partitioned import teacher_loader
-from pipeline.distillation.token_source import TokenSource
-from pipeline.distillation.samples import samples
-from pipeline.distillation.objective import as_scheduled, check_targets, part_weights
-from pipeline.distillation.references import CachedTeacher, OnlineTeacher, Teacher
-from pipeline.training.validation import first_rows, lm_score, mean_over_rows
+from pipeline.training.loop import Destination, Trained, train
+from pipeline.training.order import SampleOrder
 
 
-def distill(recipe: Recipe, output: Output, label: str) -> Output:
-    """Bring `output` (of lineage.distill_output) to completion, resuming where an earlier run stopped.
+def distill(job: DistillJob) -> Output:
+    """Bring job.output to completion, resuming where an earlier run stopped; it ends with `hf/`.
 
-    Every rank calls it. Raises ConfigError for anything in the recipe that cannot work, before training starts.
+    Every rank calls it. Raises ConfigError for anything in the recipe that cannot work, before
+    training starts.
     """
+    output, settings = job.output, job.settings
     if output.complete():
         return output
     distributed.setup()
-    rank = distributed.rank()
-    settings = recipe.distill
-    train_tokens = lineage.tokens_artifact(recipe, "train")
-    validation_tokens = lineage.tokens_artifact(recipe, "validation")
-    tokenizer = lineage.tokenizer_directory(recipe)
-    targets = _targets(recipe) if "cache" in output.inputs else None
-    second = lineage.original_recipe(recipe)
-    originals = _targets(second) if second is not None else None
-    config = _student_config(recipe, tokenizer)
-    _check(recipe, config, targets)
-    if second is not None:
-        _check(second, config, originals)
-    initial = output.root / "initial"
-    if rank == 0:
-        output.begin(alone=True)
-        if not (initial / "config.json").exists():
-            say(f"{label}: {describe(family_of(config).shape(config))}")
-            teacher = open_model(recipe.teacher.model).path if recipe.teacher is not None else None
-            init = recipe.student.from_teacher
-            write_initial_student(
-                config,
-                init,
-                teacher,
-                recipe.seed,
-                initial,
-                batches=lambda: _importance_batches(
-                    recipe, init, TokenSource(train_tokens, None, config)
-                ),
-                device=distributed.device(),
-            )
-    distributed.barrier()
-    student = load_model(initial, settings)
-    reference = _teacher(recipe, targets, train_tokens, student.config.pad_token_id)
-    original = None
-    if second is not None and settings.original is not None:
-        other = _teacher(second, originals, train_tokens, student.config.pad_token_id)
-        original = Original(other, as_scheduled(settings.original.weight))
-    model = Distiller(student, settings.objective, reference, settings.max_steps, original)
+    sides_from_cache = job.sides if job.cached else ()
+    targets = {side.prefix: open_targets(side.cache, settings) for side in sides_from_cache}
+    _check(job, targets)
+    student = load_model(_initial_student(job), settings)
+    objective, device = settings.objective, distributed.device()
+    sides = [
+        open_side(s.prefix, s.share, s.cache, targets.get(s.prefix), objective, device)
+        for s in job.sides
+    ]
+    model = Distiller(student, objective, sides, settings.max_steps)
     if settings.compile:
-        compile_blocks(student, watched_blocks(settings.objective))
-    held_out = TokenSource(validation_tokens, None, student.config)
-    rows = first_rows(held_out, settings.validation_rows)
-    trained = train(
-        model=model,
-        settings=settings,
-        source=TokenSource(train_tokens, targets, student.config, originals),
-        loss=lambda engine, batch, step: engine(batch=batch, step=step),
-        out=output.root,
-        identity=output.fingerprint,
-        seed=recipe.seed,
-        label=label,
-        validate=lambda engine, step: {"lm_loss": mean_over_rows(engine, held_out, rows, lm_score)},
-        sample=_sampler(held_out, rows[: settings.samples], tokenizer, student.config.pad_token_id),
-        carried=model,
-        cost=model.cost,
+        compile_blocks(student, watched_blocks(objective))
+    task = Distillation(
+        job.label,
+        model,
+        TokenSource(job.validation, job.student),
+        settings,
+        load_tokenizer(job.tokenizer),
+        job.student.pad_token_id,
     )
-    engine, quality = trained.engine, trained.validation
-    files = export_model(
-        student, output.root / "hf", tokenizer, _card(recipe, output, config, trained)
-    )
-    engine.destroy()
-    for side in (reference, original.teacher if original is not None else None):
-        if side is not None:
-            side.close()
-    if rank == 0:
-        write_json(output.root / "summary.json", _summary(trained, settings))
-        output.finish(
-            files=[*files, "summary.json"], provenance={"world_size": distributed.world_size()}
-        )
-        say(f"{label}: validation LM loss {quality['lm_loss']:.4f}; model in {output.root / 'hf'}")
-    distributed.barrier()
+    source = TokenSource(job.train, job.student, targets)
+    order = SampleOrder(source.shard_rows, settings.batch_size, job.seed)
+    place = Destination(output.root, output.fingerprint, job.seed)
+    trained = train(model, task, source, order, settings, place)
+    _finish(job, sides, trained)
     return output
 
 
-def _sampler(source: TokenSource, rows: list[Row], tokenizer: Path, pad: int) -> SampleFn | None:
-    if not rows:
-        return None
-    words = AutoTokenizer.from_pretrained(tokenizer)
-    return lambda engine: samples(engine, source, rows, words, pad)
+def _finish(job: DistillJob, sides: list[Side], trained: Trained) -> None:
+    """Export the student and write the manifest."""
+    output = job.output
+    student = trained.engine.module.student
+    files = export_model(student, output.root / "hf", job.tokenizer, _card(job, trained))
+    trained.engine.destroy()
+    for side in sides:
+        if side.teacher is not None:
+            side.teacher.close()
+    if distributed.rank() == 0:
+        write_json(output.root / "summary.json", _summary(trained, job.settings))
+        world = distributed.world_size()
+        output.finish(files=[*files, "summary.json"], provenance={"world_size": world})
+        loss = trained.validation["lm_loss"]
+        say(f"{job.label}: validation LM loss {loss:.4f}; model in {output.root / 'hf'}")
+    distributed.barrier()
 
 
-def _targets(recipe: Recipe) -> CachedTargets | None:
-    """The cached targets of the recipe's teacher; None when the teacher itself is to be asked."""
-    settings = recipe.distill
-    if settings.targets == "online":
-        return None
-    cache = Artifact(lineage.cache_output(recipe).root, "teacher_cache")
-    return CachedTargets(
-        cache, settings.targets, encoder_blocks=looks_at_encoder_blocks(settings.objective)
+def _check(job: DistillJob, targets: dict[str, CachedTargets]) -> None:
+    """Raise ConfigError for what would fail later, before anything is written."""
+    settings = job.settings
+    if job.teacher is not None:
+        check_vocabulary(job.teacher, job.tokenizer)
+    student = job.student
+    student.check_dtype(resolve_dtype(settings.dtype), "distill.dtype")
+    student.check_length(job.input_length, "tokens.input_length")
+    deepspeed_config(settings, distributed.world_size())
+    check_compile(settings)
+    for side in job.sides:
+        cached = targets.get(side.prefix)
+        if cached is not None:
+            check_targets(settings, cached.settings)
+            if cached.kind == "states":
+                seen = tail_architecture(cached.cache).shape
+                check_objective(settings.objective, student.shape, seen)
+        else:
+            teacher = side.cache.teacher.architecture
+            teacher.check_dtype(side.cache.dtype, "teacher.dtype")
+            check_objective(settings.objective, student.shape, teacher.shape)
+    if job.init is not None:
+        check_init(job.init, student.shape, _required(job).shape)
+
+
+def _initial_student(job: DistillJob) -> ModelDirectory:
+    """Return the student's first weights, made by rank 0 when they are not there yet."""
+    directory = job.output.root / "initial"
+    if distributed.rank() == 0:
+        job.output.begin(alone=True)
+        if not (directory / "config.json").exists():
+            say(f"{job.label}: {describe(job.student.shape)}")
+            _write_initial(job, directory)
+    distributed.barrier()
+    return ModelDirectory(str(directory), directory)
+
+
+def _write_initial(job: DistillJob, directory: Path) -> None:
+    write_initial_student(
+        job.student,
+        job.init,
+        job.teacher,
+        job.seed,
+        directory,
+        batches=lambda: _importance_batches(job),
+        device=distributed.device(),
     )
 
 
-def _teacher(
-    recipe: Recipe, targets: CachedTargets | None, tokens: Artifact, pad_token_id: int
-) -> Teacher | None:
-    """Open the teacher's side of the objective, where it needs more than the cached targets themselves.
+def _importance_batches(job: DistillJob) -> list[Batch]:
+    """Return the rows on which the importance of the teacher's units is estimated.
 
-    Raises CorruptArtifact when the cached targets are not those of the labels.
+    They are the first that a training run of this seed would see.
     """
-    settings, device = recipe.distill, distributed.device()
-    if settings.targets == "online" and presets.needs_teacher(part_weights(settings.objective)):
-        spec = lineage.required_teacher(recipe)
-        # Captured states are not used, but a block must be named: the first.
-        return OnlineTeacher(
-            teacher_loader(recipe).load(spec, (0, 0)), *teacher_places(settings.objective, -1)
-        )
-    if targets is not None and targets.kind == "states":
-        # Block 0 of the tail is the block at the cut.
-        tail = open_tail(targets.cache, device, *teacher_places(settings.objective, 0))
-        check_labels(tokens, targets, 0, pad_token_id, tail)
-        replays = (
-            looks_at_encoder_blocks(settings.objective)
-            or not targets.settings.states.encoder_output
-        )
-        return CachedTeacher(tail, targets.settings.states, replays_encoder=replays)
-    if targets is not None:
-        check_labels(tokens, targets, 0, pad_token_id, None)
-    return None
+    init = job.init
+    assert init is not None
+    source = TokenSource(job.train, job.student)
+    rows = SampleOrder(source.shard_rows, init.importance_rows, job.seed).batch(0)
+    size = init.importance_batch
+    return [source.read(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
-def _student_config(recipe: Recipe, tokenizer: Path) -> Any:
-    vocabulary = len(AutoTokenizer.from_pretrained(tokenizer))
-    if recipe.teacher is None:
-        return student_config(recipe.student, None, vocabulary)
-    directory = open_model(recipe.teacher.model).path
-    teacher = AutoConfig.from_pretrained(directory)
-    check_vocabulary(recipe.teacher.model, directory, teacher.vocab_size, tokenizer)
-    separate_head = family_of(teacher).head_is_separate(read_entries(directory))
-    return student_config(recipe.student, teacher, vocabulary, separate_head)
-
-
-def _check(recipe: Recipe, config: Any, targets: CachedTargets | None) -> None:
-    """Raise ConfigError for what would fail later, before anything is written."""
-    settings, family = recipe.distill, family_of(config)
-    check_dtype(config, resolve_dtype(settings.dtype), "distill.dtype")
-    check_length(config, recipe.tokens.input_length, "tokens.input_length")
-    deepspeed_config(settings)
-    check_compile(settings)
-    if targets is not None:
-        check_targets(settings, targets.settings)
-    elif presets.needs_teacher(part_weights(settings.objective)):
-        spec = lineage.required_teacher(recipe)
-        teacher = AutoConfig.from_pretrained(open_model(spec.model).path)
-        check_dtype(teacher, resolve_dtype(spec.dtype), "teacher.dtype")
-        check_objective(settings.objective, family.shape(config), family_of(teacher).shape(teacher))
-    if targets is not None and targets.kind == "states":
-        seen = AutoConfig.from_pretrained(targets.cache.root / "tail")
-        check_objective(settings.objective, family.shape(config), family.shape(seen))
-    if recipe.student.from_teacher is not None:
-        teacher = AutoConfig.from_pretrained(
-            open_model(lineage.required_teacher(recipe).model).path
-        )
-        check_init(recipe.student.from_teacher, family.shape(config), family.shape(teacher))
+def _required(job: DistillJob) -> Architecture:
+    """Return the teacher that first weights come from; raises ConfigError when the recipe names none."""
+    required_teacher(job.recipe)
+    assert job.teacher is not None
+    return job.teacher.architecture
 
 
 def _summary(trained: Trained, settings: Distill) -> dict[str, Any]:
     summary: dict[str, Any] = {"validation": trained.validation, "steps": trained.steps}
     if settings.patience is not None:
-        summary |= {
-            "max_steps": settings.max_steps,
-            "stopped_early": trained.steps < settings.max_steps,
-        }
+        stopped = trained.steps < settings.max_steps
+        summary |= {"max_steps": settings.max_steps, "stopped_early": stopped}
     if settings.export == "best":
         summary |= {"exported_step": trained.exported}
     return summary
 
 
-def _importance_batches(recipe: Recipe, init: Init | None, source: TokenSource) -> list[Batch]:
-    """The rows on which the importance of the teacher's units is estimated: the first a training run of this seed would see."""
-    assert init is not None
-    rows = SampleOrder(source.shard_rows, init.importance_rows, recipe.seed).batch(0)
-    size = init.importance_batch
-    return [source.read(rows[start : start + size]) for start in range(0, len(rows), size)]
-
-
-def _card(recipe: Recipe, output: Output, config: Any, trained: Trained) -> str:
-    shape, cut = family_of(config).shape(config), False
-    if recipe.student.from_teacher is not None:
-        source = AutoConfig.from_pretrained(open_model(lineage.required_teacher(recipe).model).path)
-        cut = narrower(shape, family_of(source).shape(source))
+def _card(job: DistillJob, trained: Trained) -> str:
+    shape = job.student.shape
+    cut = job.init is not None and narrower(shape, _required(job).shape)
     return model_card(
-        recipe,
-        output,
+        job.recipe,
+        job.output,
         shape=shape,
-        initial=describe_init(recipe.student.from_teacher, cut),
+        initial=describe_init(job.init, cut),
         steps=trained.exported,
         validation=trained.validation,
     )

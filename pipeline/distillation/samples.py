@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.training import distributed
 from pipeline.training.loader import Batch, BatchSource
 from pipeline.training.order import Row
+from pipeline.training.task import Engine
 
 #: Tokens that are generated of each row.
 LENGTH = 32
 
 
 @torch.no_grad()
-def greedy(engine: Any, batch: Batch, length: int, pad: int) -> torch.Tensor:
+def greedy(engine: Engine, batch: Batch, length: int, pad: int) -> torch.Tensor:
     """Return (rows, length) ids, each the most probable after those before it; every rank must call it.
 
     One forward pass of the engine a token: under ZeRO-3 a model's own `generate` would pass by what gathers its weights.
@@ -26,13 +25,17 @@ def greedy(engine: Any, batch: Batch, length: int, pad: int) -> torch.Tensor:
     written = torch.full((rows, length), pad, dtype=torch.long, device=batch["input_ids"].device)
     for position in range(length):
         # Later positions are not seen by this one.
-        ids = engine(batch=batch | {"labels": written}, predict=True)["ids"]
+        ids = engine(batch=batch | {"labels": written}, wanted="ids")["ids"]
         written[:, position] = ids[:, position]
     return written
 
 
 def samples(
-    engine: Any, source: BatchSource, rows: list[Row], tokenizer: PreTrainedTokenizerBase, pad: int
+    engine: Engine,
+    source: BatchSource,
+    rows: list[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    pad: int,
 ) -> dict[str, str]:
     """Return Markdown for each row: the input, the target and what the model writes; every rank must call it."""
     batch = {name: tensor.to(distributed.device()) for name, tensor in source.read(rows).items()}

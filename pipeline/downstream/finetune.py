@@ -169,11 +169,11 @@ def _preflight(recipe: Recipe, pending: list[Unit], data: Mapping[str, TaskData]
     if pending:
         from pipeline.training import distributed
         from pipeline.training.compilation import check_compile
-        from pipeline.training.engine import deepspeed_config
+        from pipeline.training.configuration import deepspeed_config
 
         distributed.setup()
         for unit in pending:
-            deepspeed_config(unit.settings)
+            deepspeed_config(unit.settings, distributed.world_size())
             check_compile(unit.settings)
     for found in data.values():
         _tell(found)

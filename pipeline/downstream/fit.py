@@ -13,9 +13,10 @@ from pipeline.downstream.lessons import Lesson
 from pipeline.downstream.record import positive_label
 from pipeline.downstream.tasks import Examples, TaskData
 from pipeline.downstream.unit import Unit
+from pipeline.models import open_model
 
 if TYPE_CHECKING:
-    from pipeline.training.loop import LossFn, Trained, ValidateFn
+    from pipeline.training.loop import Trained
 
 
 def fit(
@@ -29,30 +30,37 @@ def fit(
     from pipeline.training.compilation import compile_blocks
     from pipeline.training.engine import load_model
     from pipeline.training.export import export_model
-    from pipeline.training.loop import train
-    from pipeline.training.meter import model_cost
+    from pipeline.training.loop import Destination, train
+    from pipeline.training.task import Task
 
     settings, root = unit.settings, unit.output.root
     source = EncodedSource(encode(tokenizer, train_on, unit.task), tokenizer.pad_token_id)
     encoded = encode(tokenizer, data.validation, unit.task)
-    model = load_model(unit.directory, settings)
+    model = load_model(open_model(unit.candidate.model), settings)
     if settings.compile:
         compile_blocks(model)
-    trained = train(
-        model=model,
-        settings=settings,
-        source=source,
-        loss=_loss(source.mean_target_tokens, lesson),
-        out=root,
-        identity=unit.output.fingerprint,
-        seed=unit.seed,
-        label=f"finetune {unit}",
-        validate=_validate(unit, data, encoded, tokenizer),
-        order=BucketedOrder(
-            source.lengths, settings.batch_size, unit.seed, settings.bucket_batches
-        ),
-        cost=model_cost(model.config),
+    loss, validate = (
+        _loss(source.mean_target_tokens, lesson),
+        _validate(unit, data, encoded, tokenizer),
     )
+
+    class FineTuning(Task):
+        label = f"finetune {unit}"
+
+        def loss(self, engine: Any, batch: Any, step: int) -> Any:
+            return loss(engine, batch, step)
+
+        def validate(self, engine: Any, step: int) -> Any:
+            return validate(engine, step)
+
+        def flops(self, source: int, target: int) -> float:
+            from pipeline.models.architecture import Architecture
+
+            return Architecture.of(model.config).training_flops(source, target).total
+
+    order = BucketedOrder(source.lengths, settings.batch_size, unit.seed, settings.bucket_batches)
+    place = Destination(root, unit.output.fingerprint, unit.seed)
+    trained = train(model, FineTuning(), source, order, settings, place)
     if distributed.rank() == 0:
         steps = {"best": trained.exported, "trained": trained.steps}
         kept = {name: trained.validation[name] for name in unit.task.measured_by}
@@ -63,7 +71,7 @@ def fit(
     trained.engine.destroy()
 
 
-def _loss(mean_target_tokens: float, lesson: Lesson | None) -> LossFn:
+def _loss(mean_target_tokens: float, lesson: Lesson | None) -> Any:
     """Cross-entropy of the target tokens, summed and divided by rows × the training set's mean target length.
 
     A token weighs the same in whatever micro batch it falls, so the gradient does not depend on how a batch is divided;
@@ -84,9 +92,9 @@ def _loss(mean_target_tokens: float, lesson: Lesson | None) -> LossFn:
     return loss
 
 
-def _validate(unit: Unit, data: TaskData, encoded: Encoded, tokenizer: Any) -> ValidateFn:
+def _validate(unit: Unit, data: TaskData, encoded: Encoded, tokenizer: Any) -> Any:
     """What lacks of the best possible score first, which is what training looks at, then every metric."""
-    from pipeline.training.engine import is_partitioned
+    from pipeline.training.configuration import is_partitioned
 
     task, positive = unit.task, positive_label(data)
     top = 100.0 if task.kind == "generation" else 1.0

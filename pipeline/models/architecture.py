@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.families import Family, Shape, family_of
+from pipeline.families import Family, Shape, check_dtype, check_length, family_of
 from pipeline.models import flops
 from pipeline.models.flops import Flops
 from pipeline.models.size import Size, Sizes
@@ -76,6 +76,14 @@ class Architecture:
     def with_shape(self, shape: Shape) -> Architecture:
         """Return the architecture with other dimensions; raises ConfigError for a shape it cannot have."""
         return Architecture(self.family.with_shape(self.config, shape), self.separate_head)
+
+    def check_dtype(self, dtype: str, setting: str) -> None:
+        """Raise ConfigError when models of this family overflow in `dtype`; setting: the recipe's key."""
+        check_dtype(self.config, dtype, setting)
+
+    def check_length(self, length: int, setting: str) -> None:
+        """Raise ConfigError when the model has no positions for `length` tokens; setting: the recipe's key."""
+        check_length(self.config, length, setting)
 
     def empty(self, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         """Return a model on the meta device: everything except its numbers."""

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.distillation.objective import check_targets
 from pipeline.errors import ConfigError
 from pipeline.planning.estimate import LinkEstimate, readers
-from pipeline.distillation.objective import check_targets
 
 #: Allocators fragment and libraries keep workspaces: more than this share of a device cannot be planned with.
 USABLE = 0.9

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from pipeline.distillation.links import link_steps
 from pipeline.families import Shape, family_of
 from pipeline.models.published import describe
 from pipeline.models.size import Size, Sizes
 from pipeline.recipe import Recipe
 from pipeline.student.chain import chain_shapes
 from pipeline.student.shapes import student_config, student_shape
-from pipeline.distillation.interpolated import link_steps
 
 
 @dataclass(frozen=True)

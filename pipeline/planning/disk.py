@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 
-from pipeline import lineage
-from pipeline.corpus.corruption import example_lengths
+from pipeline.corpus.lengths import example_lengths
+from pipeline.corpus.tokens import open_tokens
 from pipeline.errors import ConfigError
 from pipeline.families import family_of
+from pipeline.layout import Run
 from pipeline.planning.chain import Model
 from pipeline.recipe import Cache, Recipe, States
-from pipeline.teacher.capture import resolve_cut
 from pipeline.teacher.cache_size import SHARD_BYTES, row_bytes
+from pipeline.teacher.cuts import resolve_cut
 
 #: The kinds a plan compares, by name: what a recipe's `cache` says for each.
 KINDS = ("states", "states int8", "sampled", "topk")
@@ -51,7 +52,7 @@ def rows_of(recipe: Recipe, tokens: float | None) -> Rows:
     )
     root = recipe.root / "tokens" / "train"
     if tokens is None and (root / "manifest.json").is_file():
-        artifact = lineage.tokens_artifact(recipe, "train")
+        artifact = open_tokens(Run(recipe.root), "train")
         columns = artifact.shards[0].columns
         source, target = (columns[name].row_shape[0] for name in ("input_ids", "labels"))
         count = artifact.manifest.totals["rows"]

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from pipeline.distillation.objective import part_weights
+from pipeline.distillation.places import looks_at_encoder_blocks
 from pipeline.families import Shape, family_of
 from pipeline.hardware import resolve_dtype
-from pipeline.lineage import read_deepspeed_json
 from pipeline.models import flops
 from pipeline.objectives import presets
 from pipeline.planning import disk
@@ -21,8 +22,7 @@ from pipeline.planning.gpus import Device
 from pipeline.planning.memory import RankMemory, rank_memory
 from pipeline.planning.step import forward_bytes, step_bytes
 from pipeline.recipe import Cache, Recipe
-from pipeline.distillation.distiller import looks_at_encoder_blocks
-from pipeline.distillation.objective import part_weights
+from pipeline.training.configuration import read_deepspeed_json
 
 
 @dataclass(frozen=True)

@@ -17,18 +17,21 @@ from unittest import mock
 import torch
 from torch.fx.experimental import _config
 
+from pipeline.distillation.distiller import Distiller
+from pipeline.distillation.objective import part_weights
+from pipeline.distillation.places import teacher_places
+from pipeline.distillation.references import CachedTeacher, OnlineTeacher, ReferenceTeacher
+from pipeline.distillation.sides import Side
 from pipeline.families import family_of
-from pipeline.objectives import logits, relations
+from pipeline.objectives import logits, presets, relations
 from pipeline.objectives.head import chunks
 from pipeline.planning.chain import Model
 from pipeline.planning.disk import tail_weights
 from pipeline.planning.live import LiveBytes
 from pipeline.recipe import Cache, Distill, States
-from pipeline.teacher.loaded import whole_teacher
+from pipeline.teacher.loaded import WholeTeacher
 from pipeline.teacher.tail import Tail
-from pipeline.distillation.distiller import Distiller, teacher_places
 from pipeline.training.engine import prepare_config
-from pipeline.distillation.references import CachedTeacher, OnlineTeacher, Teacher
 
 _settings: Any = _config
 
@@ -72,7 +75,9 @@ def step_bytes(
                 {"use_reentrant": False, "preserve_rng_state": False}
             )
     reference = _teacher(settings, cache, teacher, teacher_dtype) if teacher is not None else None
-    distiller = Distiller(model, settings.objective, reference, settings.max_steps)
+    compares = presets.needs_teacher(part_weights(settings.objective))
+    sides = [Side("", None, reference)] if compares else []
+    distiller = Distiller(model, settings.objective, sides, settings.max_steps)
     distiller.to("meta")
     converted = cache.states.dtype not in ("auto", str(teacher_dtype).removeprefix("torch."))
     batch = _batch(settings, cache, teacher, rows, lengths, teacher_dtype)
@@ -96,7 +101,7 @@ def forward_bytes(
 ) -> int:
     """The most a teacher's forward pass holds beside its weights; whole: whether it runs to the end."""
     model = teacher.empty(dtype)
-    loaded = whole_teacher(
+    loaded = WholeTeacher(
         model, (teacher.shape.encoder_layers - 1, teacher.shape.decoder_layers - 1)
     )
     with _quietly(), _attention(fused=True), LiveBytes() as live, torch.no_grad():
@@ -105,9 +110,11 @@ def forward_bytes(
     return live.peak
 
 
-def _teacher(settings: Distill, cache: Cache, teacher: Model, dtype: torch.dtype) -> Teacher:
+def _teacher(
+    settings: Distill, cache: Cache, teacher: Model, dtype: torch.dtype
+) -> ReferenceTeacher:
     if settings.targets == "online":
-        whole = whole_teacher(teacher.empty(dtype), (0, 0))
+        whole = WholeTeacher(teacher.empty(dtype), (0, 0))
         return OnlineTeacher(whole, *teacher_places(settings.objective, -1))
     config, weights = tail_weights(cache, teacher)
     tail = family_of(config).build_tail(
@@ -116,7 +123,7 @@ def _teacher(settings: Distill, cache: Cache, teacher: Model, dtype: torch.dtype
     return CachedTeacher(Tail(tail, *teacher_places(settings.objective, 0)), States())
 
 
-def _weights(reference: Teacher | None) -> list[torch.Tensor]:
+def _weights(reference: ReferenceTeacher | None) -> list[torch.Tensor]:
     if isinstance(reference, CachedTeacher):
         return list(reference._tail.model.parameters())
     return (

@@ -19,9 +19,14 @@ from pathlib import Path
 
 from pipeline import lineage
 from pipeline.artifacts import Output
-from pipeline.corpus import build
+from pipeline.corpus.job import resolve as resolve_tokens
+from pipeline.corpus.tokens import open_tokens
+from pipeline.distillation.job import resolve as resolve_distill
 from pipeline.errors import ConfigError
+from pipeline.layout import Run
 from pipeline.recipe import Recipe
+from pipeline.teacher.job import required_teacher
+from pipeline.teacher.job import resolve as resolve_cache
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def plan_jobs(
     from pipeline.distillation.objective import needs_cache
 
     cached = needs_cache(recipe.distill)
-    plan.add("tokens", "tokenize_corpus", (), lambda: build.is_complete(recipe))
+    plan.add("tokens", "tokenize_corpus", (), lambda: resolve_tokens(recipe).is_complete())
     needs = ["tokens"]
     if recipe.teacher is not None:
         needs += _maker(plan, recipe, recipe.teacher.model)
@@ -117,7 +122,7 @@ def plan_jobs(
             f"distill/{recipe.distill.name}",
             "distill",
             needs,
-            lambda: lineage.distill_output(recipe, needs_cache=cached).complete(),
+            lambda: resolve_distill(recipe).output.complete(),
         )
     # Every recipe has the section; one that says nothing of it wants no assistants.
     if (
@@ -152,22 +157,22 @@ def _add_cache(
     number: int | None = None,
 ) -> None:
     def chosen() -> Recipe:
-        from pipeline.distillation.interpolated import link
+        from pipeline.distillation.links import resolve_link
 
-        return recipe if number is None else link(recipe, number)
+        return recipe if number is None else resolve_link(recipe, number).recipe
 
     def items(ready: bool) -> Sequence[str]:
         if not ready:
             return [f"{task}::{tasks}" for task in range(tasks)]
-        return split_shards(missing_shards(lineage.cache_output(chosen()), recipe), tasks)
+        return split_shards(missing_shards(resolve_cache(chosen()).output, recipe), tasks)
 
     arguments = () if number is None else ("--link", str(number), "--part", "cache")
-    plan.add(key, stage, needs, lambda: lineage.cache_output(chosen()).complete(), items, arguments)
+    plan.add(key, stage, needs, lambda: resolve_cache(chosen()).output.complete(), items, arguments)
 
 
 def missing_shards(output: Output, recipe: Recipe) -> list[int]:
     """Shards of a cache that are to be made; shard 0 at least, whose process also writes the tail."""
-    count = len(lineage.tokens_artifact(recipe, "train").shards)
+    count = len(open_tokens(Run(recipe.root), "train").shards)
     missing = output.missing(count)
     wants_tail = "states" in output.payload["settings"]["kinds"]
     if not missing or (wants_tail and not (output.root / "tail" / "config.json").is_file()):
@@ -193,12 +198,12 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _add_chain(plan: Plan, recipe: Recipe, needs: Sequence[str], tasks: int, cached: bool) -> None:
-    from pipeline.distillation.interpolated import link_complete, link_names
+    from pipeline.distillation.links import link_names, resolve_link
 
     needs = list(needs)
     if cached:
         # Asked again: --from distill_interpolated leaves the first cache to this stage.
-        teacher = lineage.required_teacher(recipe)
+        teacher = required_teacher(recipe)
         cache = f"teacher_cache/{teacher.name}"
         needs = [key for key in needs if key != cache]
         _add_cache(plan, recipe, cache, "distill_interpolated", needs, tasks, 1)
@@ -210,7 +215,7 @@ def _add_chain(plan: Plan, recipe: Recipe, needs: Sequence[str], tasks: int, cac
             key,
             "distill_interpolated",
             needs,
-            lambda number=number: link_complete(recipe, number),  # type: ignore[misc]
+            lambda number=number: resolve_link(recipe, number).complete(),  # type: ignore[misc]
             arguments=("--link", str(number), "--part", "distill"),
         )
         needs = ["tokens", key]

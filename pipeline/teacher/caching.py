@@ -6,89 +6,77 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from pipeline import lineage
-from pipeline.artifacts import Artifact, Output, ShardRecord, lock
+from pipeline.artifacts import Output, ShardRecord, lock
 from pipeline.artifacts.shard import Rows
 from pipeline.console import Progress, say
 from pipeline.errors import ConfigError, CorruptArtifact
-from pipeline.families import check_dtype, check_length, family_of
-from pipeline.hardware import resolve_dtype
-from pipeline.models import open_model
-from pipeline.recipe import Recipe
 from pipeline.teacher import sparse, states
-from pipeline.teacher.capture import Captured, resolve_cut
-from pipeline.teacher.fidelity import replay_fidelity
-from pipeline.teacher.loaded import WHOLE, LoadedTeacher, Loader
-from pipeline.teacher.model_inputs import model_inputs
 from pipeline.teacher.cache_size import cache_bytes, require_disk
+from pipeline.teacher.capture import Captured
+from pipeline.teacher.fidelity import replay_fidelity
+from pipeline.teacher.job import CacheJob
+from pipeline.teacher.loaded import TailState, Teacher, load_teacher
+from pipeline.teacher.model_inputs import model_inputs
 from pipeline.teacher.tail import TAIL_FILES, Tail, write_tail
 from pipeline.teacher.vocabulary import check_vocabulary
 from pipeline.teacher.writing import Writing
 
-#: Replay may differ from the teacher by rounding (a GPU may choose other kernels); more than this is a fault.
+#: The most a replay may differ from the teacher, as a share of its largest value. Rounding differs where
+#: a GPU chooses other kernels; more than this is a fault.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 1e-2}
 
 
-class _Facts(NamedTuple):
-    """What the recipe and the teacher's configuration decide before the teacher is loaded."""
-
-    cuts: tuple[int, int]
-    width: int
-    vocab_size: int
-
-
 def cache_teacher(
-    recipe: Recipe, rank: int = 0, world: int = 1, shards: str | None = None, loader: Loader = WHOLE
+    job: CacheJob, rank: int = 0, world: int = 1, shards: str | None = None
 ) -> Output:
-    """Bring RUN/teacher_cache/<teacher.name> to completion; this process takes what is missing of every `world`-th shard.
+    """Bring job.output to completion; this process takes what is missing of every `world`-th shard.
 
-    shards: restricts the work of all processes to these, as `chosen_shards` reads them. loader: how the teacher is brought up.
-    Raises ConfigError when teacher and tokens do not fit,
-    ArtifactError when the disk is too small for the whole cache, and CorruptArtifact when replaying a shard's sample does not give
-    what the teacher gives.
+    shards: restricts the work of all processes to these, as `chosen_shards` reads them.
+    Raises ConfigError when teacher and tokens do not fit, and ArtifactError when the disk is too small
+    for the whole cache. Raises CorruptArtifact when replaying a shard's sample does not give what the
+    teacher gives.
     """
-    output = lineage.cache_output(recipe)
+    output = job.output
     if output.complete():
         return output
-    tokens = lineage.tokens_artifact(recipe, "train")
-    tokens.require_sizes()
-    facts = _check(recipe)
+    count = len(job.tokens.shards)
+    job.tokens.require_sizes()
+    _check(job)
     output.begin()
-    missing = output.missing(len(tokens.shards))
-    left = [tokens.shards[index] for index in missing]
-    require_disk(
-        output.root,
-        cache_bytes(recipe.cache, left, facts.width, facts.vocab_size, output.payload["dtype"]),
-    )
-    # By index and not by place in `missing`: a process that starts late finds less missing than one that started early.
-    share = chosen_shards(shards, len(tokens.shards))[rank::world]
+    missing = output.missing(count)
+    _require_disk(job, missing)
+    # By index, not by position in `missing`: a process that starts late finds less missing than one
+    # that started early.
+    share = chosen_shards(shards, count)[rank::world]
     mine = sorted(set(share) & set(missing))
-    files = TAIL_FILES if "states" in recipe.cache.kinds else ()
-    tail_is_mine = 0 in share and not _present(output.root, files)
-    if mine or tail_is_mine or (loader.together and (missing or not _present(output.root, files))):
-        teacher = loader.load(lineage.required_teacher(recipe), facts.cuts)
-        worker = _Worker(recipe, output, tokens, facts, teacher)
-        if tail_is_mine:
+    files = TAIL_FILES if "states" in job.settings.kinds else ()
+    lacks_tail = not _present(output.root, files)
+    writes_tail = 0 in share and lacks_tail
+    if mine or writes_tail or (job.together and (missing or lacks_tail)):
+        teacher = load_teacher(job.teacher, job.dtype, job.cuts, job.deepspeed)
+        worker = _Worker(job, teacher)
+        if writes_tail:
             with lock.in_turn(output.root):  # with the same command started twice
                 if not _present(output.root, files):
                     write_tail(*worker.tail_state, output.root / "tail")
         worker.run(mine, quiet=rank != 0)
         teacher.close()
     if _present(output.root, files) and output.finish(
-        len(tokens.shards), files, provenance={"world_size": world}
+        count, files, provenance={"world_size": world}
     ):
-        say(f"teacher_cache: {len(tokens.shards)} shards complete in {output.root}")
+        say(f"teacher_cache: {count} shards complete in {output.root}")
     return output
 
 
 def chosen_shards(text: str | None, count: int) -> list[int]:
-    """Indices below `count` that `text` names: `3,7-9`, or `1::4` for every fourth from 1 on; all when None.
+    """Return the indices below `count` that `text` names, all when None.
 
-    Those beyond the last are left out. Raises ConfigError for anything else.
+    text: `3,7-9`, or `1::4` for every fourth from 1 on; indices beyond the last are left out. Raises
+    ConfigError for anything else.
     """
     if text is None:
         return list(range(count))
@@ -103,79 +91,65 @@ def chosen_shards(text: str | None, count: int) -> list[int]:
     return sorted(chosen)
 
 
-def _check(recipe: Recipe) -> _Facts:
+def _check(job: CacheJob) -> None:
     """Raise ConfigError for what would fail later, before anything is written."""
-    from transformers import AutoConfig
-
-    spec, cache = lineage.required_teacher(recipe), recipe.cache
-    directory = open_model(spec.model).path
-    config = AutoConfig.from_pretrained(directory)
-    family = family_of(config)
-    check_dtype(config, resolve_dtype(spec.dtype), "teacher.dtype")
-    check_vocabulary(spec.model, directory, config.vocab_size, lineage.tokenizer_directory(recipe))
-    check_length(config, recipe.tokens.input_length, "tokens.input_length")
-    shape = family.shape(config)
-    cuts = (
-        resolve_cut(cache.encoder_cut, shape.encoder_layers, "encoder_cut"),
-        resolve_cut(cache.decoder_cut, shape.decoder_layers, "decoder_cut"),
-    )
-    if "topk" in cache.kinds and cache.topk.k >= config.vocab_size:
+    teacher, settings = job.teacher.architecture, job.settings
+    teacher.check_dtype(job.dtype, "teacher.dtype")
+    check_vocabulary(job.teacher, job.tokenizer)
+    teacher.check_length(job.input_length, "tokens.input_length")
+    _ = job.cuts  # refuses blocks that are not there
+    if "topk" in settings.kinds and settings.topk.k >= teacher.vocab_size:
         raise ConfigError(
-            f"cache.topk.k {cache.topk.k}: the teacher's vocabulary has {config.vocab_size} tokens"
+            f"cache.topk.k {settings.topk.k}: the teacher's vocabulary has "
+            f"{teacher.vocab_size} tokens"
         )
-    return _Facts(cuts, shape.d_model, config.vocab_size)
+
+
+def _require_disk(job: CacheJob, missing: Sequence[int]) -> None:
+    """Raise ArtifactError unless the shards that are missing fit on the disk."""
+    tokens, teacher = [job.tokens.shards[index] for index in missing], job.teacher.architecture
+    width, vocab_size = teacher.shape.d_model, teacher.vocab_size
+    need = cache_bytes(job.settings, tokens, width, vocab_size, job.dtype)
+    require_disk(job.output.root, need)
 
 
 class _Worker:
     """A loaded teacher that turns token shards into cache shards."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        output: Output,
-        tokens: Artifact,
-        facts: _Facts,
-        teacher: LoadedTeacher,
-    ) -> None:
-        self.output, self.tokens, self.cache, self.seed = output, tokens, recipe.cache, recipe.seed
-        self.facts, self.teacher = facts, teacher
-        self.dtype = resolve_dtype(lineage.required_teacher(recipe).dtype)
-        config: Any = teacher.model.config
-        self.pad_token_id: int = config.pad_token_id
+    def __init__(self, job: CacheJob, teacher: Teacher) -> None:
+        self.job, self.teacher, self.cache = job, teacher, job.settings
+        architecture = job.teacher.architecture
+        self.pad_token_id, self.vocab_size = architecture.pad_token_id, architecture.vocab_size
         self.has_states = "states" in self.cache.kinds
+        #: Whether a pass runs to its end.
         self.whole = bool({"sampled", "topk"} & set(self.cache.kinds))
-        self.tail_state: tuple[Any, dict[str, torch.Tensor]] = (
-            teacher.tail() if self.has_states else (None, {})
-        )
-        self.tail = Tail(teacher.family.build_tail(*self.tail_state)) if self.has_states else None
+        self.tail: Tail | None = None
+        if self.has_states:
+            self.tail_state: TailState = teacher.tail_state()
+            self.tail = Tail(teacher.family.build_tail(*self.tail_state))
 
     def run(self, shards: list[int], *, quiet: bool) -> None:
-        records = [self.tokens.shards[index] for index in shards]
-        with (
-            Writing() as writing,
-            Progress(
-                "cache_teacher", sum(record.rows for record in records), "row", quiet=quiet
-            ) as progress,
-        ):
-            # Where ranks make their passes together, those that are done early take part in what the others still need.
-            mine = sum(
-                math.ceil(record.rows / self.cache.batch_size) + self.has_states
-                for record in records
-            )
-            most = self.teacher.most_passes(mine) if self.teacher.most_passes is not None else mine
+        """Write these shards."""
+        records = [self.job.tokens.shards[index] for index in shards]
+        rows = sum(record.rows for record in records)
+        with Writing() as writing, Progress("cache_teacher", rows, "row", quiet=quiet) as progress:
+            # Where ranks make their passes together, those that are done early take part in what the
+            # others still need.
+            batches = sum(math.ceil(record.rows / self.cache.batch_size) for record in records)
+            passes = batches + self.has_states * len(records)
             for record in records:
                 self._shard(record, writing, progress)
-            for _ in range(most - mine):
+            for _ in range(self.teacher.most_passes(passes) - passes):
                 self.teacher.run(self._batch(0, 0, 1), self.whole)
 
     def _batch(self, shard: int, start: int, stop: int) -> dict[str, torch.Tensor]:
-        rows = self.tokens.rows(shard, slice(start, stop), ("input_ids", "labels"))
+        rows = self.job.tokens.rows(shard, slice(start, stop), ("input_ids", "labels"))
         inputs = model_inputs(rows, self.pad_token_id)
         return {name: tensor.to(self.teacher.device) for name, tensor in inputs.items()}
 
     def _shard(self, record: ShardRecord, writing: Writing, progress: Progress) -> None:
         index, size = record.index, self.cache.batch_size
-        writing.begin(self.output, index, record.rows)
+        writing.begin(self.job.output, index, record.rows)
         notes: dict[str, Any] = {"token_shard_sha256": record.sha256}
         for start in range(0, record.rows, size):
             stop = min(start + size, record.rows)
@@ -213,12 +187,12 @@ class _Worker:
                     head,
                     scored,
                     self.cache.sampled,
-                    seed=self.seed,
+                    seed=self.job.seed,
                     shard=shard,
                     first_row=first_row,
                 )
             if "topk" in self.cache.kinds:
-                k, vocab_size = self.cache.topk.k, self.facts.vocab_size
+                k, vocab_size = self.cache.topk.k, self.vocab_size
                 columns |= sparse.topk_columns(captured.decoder_output, head, scored, k, vocab_size)
         return columns
 
@@ -228,7 +202,7 @@ class _Worker:
         """Notes on a shard from its first batch: how well it gives back the teacher, and what ties it to its labels."""
         notes: dict[str, Any] = {"sample_rows": len(batch["labels"])}
         if self.tail is not None:
-            dtype = getattr(torch, self.dtype)
+            dtype = getattr(torch, self.job.dtype)
             tensors = {
                 name: rows for name, rows in columns.items() if isinstance(rows, torch.Tensor)
             }
@@ -236,14 +210,10 @@ class _Worker:
             decoder = states.restore("decoder_states", tensors, self.cache.states, dtype)
             assert encoder is not None
             assert decoder is not None
-            found = replay_fidelity(
-                self.teacher, self.tail, self.facts.cuts, batch, encoder, decoder
-            )
+            found = replay_fidelity(self.teacher, self.tail, self.job.cuts, batch, encoder, decoder)
             self._require_faithful(index, found)
             notes |= found
-        notes |= sparse.sparse_notes(
-            self.cache, columns, batch["labels"].cpu(), self.facts.vocab_size
-        )
+        notes |= sparse.sparse_notes(self.cache, columns, batch["labels"].cpu(), self.vocab_size)
         return notes
 
     def _require_faithful(self, index: int, found: dict[str, Any]) -> None:
@@ -251,8 +221,8 @@ class _Worker:
         worst = max(errors, key=lambda name: errors[name])
         finite = all(error < float("inf") for error in (*errors.values(), found["replay_kl"]))
         allowed = (
-            TOLERANCE[self.dtype]
-            if states.lossless(self.cache.states, self.dtype)
+            TOLERANCE[self.job.dtype]
+            if states.lossless(self.cache.states, self.job.dtype)
             else float("inf")
         )
         if not finite or not errors[worst] <= allowed:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from pipeline.errors import ConfigError
 from pipeline.families import Family
 from pipeline.families.base import Stack
 from pipeline.families.stacks import decode, encode
@@ -30,13 +29,6 @@ class Captured:
     encoder_output: torch.Tensor
     #: (batch, L_out, d_model), after the final norm; None when the forward was left at the cut.
     decoder_output: torch.Tensor | None
-
-
-def resolve_cut(cut: int, layers: int, name: str) -> int:
-    """Turn a cut (negative counts from the end) into a block index; raises ConfigError when there is no such block."""
-    if not -layers <= cut < layers:
-        raise ConfigError(f"cache.{name} {cut}: the teacher's stack has blocks 0 to {layers - 1}")
-    return cut % layers
 
 
 @torch.no_grad()

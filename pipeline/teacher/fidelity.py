@@ -10,7 +10,7 @@ from torch.nn.functional import kl_div, log_softmax
 from pipeline.families import Attention
 from pipeline.families.base import Head
 from pipeline.families.recorder import Recorder
-from pipeline.teacher.loaded import LoadedTeacher
+from pipeline.teacher.loaded import Teacher
 from pipeline.teacher.tail import Tail
 
 #: Rows of a shard whose labels' log-probabilities are kept in its sidecar.
@@ -19,7 +19,7 @@ NOTED_ROWS = 4
 
 @torch.inference_mode()
 def replay_fidelity(
-    teacher: LoadedTeacher,
+    teacher: Teacher,
     tail: Tail,
     cuts: tuple[int, int],
     batch: dict[str, torch.Tensor],

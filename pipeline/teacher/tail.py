@@ -12,11 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, PreTrainedModel
 
+from pipeline.artifacts import Artifact
 from pipeline.artifacts.atomic import publish_directory, temporary_name
 from pipeline.families import Attention, Shape, family_of
 from pipeline.families.base import Head
 from pipeline.families.recorder import QKV, BlockInput, Recorder
 from pipeline.families.stacks import decode, encode
+from pipeline.models.architecture import Architecture
 
 TAIL_FILES = ("tail/config.json", "tail/model.safetensors")
 #: Every attention at the block of the cut: the first of the tail.
@@ -120,3 +122,8 @@ def load_tail(
     config = AutoConfig.from_pretrained(directory)
     state = load_file(directory / "model.safetensors", device=str(device))
     return Tail(family_of(config).build_tail(config, state), blocks, inputs)
+
+
+def tail_architecture(cache: Artifact) -> Architecture:
+    """Return the architecture of a cache's tail: its layers are those from the cut on."""
+    return Architecture.of(AutoConfig.from_pretrained(cache.root / "tail"))

@@ -24,6 +24,7 @@ from pipeline.errors import CorruptArtifact, PipelineError
 from pipeline.training import distributed
 from pipeline.training.finite import is_finite
 from pipeline.training.resharding import universal_copy
+from pipeline.training.task import Engine
 
 
 class NotFinite(PipelineError):
@@ -53,7 +54,7 @@ class Checkpoints:
         self._unsound: set[Path] = set()
 
     def save(
-        self, engine: Any, step: int, state: Mapping[str, Any], best: int | None = None
+        self, engine: Engine, step: int, state: Mapping[str, Any], best: int | None = None
     ) -> None:
         """Save the engine after `step` optimiser steps, and `state` (JSON values) beside it; every rank must call it.
 
@@ -114,7 +115,7 @@ class Checkpoints:
         record = unseal((directory / "complete.json").read_bytes())
         return Checkpoint(directory, step, record["world_size"], record["state"])
 
-    def load(self, engine: Any, checkpoint: Checkpoint) -> None:
+    def load(self, engine: Engine, checkpoint: Checkpoint) -> None:
         """Restore `checkpoint`; the engine was initialised with `checkpoint.resharded` as its `universal`."""
         if not checkpoint.resharded:
             engine.load_checkpoint(str(self.root), tag=checkpoint.directory.name)

@@ -14,14 +14,20 @@ from pipeline.errors import ConfigError
 from pipeline.families import family_of
 from pipeline.families.base import Stack
 from pipeline.recipe import Optimisation
-from pipeline.training.engine import deepspeed_config
+from pipeline.training import distributed
+from pipeline.training.configuration import deepspeed_config
 
 
 def check_compile(settings: Optimisation) -> None:
     """Raise ConfigError where settings.compile cannot work."""
     if not settings.compile:
         return
-    if deepspeed_config(settings).get("zero_optimization", {}).get("stage", 0) == 3:
+    if (
+        deepspeed_config(settings, distributed.world_size())
+        .get("zero_optimization", {})
+        .get("stage", 0)
+        == 3
+    ):
         raise ConfigError(
             f"compile: {settings.deepspeed} asks for ZeRO-3, which gathers weights between any two modules and so leaves nothing "
             "to compile: set deepspeed=ds_configs/zero2_finetune.json, or compile=false"

@@ -1,72 +1,30 @@
-"""A Transformers model under DeepSpeed: configuration, construction under `zero.Init`, loading and gathering of weights."""
+"""A Transformers model under DeepSpeed: built under `zero.Init`, its weights loaded and gathered."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedModel
 
 from pipeline.errors import ConfigError
-from pipeline.families import family_of
 from pipeline.hardware import resolve_dtype
-from pipeline.lineage import read_deepspeed_json
-from pipeline.models.weights import place_of, read_entries, weight_files
+from pipeline.models import ModelDirectory
+from pipeline.models.weights import place_of, weight_files
 from pipeline.models.writing import stored_buffers
 from pipeline.recipe import Optimisation
 from pipeline.training import distributed
+from pipeline.training.configuration import deepspeed_config, is_partitioned
+from pipeline.training.task import Engine
 
 
-def deepspeed_config(settings: Optimisation) -> dict[str, Any]:
-    """Fill the "auto"s of the recipe's DeepSpeed JSON.
-
-    Raises ConfigError for a value that the recipe owns but the JSON sets too, and for a batch that does not divide.
-    """
-    config = read_deepspeed_json(settings.deepspeed)
-    world, dtype = distributed.world_size(), resolve_dtype(settings.dtype)
-    micro = settings.micro_batch_size or max(1, settings.batch_size // world)
-    if settings.batch_size % (micro * world):
-        raise ConfigError(
-            f"batch_size {settings.batch_size} is not a multiple of micro_batch_size {micro} × {world} ranks: change one"
-        )
-    owned = {
-        "train_batch_size": settings.batch_size,
-        "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": settings.batch_size // (micro * world),
-        "gradient_clipping": settings.gradient_clipping,
-        "bf16.enabled": dtype == "bfloat16",
-        "fp16.enabled": dtype == "float16",
-        "optimizer.params.lr": settings.learning_rate,
-        "optimizer.params.betas": list(settings.betas),
-        "optimizer.params.weight_decay": settings.weight_decay,
-    }
-    for path, value in owned.items():
-        *sections, key = path.split(".")
-        target = config
-        for section in sections:
-            target = target.setdefault(section, {})
-        if target.get(key, "auto") != "auto":
-            raise ConfigError(
-                f'{settings.deepspeed}: {path} belongs to the recipe; write "auto" there or leave it out'
-            )
-        target[key] = value
-    return config | {"steps_per_print": 10**12}
-
-
-def is_partitioned(settings: Optimisation) -> bool:
-    """Whether each rank holds a part of the weights (ZeRO-3)."""
-    return bool(
-        read_deepspeed_json(settings.deepspeed).get("zero_optimization", {}).get("stage", 0) == 3
-    )
-
-
-def prepare_config(config: Any, settings: Optimisation) -> None:
+def prepare_config(config: PretrainedConfig, settings: Optimisation) -> None:
     """Change a model's configuration to what it is trained with: the recipe's dropout, and no block left out."""
     for name in ("dropout_rate", "dropout", "attention_dropout", "activation_dropout"):
         if hasattr(config, name):
@@ -78,43 +36,55 @@ def prepare_config(config: Any, settings: Optimisation) -> None:
             setattr(config, name, 0.0)
 
 
-def load_model(directory: Path, settings: Optimisation) -> PreTrainedModel:
-    """Build the model in `directory` for training: partitioned from the start under ZeRO-3, else whole.
+def load_model(directory: ModelDirectory, settings: Optimisation) -> PreTrainedModel:
+    """Build a model for training: partitioned from the start under ZeRO-3, else whole.
 
     Parameters get the compute dtype; dropout is the recipe's.
     """
-    import deepspeed
-    from transformers.initialization import no_init_weights
-
-    config = deepspeed_config(settings)
-    model_config = AutoConfig.from_pretrained(directory)
-    prepare_config(model_config, settings)
-    partitioned = is_partitioned(settings)
-    context = (
-        deepspeed.zero.Init(config_dict_or_path=config) if partitioned else contextlib.nullcontext()
-    )
+    config = copy.deepcopy(directory.architecture.config)
+    prepare_config(config, settings)
+    partition = deepspeed_config(settings, distributed.world_size())
     dtype = getattr(torch, resolve_dtype(settings.dtype))
-    with no_init_weights(), context:
-        model = AutoModelForSeq2SeqLM.from_config(model_config, dtype=dtype)
-        model.tie_weights()
-        family = family_of(model_config)
-        if family.head_is_separate(read_entries(directory)):
-            family.separate_head(model)
-    load_weights(model, directory)
+    model = build_model(directory, config, dtype, partition if is_partitioned(settings) else None)
     if settings.activation_checkpointing:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FutureWarning
-            )  # release 6 of Transformers gives it another name
+            warnings.simplefilter("ignore", FutureWarning)  # Transformers 6 renames it
             model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
 
 
-def initialize(model: nn.Module, settings: Optimisation, *, universal: bool = False) -> Any:
+def build_model(
+    directory: ModelDirectory,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    partition: dict[str, Any] | None,
+) -> PreTrainedModel:
+    """Build the model that `config` describes and fill it with the weights of `directory`.
+
+    partition: the DeepSpeed configuration under which each rank holds a part of every weight; None
+    for whole weights. Raises ConfigError when names or shapes do not fit.
+    """
+    import deepspeed
+    from transformers.initialization import no_init_weights
+
+    context = contextlib.nullcontext()
+    if partition is not None:
+        context = deepspeed.zero.Init(config_dict_or_path=partition)
+    architecture = directory.architecture
+    with no_init_weights(), context:
+        model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(config, dtype=dtype)
+        model.tie_weights()
+        if architecture.separate_head:
+            architecture.family.separate_head(model)
+    load_weights(model, directory)
+    return model
+
+
+def initialize(model: nn.Module, settings: Optimisation, *, universal: bool = False) -> Engine:
     """Hand `model` to DeepSpeed; returns its engine. universal: a universal checkpoint will be loaded into it."""
     import deepspeed
 
-    config = deepspeed_config(settings)
+    config = deepspeed_config(settings, distributed.world_size())
     if universal:
         config["checkpoint"] = {**config.get("checkpoint", {}), "load_universal": True}
 
@@ -130,7 +100,7 @@ def initialize(model: nn.Module, settings: Optimisation, *, universal: bool = Fa
     return engine
 
 
-def set_learning_rate(engine: Any, rate: float) -> None:
+def set_learning_rate(engine: Engine, rate: float) -> None:
     """Set the learning rate of the next step; weights whose rate is scaled take their share of it."""
     for group, scale in zip(engine.optimizer.param_groups, engine.rate_scales, strict=True):
         group["lr"] = rate * scale
@@ -154,7 +124,7 @@ def group_by_scale(parameters: list[nn.Parameter]) -> dict[float, list[nn.Parame
     return dict(sorted(groups.items()))
 
 
-def load_weights(model: PreTrainedModel, directory: Path) -> None:
+def load_weights(model: PreTrainedModel, directory: ModelDirectory) -> None:
     """Copy the safetensors files of `directory` into `model`, partitioned or not.
 
     Raises ConfigError when names or shapes do not fit.
@@ -163,7 +133,7 @@ def load_weights(model: PreTrainedModel, directory: Path) -> None:
 
     parameters = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
     loaded: set[int] = set()
-    for file in weight_files(directory):
+    for file in weight_files(directory.path):
         with safe_open(file, framework="pt") as handle:
             for key in handle.keys():  # noqa: SIM118 - not a dict
                 name = place_of(key, model, parameters)
@@ -177,14 +147,28 @@ def load_weights(model: PreTrainedModel, directory: Path) -> None:
                     if target is not None:
                         target.copy_(handle.get_tensor(key))
                 loaded.add(id(parameters[name]))
+    _require_all(parameters, loaded, directory)
+    _compute_missing(model, loaded)
+
+
+def _require_all(
+    parameters: Mapping[str, torch.Tensor],
+    loaded: set[int],
+    directory: ModelDirectory,
+) -> None:
     absent = [
         name
         for name, parameter in parameters.items()
         if id(parameter) not in loaded and parameter.requires_grad
     ]
     if absent:
-        raise ConfigError(f"{directory}: no weight for {absent[0]} (and {len(absent) - 1} more)")
-    # Tables that are computed, not learned, need not be in the file (Marian's positions).
+        raise ConfigError(
+            f"{directory.path}: no weight for {absent[0]} (and {len(absent) - 1} more)"
+        )
+
+
+def _compute_missing(model: PreTrainedModel, loaded: set[int]) -> None:
+    """Fill tables that are computed, not learned, and need not be in a file (Marian's positions)."""
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             if id(parameter) not in loaded:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,9 +11,10 @@ from pipeline.errors import PipelineError
 from pipeline.training import distributed
 from pipeline.training.loader import Batch
 from pipeline.training.order import Row
+from pipeline.training.task import Engine, LossFunction
 
 
-def is_finite(engine: Any) -> bool:
+def is_finite(engine: Engine) -> bool:
     """Whether the weights and the optimizer's moments of every rank are finite; every rank must call it."""
     sound = all(
         bool(torch.isfinite(tensor).all())
@@ -24,7 +24,7 @@ def is_finite(engine: Any) -> bool:
     return distributed.largest(int(not sound)) == 0
 
 
-def _trained(engine: Any) -> Iterator[torch.Tensor]:
+def _trained(engine: Engine) -> Iterator[torch.Tensor]:
     # ZeRO trains float32 copies of this rank's share: flat ones, which its inner optimizer takes for parameters.
     outer = engine.optimizer
     for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups"):
@@ -35,8 +35,8 @@ def _trained(engine: Any) -> Iterator[torch.Tensor]:
 
 @torch.no_grad()
 def offending_rows(
-    engine: Any,
-    loss: Callable[[Any, Batch, int], dict[str, torch.Tensor]],
+    engine: Engine,
+    loss: LossFunction,
     step: int,
     batches: list[Batch],
     rows: list[Row],

@@ -5,30 +5,14 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
-from pipeline.families import family_of
-from pipeline.models.flops import training_flops
 from pipeline.training import distributed
 from pipeline.training.loader import Batch, Loader
 
 #: (input length, target length) → operations of training on one example, the teacher's side included.
 Cost = Callable[[int, int], float]
-
-
-def model_cost(config: Any) -> Cost:
-    """The cost of training a model of this configuration."""
-    family = family_of(config)
-    shape, vocabulary, gated = family.shape(config), family.head_size(config), family.gated(config)
-
-    def cost(input_length: int, target_length: int) -> float:
-        return training_flops(
-            shape, input_length, target_length, vocab_size=vocabulary, gated=gated
-        ).total
-
-    return cost
 
 
 class Means:
@@ -59,11 +43,11 @@ class Means:
         return {name: value / world for name, value in zip(names, totals, strict=True)}
 
 
-class Window:
+class Meter:
     """Means and rates over the steps since the last log line."""
 
-    def __init__(self, loader: Loader, cost: Cost | None, peak: float) -> None:
-        """cost: None leaves TFLOP/s and MFU out; peak: FLOP/s of one device."""
+    def __init__(self, loader: Loader, cost: Cost, peak: float) -> None:
+        """peak: FLOP/s of one device."""
         self._loader, self._cost, self._peak = loader, cost, peak
         self._means = Means()
         self.restart()
@@ -79,21 +63,19 @@ class Window:
         for batch in batches:
             (rows, source), target = batch["input_ids"].shape, batch["labels"].shape[1]
             self._tokens += rows * (source + target)
-            if self._cost is not None:
-                self._flops += rows * self._cost(source, target)
+            self._flops += rows * self._cost(source, target)
 
     def close(self, world: int) -> dict[str, float]:
-        """Means over the window's micro batches and the ranks, rates and memory, by their names in the log."""
+        """Means over the interval's micro batches and the ranks, rates and memory, by their names in the log."""
         values = {
             _logged_name(name): value for name, value in self._means.over_ranks(world).items()
         }
         elapsed = max(time.perf_counter() - self._began, 1e-9)
         tokens, flops = distributed.sum_over_ranks([self._tokens, self._flops])
         values["speed/tokens_per_second"] = tokens / elapsed
-        if self._cost is not None:
-            achieved = flops / world / elapsed
-            values["speed/tflops_per_device"] = achieved / 1e12
-            values["speed/mfu"] = achieved / self._peak
+        achieved = flops / world / elapsed
+        values["speed/tflops_per_device"] = achieved / 1e12
+        values["speed/mfu"] = achieved / self._peak
         values["speed/loader_wait_share"] = min(
             1.0, (self._loader.waited - self._waited_before) / elapsed
         )

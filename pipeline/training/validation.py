@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from pipeline.training import distributed
 from pipeline.training.loader import Batch, BatchSource
 from pipeline.training.order import Row
+from pipeline.training.task import Engine
 
 #: (engine, batch) → (sum, count) of what is averaged.
-Score = Callable[[Any, Batch], tuple[float, int]]
+Score = Callable[[Engine, Batch], tuple[float, int]]
 
 
 def first_rows(source: BatchSource, count: int) -> list[Row]:
@@ -21,7 +21,7 @@ def first_rows(source: BatchSource, count: int) -> list[Row]:
 
 
 @torch.no_grad()
-def mean_over_rows(engine: Any, source: BatchSource, rows: list[Row], score: Score) -> float:
+def mean_over_rows(engine: Engine, source: BatchSource, rows: list[Row], score: Score) -> float:
     """Return Σ sum ÷ Σ count over `rows`, in batches of the engine's micro batch size; every rank must call it."""
     rank, world = distributed.rank(), distributed.world_size()
     size = engine.train_micro_batch_size_per_gpu()
@@ -38,9 +38,3 @@ def mean_over_rows(engine: Any, source: BatchSource, rows: list[Row], score: Sco
             total, count = total + value, count + number
     total, count = distributed.sum_over_ranks([total, count])
     return total / max(count, 1.0)
-
-
-def lm_score(engine: Any, batch: Batch) -> tuple[float, int]:
-    """The LM loss of a `Distiller` under DeepSpeed, weighted by its target tokens."""
-    tokens = int((batch["labels"] != -100).sum())
-    return float(engine(batch=batch, lm_only=True)["lm"]) * tokens, tokens

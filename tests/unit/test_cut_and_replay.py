@@ -11,9 +11,10 @@ from transformers import BertConfig
 
 from pipeline.errors import ConfigError
 from pipeline.families import family_of
-from pipeline.teacher.capture import capture, resolve_cut
+from pipeline.teacher.capture import capture
+from pipeline.teacher.cuts import resolve_cut
 from pipeline.teacher.fidelity import replay_fidelity
-from pipeline.teacher.loaded import whole_teacher
+from pipeline.teacher.loaded import WholeTeacher
 from pipeline.teacher.tail import cut_tail, load_tail, save_tail
 from tests.tiny_models import MODELS, tiny_batch, tiny_model
 
@@ -31,7 +32,7 @@ def test_replay_is_exact_at_any_cut(
     save_tail(teacher, cuts, tmp_path / "tail")
     tail = load_tail(tmp_path / "tail", torch.device("cpu"))
     assert type(tail.model) is type(teacher)
-    found = replay_fidelity(whole_teacher(teacher, cuts), tail, cuts, batch, *states)
+    found = replay_fidelity(WholeTeacher(teacher, cuts), tail, cuts, batch, *states)
     exact = {"max": 0.0, "mean": 0.0}
     assert found["replay_error"] == dict.fromkeys(
         ("logits", "encoder_self", "decoder_self", "cross"), exact
@@ -60,7 +61,7 @@ def test_a_wrong_state_shows(name: str) -> None:
     captured, tail = capture(teacher, family, cuts, batch), cut_tail(teacher, cuts)
     rolled = captured.decoder_states.roll(1, dims=1)
     found = replay_fidelity(
-        whole_teacher(teacher, cuts), tail, cuts, batch, captured.encoder_states, rolled
+        WholeTeacher(teacher, cuts), tail, cuts, batch, captured.encoder_states, rolled
     )
     shifted = {attention: error["max"] for attention, error in found["replay_error"].items()}
     assert shifted["encoder_self"] == 0.0

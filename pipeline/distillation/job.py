@@ -1,0 +1,173 @@
+"""What stage 3, and each link of stage 4, works on: resolved once from recipe and disk. No heavy imports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.artifacts import Artifact, Output
+from pipeline.artifacts.manifest import InputRecord
+from pipeline.corpus.tokens import open_tokenizer, open_tokens
+from pipeline.distillation.objective import as_scheduled, check_targets, needs_cache, part_weights
+from pipeline.hardware import resolve_dtype
+from pipeline.layout import Run, StudentStage
+from pipeline.models import ModelDirectory, open_model
+from pipeline.objectives import presets
+from pipeline.objectives.schedules import Scheduled
+from pipeline.recipe import Distill, Init, Recipe, Student
+from pipeline.teacher import job as teacher_job
+from pipeline.teacher.job import CacheJob
+from pipeline.training.identity import optimisation_payload
+
+if TYPE_CHECKING:
+    from pipeline.models.architecture import Architecture
+
+#: Bump by hand when the stage writes other content from the same settings.
+DISTILL_FORMAT = 1
+#: The prefix of the side that compares with the original teacher of a chain.
+ORIGINAL = "original"
+
+
+@dataclass(frozen=True)
+class TeacherSide:
+    """One teacher that an objective compares with, and its share."""
+
+    #: Before the names of its targets and losses; empty for the recipe's teacher.
+    prefix: str
+    #: None for what the other sides leave.
+    share: Scheduled | None
+    #: Its cache, finished or, with `targets: online`, never made.
+    cache: CacheJob
+
+
+@dataclass(frozen=True)
+class DistillJob:
+    """A student, the rows it is trained on and the teachers it is compared with."""
+
+    output: Output
+    label: str
+    run: Run
+    seed: int
+    settings: Distill
+    train: Artifact
+    validation: Artifact
+    #: What the recipe says of the student's shape and first weights.
+    asked: Student
+    #: The teacher whose vocabulary and, for `init: layers`, weights the student takes.
+    teacher: ModelDirectory | None
+    sides: tuple[TeacherSide, ...]
+    #: Tokens of an input, as the recipe says.
+    input_length: int
+    #: The recipe as the model card shows it.
+    recipe: Recipe
+
+    @property
+    def init(self) -> Init | None:
+        """How the first weights are made from the teacher's; None when they are random."""
+        return self.asked.from_teacher
+
+    @cached_property
+    def tokenizer(self) -> Path:
+        """The tokenizer the tokens were made with."""
+        return open_tokenizer(self.run)
+
+    @cached_property
+    def student(self) -> Architecture:
+        """The student's architecture; raises ConfigError for a shape that cannot be."""
+        from pipeline.models.directory import load_tokenizer
+        from pipeline.student.shapes import student_architecture
+
+        vocabulary = len(load_tokenizer(self.tokenizer))
+        teacher = self.teacher.architecture if self.teacher is not None else None
+        return student_architecture(self.asked, teacher, vocabulary)
+
+    @property
+    def cached(self) -> bool:
+        """Whether the teachers' targets are read from caches."""
+        return needs_cache(self.settings)
+
+
+def resolve(recipe: Recipe, stage: StudentStage = "distill") -> DistillJob:
+    """Return the job of distilling the recipe's student.
+
+    Raises ConfigError for targets that cannot serve the objective, and IncompleteArtifact or
+    StaleArtifact when tokens or caches are missing or made from something else.
+    """
+    check_targets(recipe.distill, recipe.cache)
+    run, settings = Run(recipe.root), recipe.distill
+    train, validation = open_tokens(run, "train"), open_tokens(run, "validation")
+    inputs = {"train": train.as_input(), "validation": validation.as_input()}
+    teacher = open_model(recipe.teacher.model) if recipe.teacher is not None else None
+    sides = _sides(recipe, teacher)
+    if needs_cache(settings):
+        inputs |= {side.prefix or "cache": _finished(side.cache) for side in sides}
+    payload = _payload(recipe, train, teacher, inputs)
+    root = run.student(stage, settings.name)
+    return DistillJob(
+        output=Output(root, stage, payload, recipe.to_yaml(), inputs),
+        label=f"distill {settings.name}",
+        run=run,
+        seed=recipe.seed,
+        settings=settings,
+        train=train,
+        validation=validation,
+        asked=recipe.student,
+        teacher=teacher,
+        sides=sides,
+        input_length=recipe.tokens.input_length,
+        recipe=recipe,
+    )
+
+
+def _sides(recipe: Recipe, teacher: ModelDirectory | None) -> tuple[TeacherSide, ...]:
+    """Return the teachers the objective compares with; none for the LM loss alone."""
+    settings = recipe.distill
+    if not presets.needs_teacher(part_weights(settings.objective)):
+        return ()
+    sides = [TeacherSide("", None, teacher_job.resolve(recipe, model=teacher))]
+    if settings.original is not None:
+        original = settings.original.teacher
+        same = recipe.teacher is not None and original.model == recipe.teacher.model
+        cache = teacher_job.resolve(recipe, original, teacher if same else None)
+        sides.append(TeacherSide(ORIGINAL, as_scheduled(settings.original.weight), cache))
+    return tuple(sides)
+
+
+def _finished(cache: CacheJob) -> InputRecord:
+    """Return the record of a finished cache; raises when it was made from something else than the recipe says."""
+    cache.output.complete()
+    return Artifact(cache.output.root, "teacher_cache").as_input()
+
+
+def _payload(
+    recipe: Recipe,
+    train: Artifact,
+    teacher: ModelDirectory | None,
+    inputs: dict[str, InputRecord],
+) -> dict[str, Any]:
+    """Return what decides the student's content."""
+    settings = recipe.distill
+    caches = {name: record.fingerprint for name, record in inputs.items()}
+    payload: dict[str, Any] = {
+        "stage": "distill",
+        "format": DISTILL_FORMAT,
+        "seed": recipe.seed,
+        "tokens": train.fingerprint,
+        "cache": caches.get("cache"),
+        "teacher": teacher.content if teacher is not None else None,
+        "student": _student(recipe.student),
+        "settings": optimisation_payload(settings),
+    }
+    if settings.original is not None:
+        weight = settings.original.model_dump(mode="json")["weight"]
+        payload["original"] = {"cache": caches.get(ORIGINAL), "weight": weight}
+    if settings.targets == "online" and recipe.teacher is not None:
+        payload["teacher_dtype"] = resolve_dtype(recipe.teacher.dtype)
+    return payload
+
+
+def _student(student: Student) -> dict[str, Any]:
+    unset = {name for name in ("scale", "params") if getattr(student, name) is None}
+    return student.model_dump(exclude=unset)

@@ -1,0 +1,100 @@
+"""The teachers of a student, side by side: each takes a share of the objective.
+
+A batch holds each side's cached targets under the side's prefix, and each side's parts are logged under
+it: plain for the first, `original.` and `original_` for the original teacher of a chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.artifacts import Artifact
+from pipeline.distillation.places import looks_at_encoder_blocks, teacher_places
+from pipeline.distillation.references import CachedTeacher, OnlineTeacher, ReferenceTeacher
+from pipeline.objectives.schedules import Scheduled, scheduled
+from pipeline.recipe import Distill, Objective
+from pipeline.teacher.cached_targets import CachedTargets, check_labels, open_tail
+from pipeline.teacher.job import CacheJob
+from pipeline.teacher.loaded import load_teacher
+from pipeline.training.loader import Batch
+
+
+@dataclass(frozen=True)
+class Side:
+    """One teacher in an objective."""
+
+    #: Before the names of its targets and losses; empty for the first side.
+    prefix: str
+    #: Its share of every part that compares; None for what the other sides leave.
+    share: Scheduled | None
+    #: None where its targets in the batch are all that is needed.
+    teacher: ReferenceTeacher | None
+
+    def targets_of(self, batch: Batch) -> Batch:
+        """Return the batch as this side sees it: its own targets under their plain names."""
+        return plain_names(batch, self.prefix)
+
+    def logged(self, part: str) -> str:
+        """Return the name of a part of this side."""
+        return f"{self.prefix}_{part}" if self.prefix else part
+
+
+def column_prefix(prefix: str) -> str:
+    """Return what stands before the names of a side's targets in a batch."""
+    return f"{prefix}." if prefix else ""
+
+
+def plain_names(batch: Batch, prefix: str) -> Batch:
+    """Return `batch` with one side's targets under their plain names."""
+    before = column_prefix(prefix)
+    if not before:
+        return batch
+    own = {n.removeprefix(before): column for n, column in batch.items() if n.startswith(before)}
+    return batch | own
+
+
+def shares(sides: Sequence[Side], step: int) -> list[float]:
+    """Return each side's share of the objective at a step; together they are 1."""
+    given = [None if side.share is None else scheduled(side.share, step) for side in sides]
+    left = 1.0 - sum(share for share in given if share is not None)
+    return [left if share is None else share for share in given]
+
+
+def open_targets(job: CacheJob, settings: Distill) -> CachedTargets:
+    """Open the finished cache of one side; raises ConfigError when it does not hold the kind asked for."""
+    assert settings.targets != "online"
+    cache = Artifact(job.output.root, "teacher_cache")
+    encoder_blocks = looks_at_encoder_blocks(settings.objective)
+    return CachedTargets(cache, settings.targets, encoder_blocks=encoder_blocks)
+
+
+def open_side(
+    prefix: str,
+    share: Scheduled | None,
+    job: CacheJob,
+    targets: CachedTargets | None,
+    objective: Objective,
+    device: torch.device,
+) -> Side:
+    """Open one side of the objective.
+
+    targets: its cached targets; None when the teacher itself is run at every step. Raises
+    CorruptArtifact when the cached targets are not those of the labels.
+    """
+    if targets is None:
+        # Captured states are not used, but a block must be named: the first.
+        loaded = load_teacher(job.teacher, job.dtype, (0, 0), job.deepspeed)
+        return Side(prefix, share, OnlineTeacher(loaded, *teacher_places(objective, -1)))
+    tail = None
+    if targets.kind == "states":
+        # Block 0 of the tail is the block at the cut.
+        tail = open_tail(targets.cache, device, *teacher_places(objective, 0))
+    check_labels(job.tokens, targets, 0, job.teacher.architecture.pad_token_id, tail)
+    if tail is None:
+        return Side(prefix, share, None)
+    stored = targets.settings.states
+    replays = looks_at_encoder_blocks(objective) or not stored.encoder_output
+    return Side(prefix, share, CachedTeacher(tail, stored, replays_encoder=replays))
