@@ -1,8 +1,7 @@
 """Where each artifact of a run lives, and what decides its content. No heavy imports: a stage asks this before it starts.
 
-Left out of every identity on purpose: paths, names, how often to log, save or validate (but where the validation decides what is
-kept), the micro batch, the number of ranks, compilation and activation checkpointing (they change rounding at most), and
-everything of DeepSpeed's JSON but the optimizer.
+A mark at a setting leaves it out of every identity (pipeline/recipe/section.py). The number of
+ranks is left out too, and everything of DeepSpeed's JSON except the optimizer.
 """
 
 from __future__ import annotations
@@ -19,32 +18,15 @@ from pipeline.artifacts.content import model_hash, resolve_model, tokenizer_hash
 from pipeline.artifacts.manifest import InputRecord
 from pipeline.errors import ConfigError, DataError
 from pipeline.hardware import resolve_dtype
-from pipeline.recipe import Cache, FineTune, Optimisation, Recipe, Student, Task, Teacher
+from pipeline.recipe import Optimisation, Recipe, Task, Teacher
 
 #: Format versions: bump one by hand when its stage writes other content from the same settings.
 TOKENIZER_FORMAT = 1
 TOKENS_FORMAT = 1
 CACHE_FORMAT = 2
-DISTILL_FORMAT = 1
-FINETUNE_FORMAT = 2
+DISTILL_FORMAT = 2
+FINETUNE_FORMAT = 3
 DISTILLED_FORMAT = 1
-
-#: Settings of training that steer how a run is watched and kept, not what comes out of it.
-IDLE = {"name", "log_every", "profile", "peak_tflops", "spike_factor", "samples", "validate_every", "save_every", "save_minutes",
-        "keep_checkpoints", "keep_every", "keep_best", "max_skipped_steps", "micro_batch_size",
-        "activation_checkpointing", "compile", "deepspeed"}  # fmt: skip
-
-#: Settings of fine-tuning that say which units there are, or that a unit's identity holds elsewhere.
-_COMPARED = {
-    "models",
-    "tasks",
-    "seeds",
-    "learning_rates",
-    "baselines",
-    "data",
-    "teacher",
-    "shard_rows",
-}
 
 
 def tokenizer_output(recipe: Recipe) -> Output:
@@ -54,7 +36,7 @@ def tokenizer_output(recipe: Recipe) -> Output:
     if path is None:
         payload |= {
             "corpus": _corpus_payload(recipe),
-            "settings": recipe.tokenizer.model_dump(exclude={"path"}),
+            "settings": recipe.tokenizer.identity(),
         }
     else:
         payload |= {"content": _tokenizer_content(path)}
@@ -70,7 +52,7 @@ def tokens_output(recipe: Recipe, split: str) -> Output:
         "seed": recipe.seed,
         "corpus": _corpus_payload(recipe),
         "tokenizer": tokenizer_output(recipe).fingerprint,
-        "settings": recipe.tokens.model_dump(),
+        "settings": recipe.tokens.identity(),
     }
     return Output(recipe.root / "tokens" / split, "tokens", payload, recipe.to_yaml(), {})
 
@@ -107,23 +89,12 @@ def cache_output(recipe: Recipe) -> Output:
         "tokens": tokens.fingerprint,
         "teacher": model_hash(resolve_model(teacher.model)),
         "dtype": resolve_dtype(teacher.dtype),
-        "settings": _cache_settings(recipe.cache),
+        "settings": recipe.cache.identity(),
     }
     if "sampled" in recipe.cache.kinds:
         payload["seed"] = recipe.seed
     root = recipe.root / "teacher_cache" / teacher.name
     return Output(root, "teacher_cache", payload, recipe.to_yaml(), {"tokens": tokens.as_input()})
-
-
-def _cache_settings(cache: Cache) -> dict[str, Any]:
-    """What decides a cache's content: of the settings of the kinds, those of the kinds that are cached."""
-    absent = {"states", "sampled", "topk"} - set(cache.kinds)
-    if "states" not in cache.kinds:
-        absent |= {"encoder_cut", "decoder_cut"}
-    settings = cache.model_dump(exclude=absent) | {"kinds": sorted(cache.kinds)}
-    if "states" in settings and cache.states.dtype != "int8":
-        settings["states"] = cache.states.model_dump(exclude={"group_size", "outliers"})
-    return settings
 
 
 def distill_output(
@@ -149,15 +120,11 @@ def distill_output(
         "teacher": model_hash(resolve_model(recipe.teacher.model))
         if recipe.teacher is not None
         else None,
-        "student": _student_payload(recipe.student),
+        "student": recipe.student.identity(),
         "settings": optimisation_payload(recipe.distill),
     }
-    if recipe.distill.original is not None:
-        weight = recipe.distill.original.model_dump(mode="json")["weight"]
-        payload["original"] = {
-            "cache": inputs["original"].fingerprint if needs_cache else None,
-            "weight": weight,
-        }
+    if original is not None:
+        payload["original"] = inputs["original"].fingerprint if needs_cache else None
     if recipe.distill.targets == "online" and recipe.teacher is not None:
         payload["teacher_dtype"] = resolve_dtype(recipe.teacher.dtype)
     return Output(
@@ -175,12 +142,6 @@ def _cache_input(recipe: Recipe) -> InputRecord:
     cache = cache_output(recipe)
     cache.complete()  # refuses one that was made from another teacher, or with other settings, than the recipe says
     return Artifact(cache.root, "teacher_cache").as_input()
-
-
-def _student_payload(student: Student) -> dict[str, Any]:
-    # Left out where they say nothing, so that results from before these keys existed stay what they are.
-    unset = {name for name in ("scale", "params") if getattr(student, name) is None}
-    return student.model_dump(exclude=unset)
 
 
 def finetune_root(recipe: Recipe, task: Task, model: str, trial: str) -> Path:
@@ -217,7 +178,7 @@ def finetune_output(
     if taught:
         payload["taught"] = {**taught, "data": recipe.finetune.data_of(model)}
         payload["taught"] |= (
-            {"objective": candidate.logits.model_dump()} if candidate.logits is not None else {}
+            {"objective": candidate.logits.identity()} if candidate.logits is not None else {}
         )
     root = finetune_root(recipe, task, model, trial)
     return Output(root, "finetune", payload, recipe.to_yaml(), {})
@@ -243,7 +204,7 @@ def distilled_output(recipe: Recipe, task: Task, teacher: Output) -> Output:
         "stage": "distilled",
         "format": DISTILLED_FORMAT,
         "teacher": teacher.fingerprint,
-        "task": task.model_dump(exclude=_NO_CONTENT),
+        "task": task.identity(),
         "rows": source_hash(rows),
         "settings": recipe.finetune.model_dump(include={"shard_rows"}),
     }
@@ -253,45 +214,20 @@ def distilled_output(recipe: Recipe, task: Task, teacher: Output) -> Output:
     return Output(root, "distilled", payload, recipe.to_yaml(), {})
 
 
-#: Of a task, what says where its rows lie or is settled elsewhere.
-_NO_CONTENT = {
-    "train",
-    "validation",
-    "test",
-    "more_tests",
-    "unlabelled",
-    "name",
-    "max_steps",
-    "learning_rate",
-}
-
-
 def _task_payload(task: Task) -> dict[str, Any]:
     files = {
         part: getattr(task, part) for part in ("train", "validation", "test") if getattr(task, part)
     }
     files |= {f"more_tests.{name}": origin for name, origin in task.more_tests.items()}
     return {
-        "task": task.model_dump(exclude=_NO_CONTENT),
+        "task": task.identity(),
         "data": {part: source_hash(source) for part, source in files.items()},
     }
 
 
 def optimisation_payload(settings: Optimisation) -> dict[str, Any]:
-    exclude = IDLE | (_COMPARED if isinstance(settings, FineTune) else {"original"})
-    chooses = {"patience", "min_delta", "export"}
-    if settings.patience is None:
-        exclude |= {"patience", "min_delta"}
-    if settings.export == "last":
-        exclude |= {"export"}
-    if (
-        not settings.scale_parameter
-    ):  # so that results from before the key existed stay what they are
-        exclude |= {"scale_parameter"}
-    if not chooses <= exclude:  # then what comes out depends on when it was looked at
-        exclude -= {"validate_every"}
-    kept = settings.model_dump(mode="json", exclude=exclude)
-    return kept | {
+    """Return what decides content of training settings, with what the machine and DeepSpeed add."""
+    return settings.identity() | {
         "dtype": resolve_dtype(settings.dtype),
         "optimizer": read_deepspeed_json(settings.deepspeed).get("optimizer"),
     }
@@ -333,9 +269,7 @@ def _corpus_payload(recipe: Recipe) -> dict[str, Any]:
     if recipe.corpus is None:
         raise ConfigError("this recipe names no corpus: add `corpus: {sources: [FILE, …]}`")
     corpus = recipe.corpus
-    return corpus.model_dump(exclude={"sources"}) | {
-        "sources": [source_hash(source) for source in corpus.sources]
-    }
+    return corpus.identity() | {"sources": [source_hash(source) for source in corpus.sources]}
 
 
 def _tokenizer_content(path: str) -> str:
