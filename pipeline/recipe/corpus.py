@@ -44,7 +44,7 @@ class Tokenizer(Section):
     vocab_size: PositiveInt = 8000
     """Pieces to train, with the special tokens, without the sentinels."""
     sentinels: PositiveInt = 100
-    """Sentinel tokens <extra_id_0> … added after the pieces."""
+    """Sentinel tokens `<extra_id_0>` … added after the pieces."""
 
 
 class Tokens(Section):

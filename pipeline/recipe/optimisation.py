@@ -58,7 +58,8 @@ class Optimisation(Section):
     """Keep only what enters each block, and compute the block again for its backward pass:
     less memory, a third more time."""
     compile: Annotated[bool, Watching] = False
-    """Compile the student's blocks (torch.compile); not under ZeRO-3 (docs/adr/0007)."""
+    """Compile the student's blocks (torch.compile); not under ZeRO-3
+    (docs/adr/0007-compile.md)."""
     deepspeed: Annotated[str, ByContent] = "ds_configs/zero3.json"
     """The DeepSpeed JSON. Of its content only `optimizer` decides."""
     log_every: Annotated[PositiveInt, Watching] = 10

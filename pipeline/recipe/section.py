@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic.fields import FieldInfo
@@ -59,9 +59,10 @@ def mark_of(field: FieldInfo) -> Mark | None:
 
 def section_in(annotation: Any) -> type[Section] | None:
     """Return the section a field of this type holds, alone, in a list or among other values."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
+    arguments = get_args(annotation)
+    if not arguments and isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
-    inner = (section_in(argument) for argument in getattr(annotation, "__args__", ()))
+    inner = (section_in(argument) for argument in arguments)
     return next((section for section in inner if section is not None), None)
 
 

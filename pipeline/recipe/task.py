@@ -88,7 +88,7 @@ class Task(Section):
     """The training rows."""
     validation: Annotated[str | None, ByContent] = None
     """Rows that choose the best step and the learning rate.
-    When absent, a tenth of the training rows is held out."""
+    When absent, a tenth of the training rows is held out, at most `validation_rows`."""
     test: Annotated[str, ByContent]
     """The rows that are scored."""
     more_tests: Annotated[dict[str, str], ByContent] = {}
