@@ -146,7 +146,7 @@ class FineTune(Optimisation):
         return self.learning_rates or [self.learning_rate]
 
     def for_task(self, task: Task, learning_rate: float) -> FineTune:
-        """Return the settings that `task` is trained with: these, changed where the task differs."""
+        """Return the settings that `task` is trained with: these, except what the task sets."""
         return self.model_copy(
             update={"max_steps": task.max_steps or self.max_steps, "learning_rate": learning_rate}
         )

@@ -42,7 +42,7 @@ class Taid(Section):
 
 
 class Blocks(Section):
-    """The blocks whose q, k and v the relation and attention parts compare, counted from the end."""
+    """Blocks whose q, k and v the relation and attention parts compare, counted from the end."""
 
     teacher_encoder: FromEnd | None = None
     """Block of the teacher's encoder.

@@ -55,6 +55,8 @@ _TYPES = {"string": "text", "boolean": "`true` or `false`"}
 
 #: Every section that the page describes, with its heading.
 Titles = Mapping[type[Section], str]
+#: The JSON schema of each key of a section.
+Properties = Mapping[str, JsonSchemaValue]
 
 
 def main(arguments: list[str]) -> None:
@@ -85,7 +87,11 @@ def reference_page() -> str:
         f"- **{mark.word}**: the setting {mark.meaning}.\n"
         for mark in (Watching, Naming, ByContent, PerUnit)
     )
-    parts = [_part(section, places.get(section, [""]), titles) for section in titles]
+    schema = recipe_schema()
+    parts = [
+        _part(section, _properties(section, schema), places.get(section, [""]), titles)
+        for section in titles
+    ]
     page = "\n".join([_HEAD + legend, *parts])
     return re.sub(r"\bdocs/([\w/-]+\.md)\b(?=\))", r"[\1](\1)", page)
 
@@ -116,7 +122,7 @@ def _shared_base(section: type[Section]) -> type[Section] | None:
     return base if base is not None and issubclass(base, Section) and base is not Section else None
 
 
-def _part(section: type[Section], places: list[str], titles: Titles) -> str:
+def _part(section: type[Section], properties: Properties, places: list[str], titles: Titles) -> str:
     """Return the heading, the text and the table of one section."""
     level = "###" if "." in places[0] else "##"
     text = inspect.cleandoc(section.__doc__ or "")
@@ -131,15 +137,14 @@ def _part(section: type[Section], places: list[str], titles: Titles) -> str:
     inherited = set(base.model_fields if base else ()) - set(inspect.get_annotations(section))
     lines += [
         _row(section, key, shape, titles)
-        for key, shape in _properties(section).items()
+        for key, shape in properties.items()
         if key not in inherited
     ]
     return "\n".join(lines) + "\n"
 
 
-def _properties(section: type[Section]) -> dict[str, JsonSchemaValue]:
+def _properties(section: type[Section], schema: JsonSchemaValue) -> Properties:
     """Return the JSON schema of each key of a section, as a recipe file may write it."""
-    schema = recipe_schema()
     written = schema if section is Recipe else schema["$defs"].get(section.__name__)
     return (written or tidy(section.model_json_schema()))["properties"]
 

@@ -1,4 +1,4 @@
-"""The base class of all sections, the types they share, and the marks of what decides no content."""
+"""The base class of all sections, their common types, and the marks of what decides no content."""
 
 from __future__ import annotations
 
