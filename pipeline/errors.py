@@ -19,6 +19,8 @@ from typing import TypeVar
 EXIT_USER_ERROR = 2
 #: Interrupted by SIGTERM or SIGUSR1 after saving: the same command goes on (sysexits' EX_TEMPFAIL).
 EXIT_REQUEUE = 75
+#: Nobody reads the output any more: the code that a shell gives for an end by SIGPIPE.
+EXIT_BROKEN_PIPE = 141
 
 #: How to fix an error of the operating system, by errno.
 DISK_REMEDIES = {
