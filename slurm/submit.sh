@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Submit what is missing of a recipe as a chain of jobs, from a login node and the repository's root:
+# Submit what is missing of a recipe as a chain of jobs. Run it on a login node:
 #
 #   slurm/submit.sh RECIPE [section.key=value …] [--from STAGE] [--until STAGE] [--dry-run]
 #
-# Stages: tokenize_corpus, cache_teacher, distill, distill_interpolated, finetune. Complete artifacts
-# are skipped; jobs that are in the queue already are waited for. A job starts when those it needs
-# have succeeded. When one fails, those that need it are cancelled.
+# Stages: tokenize_corpus, cache_teacher, distill, distill_interpolated, finetune.
+# Complete artifacts are skipped; jobs that are in the queue already are waited for. A job starts
+# when those it needs have succeeded. When one fails, those that need it are cancelled.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source slurm/common.sh
@@ -53,7 +53,8 @@ cancel_submitted() {
 
 # submit_job: submit the job whose fields have been read.
 submit_job() {
-  local id need waited_for options command after=() logs=$run/logs/$key pattern=$run/logs/$key/job-%j.out
+  local id need waited_for options command after=() logs=$run/logs/$key
+  local pattern=$logs/job-%j.out
   mapfile -t options < <(options_of "$resources")
   export MINIEND_RUN=$run MINIEND_ARTIFACT=$key MINIEND_ITEMS PROCESSES=${RANKS[$resources]}
   MINIEND_ITEMS=$(joined ' ' "${items[@]}")

@@ -23,7 +23,10 @@ _PAUSE = 5.0
 
 
 def show_status(run: Path, *, watch: bool = False) -> None:
-    """Print the table; with watch, again every few seconds until Ctrl-C. Colours on a terminal only."""
+    """Print the table, with colours on a terminal.
+
+    watch: print it again every few seconds until Ctrl-C.
+    """
     colours = sys.stdout.isatty()
     while True:
         table = format_table(collect(run), colours=colours)

@@ -1,4 +1,4 @@
-"""Sharing out shards among array tasks, and the plan's order."""
+"""Shards shared out among array tasks, the plan's order, and its lines."""
 
 from __future__ import annotations
 
