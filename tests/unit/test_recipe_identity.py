@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline.training.card import recipe_hash
 from pydantic import ValidationError
 
 from pipeline.artifacts.fingerprint import fingerprint
+from pipeline.distillation.card import recipe_hash
 from pipeline.lineage import optimisation_payload
 from pipeline.recipe import Cache, Distill, FineTune, Objective, Optimisation, Recipe, Task
 from pipeline.recipe.section import Section, mark_of
