@@ -8,7 +8,6 @@ everything of DeepSpeed's JSON but the optimizer.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -20,15 +19,13 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.hardware import resolve_dtype
 from pipeline.models import open_model
 from pipeline.models.directory import tokenizer_hash
-from pipeline.recipe import Cache, FineTune, Optimisation, Recipe, Student, Task, Teacher
+from pipeline.recipe import Cache, FineTune, Optimisation, Recipe, Student, Teacher
 
 #: Format versions: bump one by hand when its stage writes other content from the same settings.
 TOKENIZER_FORMAT = 1
 TOKENS_FORMAT = 1
 CACHE_FORMAT = 2
 DISTILL_FORMAT = 1
-FINETUNE_FORMAT = 2
-DISTILLED_FORMAT = 1
 
 #: Settings of training that steer how a run is watched and kept, not what comes out of it.
 IDLE = {"name", "log_every", "profile", "peak_tflops", "spike_factor", "samples", "validate_every", "save_every", "save_minutes",
@@ -180,100 +177,6 @@ def _student_payload(student: Student) -> dict[str, Any]:
     # Left out where they say nothing, so that results from before these keys existed stay what they are.
     unset = {name for name in ("scale", "params") if getattr(student, name) is None}
     return student.model_dump(exclude=unset)
-
-
-def finetune_root(recipe: Recipe, task: Task, model: str, trial: str) -> Path:
-    return recipe.root / "finetune" / recipe.finetune.name / task.name / model / trial
-
-
-def finetune_output(
-    recipe: Recipe,
-    task: Task,
-    model: str,
-    trial: str,
-    seed: int,
-    learning_rate: float,
-    taught: Mapping[str, str],
-) -> Output:
-    """RUN/finetune/<name>/<task>/<model>/<trial>: one model fine-tuned and scored on one task.
-
-    taught: fingerprints of what it learns from a fine-tuned teacher, "distilled" rows and "logits"; empty without one.
-    """
-    if model not in recipe.finetune.models:
-        raise ConfigError(
-            f"finetune.models has no {model!r}; it has {', '.join(recipe.finetune.models) or 'none'}"
-        )
-    candidate = recipe.finetune.models[model]
-    directory = open_model(candidate.model)
-    payload = _task_payload(task) | {
-        "stage": "finetune",
-        "format": FINETUNE_FORMAT,
-        "seed": seed,
-        "model": directory.content,
-        "tokenizer": directory.tokenizer_content,
-        "settings": optimisation_payload(recipe.finetune.for_task(task, learning_rate)),
-    }
-    if taught:
-        payload["taught"] = {**taught, "data": recipe.finetune.data_of(model)}
-        payload["taught"] |= (
-            {"objective": candidate.logits.model_dump()} if candidate.logits is not None else {}
-        )
-    root = finetune_root(recipe, task, model, trial)
-    return Output(root, "finetune", payload, recipe.to_yaml(), {})
-
-
-def baseline_output(recipe: Recipe, task: Task, name: str) -> Output:
-    """RUN/finetune/<name>/<task>/<baseline>/baseline: what needs no model, with the same files as one that does."""
-    payload = _task_payload(task) | {
-        "stage": "finetune",
-        "format": FINETUNE_FORMAT,
-        "baseline": name,
-        "settings": recipe.finetune.model_dump(include={"validation_rows", "resamples"}),
-    }
-    return Output(
-        finetune_root(recipe, task, name, "baseline"), "finetune", payload, recipe.to_yaml(), {}
-    )
-
-
-def distilled_output(recipe: Recipe, task: Task, teacher: Output) -> Output:
-    """RUN/distilled/<name>/<task>: the targets that a fine-tuned teacher gives to unlabelled rows. teacher: of its unit."""
-    rows = task.unlabelled or task.train
-    payload = {
-        "stage": "distilled",
-        "format": DISTILLED_FORMAT,
-        "teacher": teacher.fingerprint,
-        "task": task.model_dump(exclude=_NO_CONTENT),
-        "rows": source_hash(rows),
-        "settings": recipe.finetune.model_dump(include={"shard_rows"}),
-    }
-    if task.unlabelled is None and task.validation is None:  # then not all of them are trained on
-        payload["validation_rows"] = recipe.finetune.validation_rows
-    root = recipe.root / "distilled" / recipe.finetune.name / task.name
-    return Output(root, "distilled", payload, recipe.to_yaml(), {})
-
-
-#: Of a task, what says where its rows lie or is settled elsewhere.
-_NO_CONTENT = {
-    "train",
-    "validation",
-    "test",
-    "more_tests",
-    "unlabelled",
-    "name",
-    "max_steps",
-    "learning_rate",
-}
-
-
-def _task_payload(task: Task) -> dict[str, Any]:
-    files = {
-        part: getattr(task, part) for part in ("train", "validation", "test") if getattr(task, part)
-    }
-    files |= {f"more_tests.{name}": origin for name, origin in task.more_tests.items()}
-    return {
-        "task": task.model_dump(exclude=_NO_CONTENT),
-        "data": {part: source_hash(source) for part, source in files.items()},
-    }
 
 
 def optimisation_payload(settings: Optimisation) -> dict[str, Any]:

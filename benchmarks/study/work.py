@@ -17,6 +17,7 @@ from pipeline import lineage
 from pipeline.artifacts import Output, atomic
 from pipeline.corpus import reviews
 from pipeline.corpus.splits import write_splits
+from pipeline.downstream.comparison import resolve
 from pipeline.errors import PipelineError, StaleArtifact
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.training import interpolated
@@ -154,12 +155,7 @@ class Study:
         """Whether the fine-tuning of a model on both tasks is finished."""
         try:
             recipe = self.tuning_recipe(name, unit, seed)
-            return all(
-                lineage.finetune_output(
-                    recipe, task, name, f"seed-{seed}", seed, recipe.finetune.rates(task)[0], {}
-                ).complete()
-                for task in recipe.finetune.tasks
-            )
+            return all(job.complete() for job in resolve(recipe).jobs)
         except StaleArtifact:
             raise
         except PipelineError:

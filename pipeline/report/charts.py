@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from pipeline.downstream.speed import Measurement
+from pipeline.downstream.timing import Measurement
 from pipeline.report import words
 from pipeline.report.axis import Axis, linear_axis, size_axis
 from pipeline.report.bars import Bar, bars

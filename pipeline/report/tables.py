@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pipeline.downstream.speed import Measurement
+from pipeline.downstream.timing import Measurement
 from pipeline.report import words
 from pipeline.report.document import ModelRow, Report
 from pipeline.report.table import Table

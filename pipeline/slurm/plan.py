@@ -224,40 +224,37 @@ def _add_chain(plan: Plan, recipe: Recipe, needs: Sequence[str], tasks: int, cac
 
 def add_finetuning(plan: Plan, recipe: Recipe, distil_tasks: int) -> None:
     """Plan the units, and for those that a fine-tuned teacher teaches what it labels first, at most `distil_tasks` jobs a task."""
-    from pipeline.downstream.finetune import chosen_units
-    from pipeline.downstream.unit import distilled
+    from pipeline.downstream.comparison import resolve
 
-    settings = recipe.finetune
-    units, baselines = chosen_units(recipe, settings.tasks, None, None)
-    key = f"finetune/{settings.name}"
+    comparison = resolve(recipe)
+    key = f"finetune/{recipe.finetune.name}"
     pending: dict[bool, list[str]] = {False: [], True: []}
     needs: dict[bool, set[str]] = {False: set(), True: set()}
-    for unit in units:
-        makers = _maker(plan, recipe, unit.candidate.model)
-        if makers or not unit.complete():
-            pending[unit.is_taught].append(str(unit))
-            needs[unit.is_taught].update(makers)
-    own = [*pending[False], *(f"{task.name}/{name}/baseline" for task, name in baselines)]
-    own = [word for word in own if word in pending[False] or not _baseline_complete(recipe, word)]
+    for job in comparison.jobs:
+        makers = _maker(plan, recipe, job.model.source)
+        if makers or not job.complete():
+            pending[job.is_taught].append(str(job))
+            needs[job.is_taught].update(makers)
+    own = [*pending[False], *(str(job) for job in comparison.baselines if not job.complete())]
     plan.add(key, "finetune", sorted(needs[False]), lambda: not own, lambda ready: own)
     taught = []
-    for task in settings.tasks:
+    for task in comparison.tasks:
         # The key is the directory above the units, as that of the array before is the one above the tasks.
         items = [
             word.partition("/")[2] for word in pending[True] if word.startswith(f"{task.name}/")
         ]
         before = [key, *sorted(needs[True])]
-        if any(settings.data_of(unit.model) != "gold" for unit in units if unit.task == task):
-            rows = f"distilled/{settings.name}/{task.name}"
+        if task.teacher is not None and any(job.data != "gold" for job in task.jobs):
+            rows = f"distilled/{recipe.finetune.name}/{task.name}"
             plan.add(
                 rows,
                 "finetune",
                 [key],
-                lambda task=task: distilled(recipe, task).complete(),  # type: ignore[misc]
+                lambda teacher=task.teacher: teacher.labelled.complete(),  # type: ignore[misc]
                 lambda ready: [f"{index}::{distil_tasks}" for index in range(distil_tasks)],
             )
             before.append(rows)
-        if any(unit.is_taught for unit in units if unit.task == task):
+        if any(job.is_taught for job in task.jobs):
             taught.append(f"{key}/{task.name}")
             plan.add(
                 taught[-1],
@@ -268,9 +265,3 @@ def add_finetuning(plan: Plan, recipe: Recipe, distil_tasks: int) -> None:
             )  # type: ignore[misc]
     report = recipe.root / key / "report.md"
     plan.add(f"{key}/report", "finetune", [key, *taught], report.is_file)
-
-
-def _baseline_complete(recipe: Recipe, unit: str) -> bool:
-    name, baseline, _ = unit.split("/")
-    task = next(task for task in recipe.finetune.tasks if task.name == name)
-    return lineage.baseline_output(recipe, task, baseline).complete()

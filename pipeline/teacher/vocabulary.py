@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.errors import ConfigError
+from pipeline.models.directory import same_vocabulary
 
 
 def check_vocabulary(name: str, model: Path, vocab_size: int, tokenizer: Path) -> None:
@@ -25,7 +26,7 @@ def check_vocabulary(name: str, model: Path, vocab_size: int, tokenizer: Path) -
         for file in ("tokenizer.json", "spiece.model", "tokenizer_config.json")
     ):
         return
-    if AutoTokenizer.from_pretrained(model).get_vocab() != ours.get_vocab():
+    if not same_vocabulary(AutoTokenizer.from_pretrained(model), ours):
         raise ConfigError(
             f"{name} comes with another tokenizer than the one the corpus was tokenised with ({tokenizer}): "
             f"set tokenizer.path to {name} and tokenise again"

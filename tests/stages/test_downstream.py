@@ -17,6 +17,7 @@ from scipy.stats import pearsonr
 
 from pipeline.artifacts import Artifact
 from pipeline.downstream import results
+from pipeline.downstream.comparison import resolve
 from pipeline.recipe import load_recipe
 from tests.published import write_published
 from tests.tiny_run import ENVIRONMENT, REPOSITORY
@@ -126,8 +127,8 @@ def test_published_sets_a_sweep_and_baselines(workspace: Path) -> None:
     assert "0 of 9 units are finished" in out
     out = succeed(recipe, "--tasks", "cola")
     assert "3 of 5 units are finished" in out, "what was made by trial must not be made again"
-    loaded = load_recipe(recipe)
-    found = results.chosen(loaded)
+    comparison = resolve(load_recipe(recipe))
+    found = results.chosen(comparison)
     assert {task: set(models) for task, models in found.items()} == {
         "cola": {"small", "tfidf"},
         "stsb": {"small", "tfidf"},
@@ -137,7 +138,9 @@ def test_published_sets_a_sweep_and_baselines(workspace: Path) -> None:
     small = found["cola"]["small"]
     assert [unit.seed for unit in small.units] == [3, 4]
     swept = [
-        unit for unit in results.read_units(loaded) if (unit.task, unit.model) == ("cola", "small")
+        unit
+        for unit in results.read_units(comparison)
+        if (unit.task, unit.model) == ("cola", "small")
     ]
     assert len(swept) == 4
     sums = {
@@ -221,7 +224,7 @@ def test_a_student_learns_from_the_fine_tuned_teacher_and_a_kill_changes_nothing
         for text in rows.ragged_rows(index, range(1), "target")
     ]
     assert all(isinstance(text, bytes) for text in said)
-    found = results.chosen(load_recipe(alone))["cnn_dailymail"]
+    found = results.chosen(resolve(load_recipe(alone)))["cnn_dailymail"]
     units = {name: scored.units[0] for name, scored in found.items()}
     assert {name: (unit.data, unit.teacher) for name, unit in units.items()} == {
         "small": ("gold", None),
@@ -284,7 +287,7 @@ def test_partitioned_weights_on_two_ranks_generate_and_validate(workspace: Path)
     (workspace / "zero3.json").write_text(json.dumps(config))
     partitioned = f"finetune.deepspeed={workspace / 'zero3.json'}"
     succeed(recipe, partitioned, "--models", "small,texts", ranks=2)
-    found = results.chosen(load_recipe(recipe, [partitioned]))["cnn_dailymail"]
+    found = results.chosen(resolve(load_recipe(recipe, [partitioned])))["cnn_dailymail"]
     assert set(found) == {"small", "texts"}
     assert found["texts"].units[0].predictions().rows == list(
         range(found["texts"].units[0].rows["test"])
@@ -338,7 +341,7 @@ def test_odd_rows_are_told(workspace: Path, tmp_path: Path) -> None:
     assert "train.jsonl: 1 empty, 0 dropped" in out
     assert "2 training rows of" in out
     assert "1 of 1 test rows are also among the training rows" in out
-    (result,) = results.read_units(load_recipe(recipe))
+    (result,) = results.read_units(resolve(load_recipe(recipe)))
     assert (result.overlap["train_test"], result.skipped["train"]) == (
         1,
         {"empty": 1, "dropped": 0, "duplicated": 2},

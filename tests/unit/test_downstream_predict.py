@@ -10,12 +10,14 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, BartConfig, BartForConditionalGeneration
 
-from pipeline.downstream.encode import EncodedSource, encode, encode_labels, load_tokenizer
+from pipeline.downstream.batches import EncodedSource
+from pipeline.downstream.encode import encode, encode_labels
 from pipeline.downstream.predict import classify, generate, length_sorted_batches, score_labels
 from pipeline.downstream.shape import model_shape
-from pipeline.downstream.speed import BATCH, Work, measurement, time_model
 from pipeline.downstream.tasks import Examples, TaskData
+from pipeline.downstream.timing import BATCH, TimedWork, measurement, time_model
 from pipeline.errors import DataError
+from pipeline.models.directory import load_tokenizer
 from pipeline.recipe import Task
 from tests.tiny_t5 import save_tiny_t5
 
@@ -193,7 +195,7 @@ def test_batches_hold_every_index_once_longest_first() -> None:
 
 @pytest.mark.parametrize("labels", [None, [[5, 1], [6, 7, 1]]])
 def test_models_are_timed_alone_and_in_batches(model: Any, labels: list[list[int]] | None) -> None:
-    work = Work([[5, 6, 7, 1], [8, 1]], labels, pad_token_id=0, new_tokens=5)
+    work = TimedWork([[5, 6, 7, 1], [8, 1]], labels, pad_token_id=0, new_tokens=5)
     found = [
         measurement(setting, times, work, "a")
         for setting, times in time_model(model, work, repeats=2).items()

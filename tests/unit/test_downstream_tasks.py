@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.downstream.metrics import label_metrics, rouge_rows, sentences
-from pipeline.downstream.rows import read_rows
+from pipeline.downstream.task_metrics import label_metrics, rouge_rows, sentences
+from pipeline.downstream.task_rows import read_rows
 from pipeline.downstream.tasks import load_task
 from pipeline.errors import DataError
 from pipeline.recipe import Task
