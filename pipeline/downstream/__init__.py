@@ -1,7 +1,7 @@
 """The comparison of models on downstream tasks: fine-tune, predict, score, report.
 
 comparison.py      the finetune section of a recipe, resolved into jobs
-job.py             one job: where its artifact lies, and what decides its content
+job.py             one job: the place and the identity of its artifact
 run_jobs.py        every job that is not finished, in one process
 tasks.py           the rows of a task as text-to-text examples
 task_rows.py       rows of files and of `datasets`

@@ -1,7 +1,7 @@
-"""Jobs of a comparison: where each artifact lies, and what decides its content.
+"""Jobs of a comparison: the place of each artifact, and everything that decides its content.
 
-A job is plain data. What it needs is opened and hashed when its `output` is first asked for: its
-model may not be made yet, and its teacher not fine-tuned yet. Nothing here imports torch.
+A job is plain data. Its model and files are opened and hashed when its `output` is first asked
+for: the model may not be made yet, and the teacher not fine-tuned yet. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class TaskTeacher:
 
 @dataclass(frozen=True, eq=False)
 class TeacherSignal:
-    """What a model learns from the fine-tuned teacher: labelled rows, logits, or both."""
+    """Lessons of one model from the fine-tuned teacher: labelled rows, logits, or both."""
 
     data: Data
     logits: LogitsDistillation | None

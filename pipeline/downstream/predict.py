@@ -17,7 +17,13 @@ from pipeline.hardware import resolve_dtype
 
 if TYPE_CHECKING:
     import torch
-    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import (
+        EncoderDecoderCache,
+        GenerationConfig,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+    )
+    from transformers.modeling_outputs import BaseModelOutput
 
 #: Decoder sequences (rows × labels) scored at once; bounds the memory of their cross-attention keys
 #: and values.
@@ -172,9 +178,9 @@ def score_labels(
 
 def _score_rest(
     model: PreTrainedModel,
-    encoded: Any,
+    encoded: BaseModelOutput,
     mask: torch.Tensor,
-    cache: Any,
+    cache: EncoderDecoderCache,
     starts: torch.Tensor,
     targets: torch.Tensor,
 ) -> torch.Tensor:
@@ -183,6 +189,7 @@ def _score_rest(
     encoded, cache: the encoder's output and the decoder's cache after the first step, one a row.
     """
     rows, count = len(mask), len(targets)
+    assert encoded.last_hidden_state is not None
     cache.batch_repeat_interleave(count)
     # With a filled cross-attention cache the encoder's output is read for its shape only: an
     # expanded view is enough.

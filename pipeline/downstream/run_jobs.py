@@ -179,7 +179,7 @@ def _check(pending: list[FineTuneJob], data: Mapping[str, TaskData]) -> None:
 
 
 def _report_odd_rows(data: TaskData) -> None:
-    """Print what is odd about the rows of a task, once."""
+    """Print a line for everything odd about the rows of a task, once."""
     name = data.task.name
     for part in (data.train, data.validation, data.test, *data.more_tests.values()):
         if part.empty + part.dropped:

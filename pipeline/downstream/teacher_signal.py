@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.artifacts import Artifact
 from pipeline.console import say
@@ -19,6 +19,7 @@ from pipeline.recipe import LogitsDistillation
 if TYPE_CHECKING:
     import torch
 
+    from pipeline.artifacts.shard import Rows
     from pipeline.training.loader import Batch
 
 
@@ -66,7 +67,7 @@ def _label_shards(
         part, asked = rows.only(span), encoded.part(slice(span.start, span.stop))
         texts, _ = predict_texts(model, tokenizer, data, asked)
         if distributed.rank() == 0:
-            columns: dict[str, Any] = {
+            columns: dict[str, Rows] = {
                 "source": [source.encode() for source in part.sources],
                 "target": [text.encode() for text in texts],
                 "row": torch.tensor(part.rows),

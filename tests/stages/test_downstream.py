@@ -1,4 +1,4 @@
-"""The real stage on files in published schemas: seeds, a sweep, baselines, and a student taught by a fine-tuned teacher."""
+"""The real stage on files in published schemas: seeds, learning rates, baselines, a teacher."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_published_sets_a_sweep_and_baselines(workspace: Path) -> None:
     out = succeed(recipe, "--trials", "seed-3,seed-3.rate-0.0001,seed-3.rate-0.003,baseline")
     assert "0 of 9 units are finished" in out
     out = succeed(recipe, "--tasks", "cola")
-    assert "3 of 5 units are finished" in out, "what was made by trial must not be made again"
+    assert "3 of 5 units are finished" in out, "units made by --trials must not be made again"
     comparison = resolve(load_recipe(recipe))
     found = results.chosen(comparison)
     assert {task: set(models) for task, models in found.items()} == {
@@ -172,7 +172,7 @@ def test_published_sets_a_sweep_and_baselines(workspace: Path) -> None:
         workspace / "published/finetune/comparison/cnn_dailymail/small/seed-3/metrics.json"
     ).read_text()
     assert json.loads(cut)["cut"]["targets"] > 0
-    # From the stored rows alone, the scores of the files come out again.
+    # The stored rows alone give the scores in the files again.
     rows = generated.predictions()
     hits = [
         prediction == reference
@@ -184,7 +184,8 @@ def test_published_sets_a_sweep_and_baselines(workspace: Path) -> None:
     predictions, references = (
         [float(text) for text in side] for side in (rows.predictions, rows.references)
     )
-    # After so few steps a model may give every row one number; no correlation is defined then, and 0 is reported.
+    # After six steps a model may give every row the same number: no correlation is defined then,
+    # and 0 is reported.
     correlated = pearsonr(predictions, references).statistic if len(set(predictions)) > 1 else 0.0
     assert correlated == pytest.approx(stsb.scores["pearson"], abs=1e-9)
 
@@ -270,7 +271,8 @@ def test_a_student_learns_from_the_fine_tuned_teacher_and_a_kill_changes_nothing
         )
         assert one.manifest.content_hash() == other.manifest.content_hash(), path
 
-    # Another teacher: the student's units are not those of this recipe any more, and none is overwritten.
+    # Another teacher: the student's units are not those of this recipe any more, and none is
+    # overwritten.
     changed = stage(alone, "finetune.learning_rate=0.001")
     assert changed.returncode == 2
     assert "was made from something else" in changed.stderr
@@ -280,7 +282,7 @@ def test_a_student_learns_from_the_fine_tuned_teacher_and_a_kill_changes_nothing
 def test_partitioned_weights_on_two_ranks_generate_and_validate(workspace: Path) -> None:
     recipe = taught(workspace, "ranks")
     config = json.loads((REPOSITORY / "ds_configs/zero3_cpu.json").read_text())
-    # Small weights are otherwise kept whole.
+    # By default small weights are kept whole.
     config["zero_optimization"] |= {
         f"stage3_{what}_persistence_threshold": 0 for what in ("param", "model")
     }
@@ -294,7 +296,7 @@ def test_partitioned_weights_on_two_ranks_generate_and_validate(workspace: Path)
     )
 
 
-def test_what_cannot_work_is_one_line_and_leaves_nothing(workspace: Path) -> None:
+def test_a_request_that_cannot_work_is_one_line_and_leaves_nothing(workspace: Path) -> None:
     for name, arguments, message in (
         (
             "student alone",
@@ -320,7 +322,7 @@ def test_what_cannot_work_is_one_line_and_leaves_nothing(workspace: Path) -> Non
         assert not (workspace / "wrong").exists()
 
 
-def test_odd_rows_are_told(workspace: Path, tmp_path: Path) -> None:
+def test_odd_rows_are_reported(workspace: Path, tmp_path: Path) -> None:
     rows = [{"text": f"A text of number {n}.", "label": "ab"[n % 2]} for n in range(30)]
     rows += [{"text": "", "label": "a"}, rows[0], rows[1]]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

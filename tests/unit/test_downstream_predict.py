@@ -1,4 +1,4 @@
-"""Label scoring against brute force, and predictions that do not depend on the order of the rows."""
+"""Label scoring against brute force; predictions do not depend on the order of the rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.tiny_t5 import save_tiny_t5
 
 @pytest.fixture(scope="module")
 def documents(wiki_jsonl: Path) -> list[dict[str, str]]:
-    """300 rows from all over the file, which is sorted by topic."""
+    """Return 300 rows from all over the file, which is sorted by topic."""
     lines = wiki_jsonl.read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines[:: len(lines) // 300]]
 
@@ -57,15 +57,14 @@ def task_data(documents: list[dict[str, str]], **settings: Any) -> TaskData:
 def model(tiny: Path) -> Any:
     model = AutoModelForSeq2SeqLM.from_pretrained(tiny).eval()
     torch.manual_seed(1)
-    for (
-        parameter
-    ) in model.parameters():  # a fresh T5 is nearly uniform: nothing would depend on the source
+    # A fresh T5 is nearly uniform: nothing would depend on the source.
+    for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return model
 
 
 def brute_force(model: Any, source: list[int], label: list[int]) -> float:
-    """Log-likelihood from one plain forward pass over an unpadded pair."""
+    """Return the log-likelihood from one plain forward pass over an unpadded pair."""
     with torch.inference_mode():
         logits = model(input_ids=torch.tensor([source]), labels=torch.tensor([label])).logits[0]
     return float(logits.log_softmax(-1).gather(-1, torch.tensor(label)[:, None]).sum())
@@ -98,8 +97,9 @@ def test_label_scores_equal_plain_forward_passes(
 def test_label_scores_of_bart_equal_plain_forward_passes() -> None:
     torch.manual_seed(0)
     config = BartConfig(
-        vocab_size=60, d_model=16, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=32, decoder_ffn_dim=32, dropout=0.0, max_position_embeddings=32,
+        vocab_size=60, d_model=16, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, dropout=0.0,
+        max_position_embeddings=32,
     )  # fmt: skip
     bart = BartForConditionalGeneration(config).eval()
     for parameter in bart.parameters():
@@ -210,7 +210,7 @@ def test_models_are_timed_alone_and_in_batches(model: Any, labels: list[list[int
             1000 * line["batch_size"] / line["milliseconds"], rel=1e-2
         )
         assert (line["tokens_per_second"] is None) == (labels is not None)
-    # A batch takes less time than its rows alone, give or take the machine's moods.
+    # A batch takes less time than its rows alone; the factor allows for noise of the machine.
     assert found[1]["quickest"] < 2 * BATCH * found[0]["slowest"]
 
 
