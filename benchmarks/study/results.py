@@ -13,8 +13,8 @@ from benchmarks import common
 from benchmarks.study.grid import Group, Unit
 from benchmarks.study.grid import Path as Way
 from benchmarks.study.work import Study
-from pipeline import lineage
 from pipeline.artifacts import Artifact
+from pipeline.downstream.comparison import resolve
 from pipeline.downstream.results import Scored, UnitResult, compare
 from pipeline.errors import PipelineError
 
@@ -106,13 +106,10 @@ def _tokens_per_step(study: Study) -> float:
 def _judged(study: Study, name: str, unit: Unit | None, seed: int) -> dict[str, UnitResult]:
     recipe = study.tuning_recipe(name, unit, seed)
     found = {}
-    for task in recipe.finetune.tasks:
-        rate = recipe.finetune.rates(task)[0]
+    for job in resolve(recipe).jobs:
         try:
-            output = lineage.finetune_output(recipe, task, name, f"seed-{seed}", seed, rate, {})
-            if output.complete():
-                record = json.loads((output.root / "metrics.json").read_text(encoding="utf-8"))
-                found[task.name] = UnitResult(root=output.root, settings=task, **record)
+            if job.complete():
+                found[job.task.name] = UnitResult.read(job)
         except PipelineError:
             continue
     return found

@@ -13,12 +13,12 @@ from typing import Any
 from benchmarks.study import corpus, forks
 from benchmarks.study.forks import Command, Work
 from benchmarks.study.grid import CACHES, OBJECTIVES, STUDENTS, Unit
-from pipeline import lineage
 from pipeline.artifacts import Output, atomic
 from pipeline.corpus import reviews
 from pipeline.corpus.splits import write_splits
-from pipeline.distillation.job import resolve
+from pipeline.distillation.job import resolve as resolve_distill
 from pipeline.distillation.links import resolve_links
+from pipeline.downstream.comparison import resolve
 from pipeline.errors import PipelineError, StaleArtifact
 from pipeline.recipe import Recipe, load_recipe
 
@@ -144,7 +144,7 @@ class Study:
         recipe = self.recipe(*self.overrides(unit))
         if unit.path.assistants:
             recipe = resolve_links(recipe)[-1].recipe
-        return resolve(recipe, unit.path.stage).output
+        return resolve_distill(recipe, unit.path.stage).output
 
     def model(self, name: str, unit: Unit | None) -> Path:
         """Return the directory of a student, or of the teacher when there is no unit."""
@@ -174,12 +174,7 @@ class Study:
         """Return whether a model is fine-tuned on both tasks."""
         try:
             recipe = self.tuning_recipe(name, unit, seed)
-            return all(
-                lineage.finetune_output(
-                    recipe, task, name, f"seed-{seed}", seed, recipe.finetune.rates(task)[0], {}
-                ).complete()
-                for task in recipe.finetune.tasks
-            )
+            return all(job.complete() for job in resolve(recipe).jobs)
         except StaleArtifact:
             raise
         except PipelineError:

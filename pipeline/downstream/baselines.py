@@ -1,79 +1,71 @@
-"""What needs no model: TF-IDF with a linear model, and the first words of the source. Their scores stand beside the models'.
+"""Baselines that need no model: TF-IDF with a linear model, and the first words of the source.
 
-Both read the task's columns as the template fills them in; the words that the template adds are the same in every row.
+Both read the task's columns as the template renders them; the words that the template adds are the
+same in every row.
 """
 
 from __future__ import annotations
 
-from pipeline.artifacts import Output
-from pipeline.downstream.judge import Predictions, judged, score
-from pipeline.downstream.record import Origin, positive_label, write_record
+from collections.abc import Mapping
+
+from pipeline.downstream.job import BaselineJob
+from pipeline.downstream.task_metrics import Predictions, evaluate, pair_predictions
 from pipeline.downstream.tasks import Examples, TaskData
-from pipeline.lineage import baseline_output
-from pipeline.recipe import Recipe, Task
+from pipeline.downstream.unit_record import ModelOrigin, write_unit
 
 #: Words of the source that `lead` gives as its summary.
 LEAD_WORDS = 12
 
 
-def suits(name: str, task: Task) -> bool:
-    """Whether a baseline has an answer to this kind of task."""
-    return (name == "lead") == (task.kind == "generation")
-
-
-def judge_baseline(recipe: Recipe, data: TaskData, name: str) -> Output:
+def make_baseline(job: BaselineJob, data: TaskData) -> None:
     """Make the unit of one baseline unless it is finished. For one rank."""
-    output = baseline_output(recipe, data.task, name)
-    if output.complete():
-        return output
+    if job.complete():
+        return
     parts = {**data.tests(), "validation": data.validation}
-    found = _lead(data, parts) if name == "lead" else _tfidf(data, parts)
-    output.begin()
-    validation = score(data.task, found.pop("validation"), positive_label(data))
-    files, _ = write_record(
-        output.root,
-        Origin(name, baseline=True),
+    predictions = _lead(data, parts) if job.name == "lead" else _tfidf(data, parts)
+    job.output.begin()
+    validation = evaluate(data.task, predictions.pop("validation"), data.positive)
+    files, _ = write_unit(
+        job.root,
+        ModelOrigin(model=job.name, baseline=True),
         data,
-        found,
+        predictions,
         train=data.train,
         validation=validation,
         cut={"sources": 0, "targets": 0},
-        resamples=recipe.finetune.resamples,
+        resamples=job.resamples,
     )
-    output.finish(files=files)
-    return output
+    job.output.finish(files=files)
 
 
-def _lead(data: TaskData, parts: dict[str, Examples]) -> dict[str, Predictions]:
+def _lead(data: TaskData, parts: Mapping[str, Examples]) -> dict[str, Predictions]:
     prefix = data.task.source.partition("{")[0].strip()
-    found = {}
+    predictions = {}
     for name, part in parts.items():
-        texts = [source.removeprefix(prefix).split()[:LEAD_WORDS] for source in part.sources]
-        found[name] = judged(
-            data.task, part.rows, [" ".join(words) for words in texts], part.references
-        )
-    return found
+        words = [source.removeprefix(prefix).split()[:LEAD_WORDS] for source in part.sources]
+        texts = [" ".join(some) for some in words]
+        predictions[name] = pair_predictions(data.task, part.rows, texts, part.references)
+    return predictions
 
 
-def _tfidf(data: TaskData, parts: dict[str, Examples]) -> dict[str, Predictions]:
+def _tfidf(data: TaskData, parts: Mapping[str, Examples]) -> dict[str, Predictions]:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.pipeline import make_pipeline
 
     task, train = data.task, data.train
-    # Words and pairs of words; in more than a handful of rows, those that occur once are noise.
+    # Words and pairs of words. With 1000 rows or more, those that occur once are noise.
     features = TfidfVectorizer(
         ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(train) >= 1000 else 1
     )
+    is_number = task.kind == "regression"
     model = make_pipeline(
-        features, Ridge() if task.kind == "regression" else LogisticRegression(C=30, max_iter=1000)
+        features, Ridge() if is_number else LogisticRegression(C=30, max_iter=1000)
     )
     model.fit(train.sources, train.references)
-    found = {}
+    predictions = {}
     for name, part in parts.items():
-        texts = [
-            f"{value:.6g}" if task.kind == "regression" else str(value)
-            for value in model.predict(part.sources)
-        ]
-        found[name] = judged(task, part.rows, texts, part.references)
-    return found
+        values = model.predict(part.sources)
+        texts = [f"{value:.6g}" if is_number else str(value) for value in values]
+        predictions[name] = pair_predictions(task, part.rows, texts, part.references)
+    return predictions

@@ -1,7 +1,8 @@
-"""Confidence intervals and paired significance by resampling the test rows (Efron 1979; Koehn 2004 for pairs of systems).
+"""Confidence intervals and paired significance by resampling the test rows.
 
-A resample says how often each row occurs. Rows on which all models say the same are drawn together, as one outcome of a
-multinomial: thousands of rows of a classification are a few outcomes, and a thousand resamples cost milliseconds.
+Efron 1979; Koehn 2004 for pairs of systems. A resample says how often each row occurs. Rows on
+which all models predict the same are drawn together, as one outcome of a multinomial. Thousands of
+rows of a classification are a few outcomes, and a thousand resamples cost milliseconds.
 """
 
 from __future__ import annotations
@@ -13,65 +14,77 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-#: What lies outside on either side of an interval.
+#: The share of resamples outside an interval, on either side.
 TAIL = 0.025
 _SEED = 20
+#: Counts of outcomes drawn at once; bounds the memory.
 _AT_ONCE = 1 << 21
 
 
-class Column(NamedTuple):
-    """One model's test rows as one metric sees them, (rows, 1 or 2): a score each; or prediction and reference, as numbers."""
+class MetricColumn(NamedTuple):
+    """The test rows of one model as one metric sees them."""
 
     metric: str
+    #: (rows, 1): a score each; or (rows, 2): prediction and reference, as numbers.
     values: Floats
-    #: The number of the label whose F1 `f1` is.
+    #: The number of the label that `f1` is about.
     positive: int = -1
 
 
-class Difference(NamedTuple):
+class PairedDifference(NamedTuple):
     difference: float
     low: float
     high: float
-    #: Two-sided: twice the share of resamples in which the difference vanishes or turns round; at least 2 / (resamples + 1).
+    #: Two-sided: twice the share of resamples in which the difference vanishes or changes its
+    #: sign; at least 2 / (resamples + 1).
     p_value: float
 
 
-def interval(columns: Sequence[Column], resamples: int) -> tuple[float, float]:
-    """95 % percentile interval of the mean over `columns` (the seeds of one model) of their metric."""
-    found = _means(resampled(columns, resamples))
-    low, high = np.quantile(found, [TAIL, 1 - TAIL])
+def interval(columns: Sequence[MetricColumn], resamples: int) -> tuple[float, float]:
+    """Return the 95 % percentile interval of a metric's mean over the seeds of one model.
+
+    columns: one for each seed.
+    """
+    means = _means(resampled(columns, resamples))
+    low, high = np.quantile(means, [TAIL, 1 - TAIL])
     return float(low), float(high)
 
 
-def difference(ours: Sequence[Column], theirs: Sequence[Column], resamples: int) -> Difference:
-    """How much the mean over `ours` is above that over `theirs`, on the same rows, resampled together."""
-    found = resampled([*ours, *theirs], resamples)
-    apart = _means(found[: len(ours)]) - _means(found[len(ours) :])
-    point = float(np.mean([value(c) for c in ours]) - np.mean([value(c) for c in theirs]))
-    low, high = np.quantile(apart, [TAIL, 1 - TAIL])
-    against = min(int((apart <= 0).sum()), int((apart >= 0).sum()))
-    return Difference(point, float(low), float(high), min(1.0, 2 * (against + 1) / (resamples + 1)))
+def difference(
+    a: Sequence[MetricColumn], b: Sequence[MetricColumn], resamples: int
+) -> PairedDifference:
+    """Return the mean over `a` minus the mean over `b`, on the same rows resampled together."""
+    values = resampled([*a, *b], resamples)
+    differences = _means(values[: len(a)]) - _means(values[len(a) :])
+    point = float(np.mean([value(c) for c in a]) - np.mean([value(c) for c in b]))
+    low, high = np.quantile(differences, [TAIL, 1 - TAIL])
+    against = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    p_value = min(1.0, 2 * (against + 1) / (resamples + 1))
+    return PairedDifference(point, float(low), float(high), p_value)
 
 
-def value(column: Column) -> float:
-    """The metric over all rows."""
+def value(column: MetricColumn) -> float:
+    """Return the metric over all rows."""
     return float(_statistic(column, column.values, np.ones((1, len(column.values))))[0])
 
 
-def resampled(columns: Sequence[Column], resamples: int) -> Floats:
-    """The metric of each column in each resample, (columns, resamples); the same resamples for all of them."""
+def resampled(columns: Sequence[MetricColumn], resamples: int) -> Floats:
+    """Return the metric of each column in each resample, (columns, resamples).
+
+    The resamples are the same for all columns.
+    """
     rows = len(columns[0].values)
-    assert all(len(column.values) == rows for column in columns), "columns are of different rows"
+    assert all(len(column.values) == rows for column in columns), "columns have different rows"
     outcomes, counts = np.unique(
         np.concatenate([c.values for c in columns], 1), axis=0, return_counts=True
     )
     ends = np.cumsum([column.values.shape[1] for column in columns])
     parts = np.split(outcomes, ends[:-1], axis=1)
-    found = [
+    values = [
         [_statistic(column, part, drawn) for column, part in zip(columns, parts, strict=True)]
         for drawn in _draws(counts, resamples)
     ]
-    return np.concatenate(found, axis=1)
+    return np.concatenate(values, axis=1)
 
 
 def _draws(counts: NDArray[np.int64], resamples: int) -> Iterator[Floats]:
@@ -83,13 +96,16 @@ def _draws(counts: NDArray[np.int64], resamples: int) -> Iterator[Floats]:
         yield generator.multinomial(rows, counts / rows, size=size).astype(np.float64)
 
 
-def _means(found: Floats) -> Floats:
-    mean: Floats = found.mean(0)
+def _means(values: Floats) -> Floats:
+    mean: Floats = values.mean(0)
     return mean
 
 
-def _statistic(column: Column, outcomes: Floats, counts: Floats) -> Floats:
-    """outcomes: (outcomes, 1 or 2); counts: (resamples, outcomes). Returns (resamples,)."""
+def _statistic(column: MetricColumn, outcomes: Floats, counts: Floats) -> Floats:
+    """Return the metric of each resample, (resamples,).
+
+    outcomes: (outcomes, 1 or 2); counts: (resamples, outcomes).
+    """
     if column.metric in ("pearson", "spearman"):
         x, y = outcomes[:, 0], outcomes[:, 1]
         if column.metric == "spearman":
@@ -100,17 +116,18 @@ def _statistic(column: Column, outcomes: Floats, counts: Floats) -> Floats:
         mean: Floats = counts @ outcomes[:, 0] / rows
         return mean
     labels = np.unique(outcomes)
-    said, true = (np.equal.outer(outcomes[:, side], labels).astype(np.float64) for side in (0, 1))
-    hits, said, true = counts @ (said * true), counts @ said, counts @ true
+    predicted, true = (
+        np.equal.outer(outcomes[:, side], labels).astype(np.float64) for side in (0, 1)
+    )
+    hits, predicted, true = counts @ (predicted * true), counts @ predicted, counts @ true
     if column.metric == "matthews":
-        above = hits.sum(1) * rows - (said * true).sum(1)
-        return _quotient(
-            above, np.sqrt((rows**2 - (said**2).sum(1)) * (rows**2 - (true**2).sum(1)))
-        )
-    f1 = _quotient(2 * hits, said + true)
+        above = hits.sum(1) * rows - (predicted * true).sum(1)
+        spreads = (rows**2 - (predicted**2).sum(1)) * (rows**2 - (true**2).sum(1))
+        return _quotient(above, np.sqrt(spreads))
+    f1 = _quotient(2 * hits, predicted + true)
     if column.metric == "f1":
         return f1 @ (labels == column.positive)
-    return _quotient(f1.sum(1), ((said + true) > 0).sum(1).astype(np.float64))
+    return _quotient(f1.sum(1), ((predicted + true) > 0).sum(1).astype(np.float64))
 
 
 def _correlation(x: Floats, y: Floats, counts: Floats) -> Floats:
@@ -118,12 +135,12 @@ def _correlation(x: Floats, y: Floats, counts: Floats) -> Floats:
     x = x - (counts * x).sum(1, keepdims=True) / rows
     y = y - (counts * y).sum(1, keepdims=True) / rows
     squares = (counts * x * x).sum(1) * (counts * y * y).sum(1)
-    # What rounding leaves of a constant is no spread.
+    # The spread of a constant is 0 except for rounding.
     return _quotient((counts * x * y).sum(1), np.sqrt(np.where(squares > 1e-18, squares, 0.0)))
 
 
 def _ranks(x: Floats, counts: Floats) -> Floats:
-    """The mean rank of each outcome among the rows drawn; ties share theirs."""
+    """Return the mean rank of each outcome among the rows drawn; ties share theirs."""
     order = np.argsort(x, kind="stable")
     starts = np.flatnonzero(np.diff(x[order], prepend=-np.inf))
     drawn = np.add.reduceat(counts[:, order], starts, axis=1)

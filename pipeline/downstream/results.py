@@ -1,6 +1,7 @@
-"""Finished units, read back: of a sweep the rate that validation chose, means over seeds, and whether two models differ.
+"""Results of the finished units of a comparison: means over seeds, and paired tests.
 
-Nothing is run again: `metrics.json` and `predictions.jsonl` of each unit hold all that is needed (docs/downstream.md).
+For several learning rates, those of the rate with the best validation score. Nothing is run again:
+`metrics.json` and `predictions.jsonl` of each unit hold all that is needed (docs/downstream.md).
 """
 
 from __future__ import annotations
@@ -11,60 +12,42 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
-from pipeline.artifacts import Output
-from pipeline.downstream.baselines import suits
-from pipeline.downstream.bootstrap import Column, Difference, difference, interval
-from pipeline.downstream.judge import Predictions, column
-from pipeline.downstream.unit import best_rate, units_of
+from pipeline.downstream.bootstrap import MetricColumn, PairedDifference, difference, interval
+from pipeline.downstream.comparison import Comparison, TaskJobs
+from pipeline.downstream.job import BaselineJob, FineTuneJob, best_rate
+from pipeline.downstream.task_metrics import Predictions, metric_column
+from pipeline.downstream.unit_record import UnitRecord, predictions_file
 from pipeline.errors import DataError, PipelineError
-from pipeline.lineage import baseline_output
-from pipeline.recipe import Recipe, Task
+from pipeline.recipe import Task
 
 
-@dataclass(frozen=True)
-class UnitResult:
-    """One finished unit: the fields of its metrics.json, and where it lies."""
+@dataclass(frozen=True, kw_only=True)
+class UnitResult(UnitRecord):
+    """One finished unit: the fields of its metrics.json, its directory and its task."""
 
     root: Path
-    #: The task as the recipe has it.
+    #: The task in the recipe.
     settings: Task
-    task: str
-    kind: str
-    model: str
-    baseline: bool
-    seed: int | None
-    learning_rate: float | None
-    data: str
-    teacher: str | None
-    metric: str
-    scores: dict[str, float]
-    intervals: dict[str, list[float]]
-    validation: dict[str, float]
-    steps: dict[str, int] | None
-    rows: dict[str, int]
-    skipped: dict[str, dict[str, int]]
-    overlap: dict[str, int]
-    cut: dict[str, int]
-    stray: int
-    #: Whose F1 `f1` is.
-    positive: str | None
+
+    @classmethod
+    def read(cls, job: FineTuneJob | BaselineJob) -> UnitResult:
+        record = json.loads((job.root / "metrics.json").read_text(encoding="utf-8"))
+        return cls(root=job.root, settings=job.task, **record)
 
     def predictions(self, part: str = "") -> Predictions:
-        """Of the test rows, or of one of the task's `more_tests`."""
-        name = f"predictions-{part}.jsonl" if part else "predictions.jsonl"
-        return Predictions.parse((self.root / name).read_text(encoding="utf-8"))
+        """Return those of the test rows, or of one of the task's `more_tests`."""
+        return Predictions.parse((self.root / predictions_file(part)).read_text(encoding="utf-8"))
 
-    def column(self, metric: str) -> Column:
-        """Its rows as one metric sees them; metric: a name in `scores`."""
+    def column(self, metric: str) -> MetricColumn:
+        """Return its rows as one metric sees them. metric: a name in `scores`."""
         part, _, name = metric.rpartition("/")
-        return column(self.settings, self.predictions(part), name, self.positive)
+        return metric_column(self.settings, self.predictions(part), name, self.positive)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One model on one task: the units, one a seed, of the learning rate that validation chose."""
+    """One model on one task: its units with the chosen learning rate, one a seed."""
 
     units: list[UnitResult]
     resamples: int
@@ -82,7 +65,7 @@ class Scored:
 
     @property
     def deviation(self) -> dict[str, float | None]:
-        """Sample standard deviation over the seeds; None for one seed."""
+        """Return the sample standard deviation over the seeds; None for one seed."""
         several = len(self.units) > 1
         return {
             metric: stdev(unit.scores[metric] for unit in self.units) if several else None
@@ -91,7 +74,7 @@ class Scored:
 
     @cached_property
     def interval(self) -> Mapping[str, tuple[float, float]]:
-        """95 % by bootstrap over the test rows, of the mean over the seeds."""
+        """Return the 95 % intervals of the mean over the seeds, by bootstrap over the test rows."""
         if len(self.units) == 1:
             return {metric: (low, high) for metric, (low, high) in self.units[0].intervals.items()}
         return {
@@ -99,50 +82,52 @@ class Scored:
             for metric in self.units[0].scores
         }
 
-    def columns(self, metric: str) -> list[Column]:
+    def columns(self, metric: str) -> list[MetricColumn]:
         return [unit.column(metric) for unit in self.units]
 
 
-def read_units(recipe: Recipe) -> list[UnitResult]:
-    """Every finished unit of the recipe, baselines last. One that was made from something else is no result of it."""
-    outputs = [
-        (task, unit_output)
-        for task in recipe.finetune.tasks
-        for unit_output in [*_outputs(recipe, task), *_baselines(recipe, task)]
-    ]
-    return [_read(task, output.root) for task, output in outputs]
+def read_units(comparison: Comparison) -> list[UnitResult]:
+    """Read every finished unit, on each task the baselines last.
+
+    A unit that was made from something else is skipped.
+    """
+    finished: list[FineTuneJob | BaselineJob] = []
+    for task in comparison.tasks:
+        finished += _finished_jobs(task)
+        finished += _finished_baselines(task)
+    return [UnitResult.read(job) for job in finished]
 
 
-def chosen(recipe: Recipe) -> dict[str, dict[str, Scored]]:
-    """Task → model or baseline → its units at the learning rate with the best mean validation score over the seeds."""
-    found: dict[str, dict[str, list[UnitResult]]] = {
-        task.name: {} for task in recipe.finetune.tasks
-    }
-    for unit in read_units(recipe):
-        found[unit.task].setdefault(unit.model, []).append(unit)
+def chosen(comparison: Comparison) -> dict[str, dict[str, Scored]]:
+    """Return task → model or baseline → its units at the best learning rate.
+
+    The best is the one with the best mean validation score over the seeds.
+    """
+    units: dict[str, dict[str, list[UnitResult]]] = {task.name: {} for task in comparison.tasks}
+    for unit in read_units(comparison):
+        units[unit.task].setdefault(unit.model, []).append(unit)
     return {
         task: {
-            model: Scored(_at_best_rate(units), recipe.finetune.resamples)
-            for model, units in models.items()
+            model: Scored(_at_best_rate(of_model), comparison.resamples)
+            for model, of_model in by_model.items()
         }
-        for task, models in found.items()
+        for task, by_model in units.items()
     }
 
 
-def compare(a: Scored, b: Scored, metric: str) -> Difference:
-    """Paired bootstrap of a - b over the same test rows. metric: a name in `scores`.
+def compare(a: Scored, b: Scored, metric: str) -> PairedDifference:
+    """Return a - b with its paired bootstrap over the same test rows. metric: a name in `scores`.
 
-    Seeds are averaged within each resample, so that what is asked is whether the models differ on other rows of this kind.
-    Raises DataError when they were not scored on the same rows.
+    Seeds are averaged within each resample: the question is if the models differ on other rows of
+    this kind. Raises DataError when they were not scored on the same rows.
     """
     part = metric.rpartition("/")[0]
-    rows = {
-        tuple(zip(found.rows, found.references, strict=True))
-        for found in (unit.predictions(part) for unit in (*a.units, *b.units))
-    }
+    predictions = [unit.predictions(part) for unit in (*a.units, *b.units)]
+    rows = {tuple(zip(paired.rows, paired.references, strict=True)) for paired in predictions}
     if len(rows) != 1:
         raise DataError(
-            f"{a.units[0].root} and {b.units[0].root} were not scored on the same rows: fine-tune both again"
+            f"{a.units[0].root} and {b.units[0].root} were not scored on the same rows: "
+            "fine-tune both again"
         )
     return difference(a.columns(metric), b.columns(metric), a.resamples)
 
@@ -159,30 +144,24 @@ def _at_best_rate(units: Sequence[UnitResult]) -> list[UnitResult]:
     return [unit for unit in units if unit.learning_rate == best]
 
 
-def _outputs(recipe: Recipe, task: Task) -> list[Output]:
-    found = []
-    for model in recipe.finetune.models:
-        for unit in units_of(recipe, task, model):
+def _finished_jobs(task: TaskJobs) -> list[FineTuneJob]:
+    finished = []
+    for jobs in task.by_model().values():
+        for job in jobs:
             try:
-                if unit.complete():
-                    found.append(unit.output)
+                if job.complete():
+                    finished.append(job)
             except PipelineError:
-                break  # its model is not made yet, or it was made from something else
-    return found
+                break  # its model is not made yet, or the unit was made from something else
+    return finished
 
 
-def _baselines(recipe: Recipe, task: Task) -> list[Output]:
-    found = []
-    for name in recipe.finetune.baselines:
+def _finished_baselines(task: TaskJobs) -> list[BaselineJob]:
+    finished = []
+    for job in task.baselines:
         try:
-            output = baseline_output(recipe, task, name)
-            if suits(name, task) and output.complete():
-                found.append(output)
+            if job.complete():
+                finished.append(job)
         except PipelineError:
             continue
-    return found
-
-
-def _read(task: Task, root: Path) -> UnitResult:
-    record: dict[str, Any] = json.loads((root / "metrics.json").read_text(encoding="utf-8"))
-    return UnitResult(root=root, settings=task, **record)
+    return finished

@@ -1,4 +1,7 @@
-"""A task's rows as text-to-text examples: one source and one target string each, the same for every model compared."""
+"""Rows of a task as text-to-text examples: one source and one target string each.
+
+They are the same for every model compared.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from pipeline.corpus.source_identity import source_hash
-from pipeline.downstream.rows import Row, read_rows
+from pipeline.downstream.task_rows import Row, read_rows
 from pipeline.errors import DataError
-from pipeline.recipe import Task
+from pipeline.recipe import Task, Values
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Examples:
     origin: str
     sources: list[str] = field(default_factory=list)
     targets: list[str] = field(default_factory=list)
-    #: What predictions are compared with: the target, or the number that a regression's target was rounded from.
+    #: Compared with the predictions: the target, or the number before a regression rounded it.
     references: list[str | float] = field(default_factory=list)
     #: Position of each example among the rows of `origin`, from 0.
     rows: list[int] = field(default_factory=list)
@@ -33,7 +36,7 @@ class Examples:
 
     @property
     def duplicated(self) -> int:
-        """Examples whose source and target an earlier one has, too."""
+        """The number of examples with the source and target of an earlier one."""
         return len(self) - len(set(zip(self.sources, self.targets, strict=True)))
 
     def only(self, kept: Sequence[int]) -> Examples:
@@ -46,7 +49,10 @@ class Examples:
         )
 
     def spread(self, count: int | None) -> Examples:
-        """At most `count` examples, evenly spaced, so that a file sorted by label is still represented."""
+        """Return at most `count` examples, evenly spaced.
+
+        Part of a file sorted by label then still holds every label.
+        """
         if count is None or count >= len(self):
             return self
         return self.only([i * len(self) // count for i in range(count)])
@@ -54,26 +60,33 @@ class Examples:
 
 @dataclass(frozen=True)
 class TaskData:
-    """Everything of a task but the tokenizer."""
+    """The examples and labels of a task; no tokenizer has seen them yet."""
 
     task: Task
     train: Examples
     validation: Examples
     test: Examples
     more_tests: dict[str, Examples]
-    #: The texts a prediction is one of; None for a generation task.
+    #: The texts that a prediction is chosen from; None for a generation task.
     labels: list[str] | None
 
+    @property
+    def positive(self) -> str | None:
+        """The label that `f1` is about; None without labels."""
+        return self.task.positive or (self.labels[-1] if self.labels else None)
+
     def tests(self) -> dict[str, Examples]:
-        """Every test set by the prefix of its scores' names: "" for the task's own."""
+        """Return every test set by the prefix of its scores' names: "" for the task's own."""
         return {"": self.test, **{f"{name}/": part for name, part in self.more_tests.items()}}
 
 
 def load_task(task: Task, validation_rows: int) -> TaskData:
     """Read and render a task, and check every label.
 
-    validation_rows: at most so many, and at most a tenth, of the training rows are held out where the task names no validation
-    rows. Raises DataError with one line: a missing file or column, a label outside the set (with file and row), nothing left.
+    validation_rows: the most rows that validate. Where the task names no validation rows, this many
+    training rows are held out, and at most a tenth.
+    Raises DataError with one line: a missing file or column, a label outside the set (with file and
+    row), nothing left.
     """
     train = _examples(task, task.train, "train")
     test = _examples(task, task.test, "test").spread(task.test_rows)
@@ -95,28 +108,30 @@ def load_task(task: Task, validation_rows: int) -> TaskData:
 
 
 def hold_out(train: Examples, count: int) -> tuple[Examples, Examples]:
-    """Divide training examples into those kept and at least `count` (1) held out.
+    """Divide training examples into those kept and those held out: `count` or more, at least 1.
 
-    Which ones depends on their sources alone; examples with the same source stay together.
+    The choice depends on their sources alone; examples with the same source stay together.
     """
     digests = [hashlib.sha256(source.encode()).digest() for source in train.sources]
-    chosen = set()
+    held_out = set()
     held = 0
     for index in sorted(range(len(train)), key=lambda i: digests[i]):
-        if held >= max(count, 1) and digests[index] not in chosen:
+        if held >= max(count, 1) and digests[index] not in held_out:
             break
-        chosen.add(digests[index])
+        held_out.add(digests[index])
         held += 1
     if held == len(train):
         raise DataError(
             f"{train.origin} has too few different rows to hold some out: name `validation` rows"
         )
-    kept = [i for i, digest in enumerate(digests) if digest not in chosen]
-    return train.only(kept), train.only([i for i, digest in enumerate(digests) if digest in chosen])
+    sides: tuple[list[int], list[int]] = ([], [])
+    for index, digest in enumerate(digests):
+        sides[digest in held_out].append(index)
+    return train.only(sides[0]), train.only(sides[1])
 
 
 def unlabelled(task: Task, train: Examples) -> Examples:
-    """Sources for a teacher to label: the rows of `task.unlabelled`, or the training examples'."""
+    """Return sources for a teacher to label: of `task.unlabelled`, or of the training rows."""
     if task.unlabelled is None:
         return train
     sources, kept, empty = [], [], 0
@@ -133,7 +148,7 @@ def unlabelled(task: Task, train: Examples) -> Examples:
 
 
 def _examples(task: Task, origin: str, part: str) -> Examples:
-    found = Examples(origin)
+    examples = Examples(origin)
     empty = dropped = 0
     named = task.labels if isinstance(task.labels, dict) else {}
     for number, row in enumerate(read_rows(origin, part)):
@@ -144,17 +159,16 @@ def _examples(task: Task, origin: str, part: str) -> Examples:
         elif not target or not _has_content(task.source, row):
             empty += 1
         else:
-            value = _number(task, target, origin, number) if task.values is not None else None
-            text = (
-                named.get(target, target)
-                if value is None or task.values is None
-                else task.values.text(value)
-            )
-            found.sources.append(source)
-            found.targets.append(text)
-            found.references.append(text if value is None else value)
-            found.rows.append(number)
-    if not found.sources:
+            text: str = named.get(target, target)
+            reference: str | float = text
+            if task.values is not None:
+                value = _number(task, task.values, target, origin, number)
+                text, reference = task.values.text(value), value
+            examples.sources.append(source)
+            examples.targets.append(text)
+            examples.references.append(reference)
+            examples.rows.append(number)
+    if not examples.sources:
         raise DataError(
             f"task {task.name}: {origin} has no row left ({empty} empty, {dropped} dropped)"
         )
@@ -162,21 +176,20 @@ def _examples(task: Task, origin: str, part: str) -> Examples:
         raise DataError(
             f"task {task.name}: {origin} changed while this run was reading it: start again"
         )
-    return replace(found, empty=empty, dropped=dropped)
+    return replace(examples, empty=empty, dropped=dropped)
 
 
-def _number(task: Task, text: str, origin: str, row: int) -> float:
-    assert task.values is not None
-    low, high = task.values.low, task.values.high
+def _number(task: Task, values: Values, text: str, origin: str, row: int) -> float:
     try:
         value = float(text)
     except ValueError:
         raise DataError(
             f"task {task.name}: row {row + 1} of {origin} has {text!r}, which is no number"
         ) from None
-    if not low <= value <= high:
+    if not values.low <= value <= values.high:
         raise DataError(
-            f"task {task.name}: row {row + 1} of {origin} has {value:g}, which is outside {low:g} to {high:g}: widen `values`"
+            f"task {task.name}: row {row + 1} of {origin} has {value:g}, which is outside "
+            f"{values.low:g} to {values.high:g}: widen `values`"
         )
     return value
 
@@ -188,8 +201,8 @@ def _render(task: Task, which: str, row: Row, origin: str, number: int) -> str:
         return template.format_map(values).strip()
     except KeyError as error:
         raise DataError(
-            f"task {task.name}: its {which} names column {error.args[0]!r}, but row {number + 1} of {origin} has "
-            f"{', '.join(map(str, row)) or 'none'}"
+            f"task {task.name}: its {which} names column {error.args[0]!r}, but row {number + 1} "
+            f"of {origin} has {', '.join(map(str, row)) or 'none'}"
         ) from None
     except (ValueError, IndexError, AttributeError, TypeError) as error:
         raise DataError(
@@ -198,7 +211,7 @@ def _render(task: Task, which: str, row: Row, origin: str, number: int) -> str:
 
 
 def _has_content(template: str, row: Row) -> bool:
-    """Whether any column the template names holds text; "summarize: " alone is no example."""
+    """Tell whether a column in the template holds text; "summarize: " alone is no example."""
     names = [
         name.split(".")[0].split("[")[0]
         for _, name, _, _ in string.Formatter().parse(template)
@@ -225,8 +238,8 @@ def _check_labels(task: Task, part: Examples, labels: Sequence[str]) -> None:
     for target, row in zip(part.targets, part.rows, strict=True):
         if target not in known:
             raise DataError(
-                f"task {task.name}: row {row + 1} of {part.origin} has label {target!r}, which is none of "
-                f"{_shown(labels)} (`drop_labels: [{target!r}]` leaves such rows out)"
+                f"task {task.name}: row {row + 1} of {part.origin} has label {target!r}, which is "
+                f"none of {_shown(labels)} (`drop_labels: [{target!r}]` leaves such rows out)"
             )
 
 

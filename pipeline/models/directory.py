@@ -129,6 +129,11 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def same_vocabulary(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
+    """Tell whether two tokenizers give every token the same id."""
+    return bool(a.get_vocab() == b.get_vocab())
+
+
 def tokenizer_hash(directory: Path) -> str:
     """Return the sha256 over a tokenizer's files; raises ConfigError when there are none."""
     files = [directory / name for name in _TOKENIZER_FILES if (directory / name).is_file()]

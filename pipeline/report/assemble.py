@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline import __version__
 from pipeline.downstream import results
+from pipeline.downstream.comparison import resolve
 from pipeline.errors import DataError, PipelineError
 from pipeline.models import open_model
 from pipeline.recipe import Recipe
@@ -33,7 +34,7 @@ def assemble(run: Path, name: str = "comparison", recipe: Recipe | None = None) 
         recipe = find_recipe(run, name)
     named = recipe.finetune.model_copy(update={"name": name})
     recipe = recipe.model_copy(update={"finetune": named})
-    scores = results.chosen(recipe)
+    scores = results.chosen(resolve(recipe))
     tasks, models = quality.task_infos(recipe, scores), quality.model_rows(recipe, scores)
     pairs = quality.differences(scores)
     reference = quality.reference_of(recipe, models)

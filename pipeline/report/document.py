@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from pipeline.downstream.speed import Measurement
+from pipeline.downstream.timing import Measurement
 
 #: Pairs of step and value, thinned to a few hundred.
 Points = list[list[float]]

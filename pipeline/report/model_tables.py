@@ -5,7 +5,7 @@ Markdown, HTML and the terminal lay out the same tables.
 
 from __future__ import annotations
 
-from pipeline.downstream.speed import Measurement
+from pipeline.downstream.timing import Measurement
 from pipeline.report import readable
 from pipeline.report.document import ModelRow, Report
 from pipeline.report.table import Table

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.downstream.bootstrap import TAIL, resampled
 from pipeline.downstream.results import Scored, compare
 from pipeline.downstream.shape import model_shape
-from pipeline.downstream.speed import Measurement
+from pipeline.downstream.timing import Measurement
 from pipeline.errors import DataError, PipelineError
 from pipeline.models import open_model
 from pipeline.recipe import Recipe

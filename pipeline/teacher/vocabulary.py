@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError
 from pipeline.models import ModelDirectory
-from pipeline.models.directory import load_tokenizer
+from pipeline.models.directory import load_tokenizer, same_vocabulary
 
 
 def check_vocabulary(model: ModelDirectory, tokenizer: Path) -> None:
@@ -21,7 +21,7 @@ def check_vocabulary(model: ModelDirectory, tokenizer: Path) -> None:
             f"{model.name} has a vocabulary of {vocab_size}, but the corpus was tokenised with "
             f"{len(ours)} tokens ({tokenizer}): set tokenizer.path to {model.name} and tokenise again"
         )
-    if model.has_tokenizer and model.tokenizer.get_vocab() != ours.get_vocab():
+    if model.has_tokenizer and not same_vocabulary(model.tokenizer, ours):
         raise ConfigError(
             f"{model.name} comes with another tokenizer than the one the corpus was tokenised with "
             f"({tokenizer}): set tokenizer.path to {model.name} and tokenise again"

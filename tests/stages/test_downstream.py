@@ -1,4 +1,4 @@
-"""The real stage on files in published schemas: seeds, a sweep, baselines, and a student taught by a fine-tuned teacher."""
+"""The real stage on files in published schemas: seeds, learning rates, baselines, a teacher."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from scipy.stats import pearsonr
 
 from pipeline.artifacts import Artifact
 from pipeline.downstream import results
+from pipeline.downstream.comparison import resolve
 from pipeline.recipe import load_recipe
 from tests.published import write_published
 from tests.tiny_run import ENVIRONMENT, REPOSITORY
@@ -125,9 +126,9 @@ def test_published_sets_a_sweep_and_baselines(workspace: Path) -> None:
     out = succeed(recipe, "--trials", "seed-3,seed-3.rate-0.0001,seed-3.rate-0.003,baseline")
     assert "0 of 9 units are finished" in out
     out = succeed(recipe, "--tasks", "cola")
-    assert "3 of 5 units are finished" in out, "what was made by trial must not be made again"
-    loaded = load_recipe(recipe)
-    found = results.chosen(loaded)
+    assert "3 of 5 units are finished" in out, "units made by --trials must not be made again"
+    comparison = resolve(load_recipe(recipe))
+    found = results.chosen(comparison)
     assert {task: set(models) for task, models in found.items()} == {
         "cola": {"small", "tfidf"},
         "stsb": {"small", "tfidf"},
@@ -137,7 +138,9 @@ def test_published_sets_a_sweep_and_baselines(workspace: Path) -> None:
     small = found["cola"]["small"]
     assert [unit.seed for unit in small.units] == [3, 4]
     swept = [
-        unit for unit in results.read_units(loaded) if (unit.task, unit.model) == ("cola", "small")
+        unit
+        for unit in results.read_units(comparison)
+        if (unit.task, unit.model) == ("cola", "small")
     ]
     assert len(swept) == 4
     sums = {
@@ -169,7 +172,7 @@ def test_published_sets_a_sweep_and_baselines(workspace: Path) -> None:
         workspace / "published/finetune/comparison/cnn_dailymail/small/seed-3/metrics.json"
     ).read_text()
     assert json.loads(cut)["cut"]["targets"] > 0
-    # From the stored rows alone, the scores of the files come out again.
+    # The stored rows alone give the scores in the files again.
     rows = generated.predictions()
     hits = [
         prediction == reference
@@ -181,7 +184,8 @@ def test_published_sets_a_sweep_and_baselines(workspace: Path) -> None:
     predictions, references = (
         [float(text) for text in side] for side in (rows.predictions, rows.references)
     )
-    # After so few steps a model may give every row one number; no correlation is defined then, and 0 is reported.
+    # After six steps a model may give every row the same number: no correlation is defined then,
+    # and 0 is reported.
     correlated = pearsonr(predictions, references).statistic if len(set(predictions)) > 1 else 0.0
     assert correlated == pytest.approx(stsb.scores["pearson"], abs=1e-9)
 
@@ -221,7 +225,7 @@ def test_a_student_learns_from_the_fine_tuned_teacher_and_a_kill_changes_nothing
         for text in rows.ragged_rows(index, range(1), "target")
     ]
     assert all(isinstance(text, bytes) for text in said)
-    found = results.chosen(load_recipe(alone))["cnn_dailymail"]
+    found = results.chosen(resolve(load_recipe(alone)))["cnn_dailymail"]
     units = {name: scored.units[0] for name, scored in found.items()}
     assert {name: (unit.data, unit.teacher) for name, unit in units.items()} == {
         "small": ("gold", None),
@@ -267,7 +271,8 @@ def test_a_student_learns_from_the_fine_tuned_teacher_and_a_kill_changes_nothing
         )
         assert one.manifest.content_hash() == other.manifest.content_hash(), path
 
-    # Another teacher: the student's units are not those of this recipe any more, and none is overwritten.
+    # Another teacher: the student's units are not those of this recipe any more, and none is
+    # overwritten.
     changed = stage(alone, "finetune.learning_rate=0.001")
     assert changed.returncode == 2
     assert "was made from something else" in changed.stderr
@@ -277,21 +282,21 @@ def test_a_student_learns_from_the_fine_tuned_teacher_and_a_kill_changes_nothing
 def test_partitioned_weights_on_two_ranks_generate_and_validate(workspace: Path) -> None:
     recipe = taught(workspace, "ranks")
     config = json.loads((REPOSITORY / "ds_configs/zero3_cpu.json").read_text())
-    # Small weights are otherwise kept whole.
+    # By default small weights are kept whole.
     config["zero_optimization"] |= {
         f"stage3_{what}_persistence_threshold": 0 for what in ("param", "model")
     }
     (workspace / "zero3.json").write_text(json.dumps(config))
     partitioned = f"finetune.deepspeed={workspace / 'zero3.json'}"
     succeed(recipe, partitioned, "--models", "small,texts", ranks=2)
-    found = results.chosen(load_recipe(recipe, [partitioned]))["cnn_dailymail"]
+    found = results.chosen(resolve(load_recipe(recipe, [partitioned])))["cnn_dailymail"]
     assert set(found) == {"small", "texts"}
     assert found["texts"].units[0].predictions().rows == list(
         range(found["texts"].units[0].rows["test"])
     )
 
 
-def test_what_cannot_work_is_one_line_and_leaves_nothing(workspace: Path) -> None:
+def test_a_request_that_cannot_work_is_one_line_and_leaves_nothing(workspace: Path) -> None:
     for name, arguments, message in (
         (
             "student alone",
@@ -317,7 +322,7 @@ def test_what_cannot_work_is_one_line_and_leaves_nothing(workspace: Path) -> Non
         assert not (workspace / "wrong").exists()
 
 
-def test_odd_rows_are_told(workspace: Path, tmp_path: Path) -> None:
+def test_odd_rows_are_reported(workspace: Path, tmp_path: Path) -> None:
     rows = [{"text": f"A text of number {n}.", "label": "ab"[n % 2]} for n in range(30)]
     rows += [{"text": "", "label": "a"}, rows[0], rows[1]]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -338,7 +343,7 @@ def test_odd_rows_are_told(workspace: Path, tmp_path: Path) -> None:
     assert "train.jsonl: 1 empty, 0 dropped" in out
     assert "2 training rows of" in out
     assert "1 of 1 test rows are also among the training rows" in out
-    (result,) = results.read_units(load_recipe(recipe))
+    (result,) = results.read_units(resolve(load_recipe(recipe)))
     assert (result.overlap["train_test"], result.skipped["train"]) == (
         1,
         {"empty": 1, "dropped": 0, "duplicated": 2},

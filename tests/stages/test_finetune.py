@@ -1,4 +1,4 @@
-"""The real stage on 300 real rows: end to end, killed and started again, under two ranks, and a user's mistakes."""
+"""The real stage on 300 real rows: end to end, killed, under two ranks, with mistakes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ STAGE = [sys.executable, "stages/finetune.py"]
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory, wiki_jsonl: Path) -> Path:
-    """train, validation and test.jsonl, 3:1:1 of every 30th row (the file is sorted by topic), and a tiny model `small`."""
+    """Files train, validation and test.jsonl, 3:1:1, and a tiny model `small`.
+
+    Of every 30th row, since the file is sorted by topic.
+    """
     root = tmp_path_factory.mktemp("finetune")
     lines = wiki_jsonl.read_text(encoding="utf-8").splitlines(keepends=True)
     spread = [(line, json.loads(line)) for line in lines[::30]]

@@ -1,4 +1,4 @@
-"""Label scoring against brute force, and predictions that do not depend on the order of the rows."""
+"""Label scoring against brute force; predictions do not depend on the order of the rows."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, BartConfig, BartForConditionalGeneration
 
-from pipeline.downstream.encode import EncodedSource, encode, encode_labels, load_tokenizer
+from pipeline.downstream.batches import EncodedSource
+from pipeline.downstream.encode import encode, encode_labels
 from pipeline.downstream.predict import classify, generate, length_sorted_batches, score_labels
 from pipeline.downstream.shape import model_shape
-from pipeline.downstream.speed import BATCH, Work, measurement, time_model
 from pipeline.downstream.tasks import Examples, TaskData
+from pipeline.downstream.timing import BATCH, TimedWork, measurement, time_model
 from pipeline.errors import DataError
+from pipeline.models.directory import load_tokenizer
 from pipeline.recipe import Task
 from tests.tiny_t5 import save_tiny_t5
 
 
 @pytest.fixture(scope="module")
 def documents(wiki_jsonl: Path) -> list[dict[str, str]]:
-    """300 rows from all over the file, which is sorted by topic."""
+    """Return 300 rows from all over the file, which is sorted by topic."""
     lines = wiki_jsonl.read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines[:: len(lines) // 300]]
 
@@ -55,15 +57,14 @@ def task_data(documents: list[dict[str, str]], **settings: Any) -> TaskData:
 def model(tiny: Path) -> Any:
     model = AutoModelForSeq2SeqLM.from_pretrained(tiny).eval()
     torch.manual_seed(1)
-    for (
-        parameter
-    ) in model.parameters():  # a fresh T5 is nearly uniform: nothing would depend on the source
+    # A fresh T5 is nearly uniform: nothing would depend on the source.
+    for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return model
 
 
 def brute_force(model: Any, source: list[int], label: list[int]) -> float:
-    """Log-likelihood from one plain forward pass over an unpadded pair."""
+    """Return the log-likelihood from one plain forward pass over an unpadded pair."""
     with torch.inference_mode():
         logits = model(input_ids=torch.tensor([source]), labels=torch.tensor([label])).logits[0]
     return float(logits.log_softmax(-1).gather(-1, torch.tensor(label)[:, None]).sum())
@@ -96,8 +97,9 @@ def test_label_scores_equal_plain_forward_passes(
 def test_label_scores_of_bart_equal_plain_forward_passes() -> None:
     torch.manual_seed(0)
     config = BartConfig(
-        vocab_size=60, d_model=16, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=32, decoder_ffn_dim=32, dropout=0.0, max_position_embeddings=32,
+        vocab_size=60, d_model=16, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, dropout=0.0,
+        max_position_embeddings=32,
     )  # fmt: skip
     bart = BartForConditionalGeneration(config).eval()
     for parameter in bart.parameters():
@@ -193,7 +195,7 @@ def test_batches_hold_every_index_once_longest_first() -> None:
 
 @pytest.mark.parametrize("labels", [None, [[5, 1], [6, 7, 1]]])
 def test_models_are_timed_alone_and_in_batches(model: Any, labels: list[list[int]] | None) -> None:
-    work = Work([[5, 6, 7, 1], [8, 1]], labels, pad_token_id=0, new_tokens=5)
+    work = TimedWork([[5, 6, 7, 1], [8, 1]], labels, pad_token_id=0, new_tokens=5)
     found = [
         measurement(setting, times, work, "a")
         for setting, times in time_model(model, work, repeats=2).items()
@@ -208,7 +210,7 @@ def test_models_are_timed_alone_and_in_batches(model: Any, labels: list[list[int
             1000 * line["batch_size"] / line["milliseconds"], rel=1e-2
         )
         assert (line["tokens_per_second"] is None) == (labels is not None)
-    # A batch takes less time than its rows alone, give or take the machine's moods.
+    # A batch takes less time than its rows alone; the factor allows for noise of the machine.
     assert found[1]["quickest"] < 2 * BATCH * found[0]["slowest"]
 
 

@@ -1,4 +1,4 @@
-"""Tasks read from files: rendering, labels, and one clear line for what a user gets wrong."""
+"""Tasks read from files: rendering, labels, and one clear line for every mistake."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.downstream.metrics import label_metrics, rouge_rows, sentences
-from pipeline.downstream.rows import read_rows
+from pipeline.downstream.task_metrics import label_metrics, rouge_rows, sentences
+from pipeline.downstream.task_rows import read_rows
 from pipeline.downstream.tasks import load_task
 from pipeline.errors import DataError
 from pipeline.recipe import Task
@@ -163,11 +163,11 @@ def test_rouge_of_worked_examples() -> None:
     assert rouge("the cats sat", "The cat sat.") == pytest.approx(
         {"rouge1": 100, "rouge2": 100, "rougeL": 100, "rougeLsum": 100}
     )
-    # 5 of 6 words in common; bigrams "police kill", "kill the", "the gunman" against "police kill", "the gunman":
+    # Stemmed, 4 words of 4 and 5 are in common, and 3 bigrams of 3 and 4.
     found = rouge("police kill the gunman", "police killed the gunman today")
     assert found["rouge1"] == pytest.approx(100 * 2 * 1.0 * 0.8 / 1.8)
     assert found["rouge2"] == pytest.approx(100 * 2 * 1.0 * 0.75 / 1.75)
-    # Lin (2004): the longest common subsequence of a reversed text is shorter than its unigrams in common.
+    # Lin (2004): a reversed text has all unigrams in common, but a short common subsequence.
     backwards = rouge("gunman the kill police", "police kill the gunman")
     assert backwards["rouge1"] == pytest.approx(100)
     assert backwards["rougeL"] == pytest.approx(25)

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from pipeline.artifacts.fingerprint import fingerprint
 from pipeline.distillation.card import recipe_hash
-from pipeline.lineage import optimisation_payload
 from pipeline.recipe import Cache, Distill, FineTune, Objective, Optimisation, Recipe, Task
 from pipeline.recipe.section import Section, mark_of
 from pipeline.recipe.student import ModelShape
+from pipeline.training.identity import optimisation_payload
 
 SCHEDULE = {"start": 0.5, "end": 0.25, "steps": 3}
 TASK = {"train": "a.jsonl", "test": "b.jsonl", "source": "{a}", "target": "{b}"}

@@ -1,7 +1,4 @@
-"""Task files read rows in the published schema of each set.
-
-Sources and targets are word for word those that T5 was trained on.
-"""
+"""tasks/*.yaml against files in the published schema of each set, word for word as T5 was trained."""
 
 from __future__ import annotations
 
@@ -11,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.downstream.judge import judged, score
-from pipeline.downstream.record import overlap, stray
+from pipeline.downstream.task_metrics import evaluate, pair_predictions
 from pipeline.downstream.tasks import load_task
+from pipeline.downstream.unit_record import overlap, stray
 from pipeline.errors import ConfigError, DataError
 from pipeline.recipe import Task, load_recipe
 from tests.published import SCHEMAS, SUMMARIES, write_published
@@ -76,16 +73,15 @@ def test_published_rows_become_what_t5_reads(name: str, tmp_path: Path) -> None:
     texts = [DOCUMENTS[0][column] for column in ("extract", "description")]
     assert (data.test.sources[0], data.test.targets[0]) == (source.format(*texts), target)
     assert (data.labels is None) == (name in SUMMARIES)
-    # A model that is always right has the best scores.
-    predictions = judged(data.task, data.test.rows, data.test.targets, data.test.references)
+    # A model that is always right has the best scores; overlap is found (train and test are one file here).
+    found = pair_predictions(data.task, data.test.rows, data.test.targets, data.test.references)
     best = 100.0 if name in SUMMARIES else 1.0
-    assert score(data.task, predictions, data.labels[-1] if data.labels else None) == pytest.approx(
+    assert evaluate(data.task, found, data.labels[-1] if data.labels else None) == pytest.approx(
         dict.fromkeys(data.task.metrics, best), abs=0.06
     )
-    # Train and test are one file here, so all rows overlap.
     assert overlap(data)["train_test"] == len(data.train)
     assert stray(
-        data, judged(data.task, data.test.rows, ["nonsense"] * 24, data.test.references)
+        data, pair_predictions(data.task, data.test.rows, ["nonsense"] * 24, data.test.references)
     ) == (0 if name in SUMMARIES else 24)
 
 

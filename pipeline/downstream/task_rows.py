@@ -1,6 +1,7 @@
-"""Reading the rows of a task: local .jsonl, .csv, .tsv and .parquet files, or a `datasets` name.
+"""Rows of a task, read from local .jsonl, .csv, .tsv and .parquet files, or by a `datasets` name.
 
-Local text files are read plainly: importing `datasets` costs 2–3 s and gives nothing for a file that fits in memory.
+Local text files are read directly: importing `datasets` costs 2–3 s and gives nothing for a file
+that fits in memory.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from typing import Any
 
 from pipeline.errors import DataError
 
+#: A row as a dict from column to value.
 Row = dict[str, Any]
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
 
 
 def read_rows(source: str, part: str) -> list[Row]:
-    """Return every row of `source` as a dict from column to value.
+    """Return every row of `source`.
 
-    source: a local file, or `hub:NAME[@REVISION][:CONFIG[:SPLIT]]` (an empty CONFIG is the default one).
-    part: `train`, `validation` or `test`; the split of a `hub:` name that gives none.
+    source: a local file, or `hub:NAME[@REVISION][:CONFIG[:SPLIT]]`; an empty CONFIG is the default.
+    part: `train`, `validation` or `test`; the split of a `hub:` name without one.
     Raises DataError (one line with file and row) when it is missing, malformed or empty.
     """
     if source.startswith("hub:"):
@@ -32,7 +34,8 @@ def read_rows(source: str, part: str) -> list[Row]:
             raise DataError(f"{source} does not exist (for a datasets name write hub:NAME)")
         if path.suffix not in SUFFIXES:
             raise DataError(
-                f"{source}: task rows come from {', '.join(SUFFIXES)} files, not {path.suffix or 'this'}"
+                f"{source}: task rows come from {', '.join(SUFFIXES)} files, "
+                f"not {path.suffix or 'this'}"
             )
         rows = _parquet_rows(path) if path.suffix == ".parquet" else list(_text_rows(path))
     if not rows:
@@ -105,14 +108,12 @@ def _hub_rows(source: str, part: str) -> list[Row]:
     import datasets
 
     try:
-        found: Sequence[Row] = datasets.load_dataset(
+        rows: Sequence[Row] = datasets.load_dataset(
             name, config or None, split=split or part, revision=revision or None
         )
-    except (
-        Exception
-    ) as error:  # whatever the network, the hub or the builder raises is the user's to mend
+    except Exception as error:  # any error of the network, the hub or the builder
         raise DataError(
-            f"{source}: datasets cannot load it ({type(error).__name__}: {error}): correct the name, go online without "
-            "HF_HUB_OFFLINE, or give the task local files"
+            f"{source}: datasets cannot load it ({type(error).__name__}: {error}): correct the "
+            "name, go online without HF_HUB_OFFLINE, or give the task local files"
         ) from None
-    return list(found)
+    return list(rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.downstream.buckets import BucketedOrder
+from pipeline.downstream.batches import BucketedOrder
 
 ROWS, SIZE, TOGETHER = 640, 16, 8
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from pipeline.downstream.bootstrap import Column, difference, interval, value
+from pipeline.downstream.bootstrap import MetricColumn, difference, interval, value
 
 _LABELS = np.arange(3)
 _BY_HAND: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -34,7 +34,7 @@ def _rows(metric: str, count: int = 120) -> np.ndarray:
 @pytest.mark.parametrize("metric", _BY_HAND)
 def test_a_metric_and_its_interval_are_those_of_row_by_row_resampling(metric: str) -> None:
     rows = _rows(metric)
-    column = Column(metric, rows, 2)
+    column = MetricColumn(metric, rows, 2)
     assert value(column) == pytest.approx(_BY_HAND[metric](rows[:, 0], rows[:, 1]), abs=1e-12)
     generator = np.random.default_rng(1)
     drawn = (rows[generator.integers(len(rows), size=len(rows))] for _ in range(600))
@@ -54,14 +54,14 @@ def test_a_difference_is_paired() -> None:
         generator.random(400) < 0.05, 0.0, ours
     )  # wrong wherever we are, and on a few rows more
     found = difference(
-        [Column("accuracy", ours[:, None])], [Column("accuracy", theirs[:, None])], 1000
+        [MetricColumn("accuracy", ours[:, None])], [MetricColumn("accuracy", theirs[:, None])], 1000
     )
     assert found.difference == pytest.approx(ours.mean() - theirs.mean())
     assert 0 < found.low <= found.difference <= found.high
     assert found.p_value < 0.01
     # The intervals of the two overlap by far: without pairing nothing could be said.
-    assert interval([Column("accuracy", ours[:, None])], 1000)[0] < theirs.mean()
+    assert interval([MetricColumn("accuracy", ours[:, None])], 1000)[0] < theirs.mean()
     same = difference(
-        [Column("accuracy", ours[:, None])], [Column("accuracy", ours[:, None])], 1000
+        [MetricColumn("accuracy", ours[:, None])], [MetricColumn("accuracy", ours[:, None])], 1000
     )
     assert same == (0.0, 0.0, 0.0, 1.0)
