@@ -29,9 +29,11 @@ from transformers import PreTrainedModel
 
 from benchmarks import common
 from benchmarks.models import T5_BASE, VOCABULARY, Batch, device, random_batch, random_t5, wait
-from pipeline.distillation.distiller import Distiller, teacher_places
+from pipeline.distillation.distiller import Distiller
 from pipeline.distillation.head import DenseTarget, LossHead
-from pipeline.distillation.references import CachedTeacher, OnlineTeacher, Teacher
+from pipeline.distillation.places import teacher_places
+from pipeline.distillation.references import CachedTeacher, OnlineTeacher, ReferenceTeacher
+from pipeline.distillation.sides import Side
 from pipeline.families import family_of
 from pipeline.objectives.presets import RELATION_PAIRS
 from pipeline.objectives.relations import relation_loss
@@ -75,10 +77,11 @@ def only(found: Batch, *prefixes: str) -> Batch:
 
 
 def stepper(
-    student: PreTrainedModel, preset: str, teacher: Teacher | None, batch: Batch
+    student: PreTrainedModel, preset: str, teacher: ReferenceTeacher | None, batch: Batch
 ) -> Callable[[], dict[str, torch.Tensor]]:
     """One forward and backward pass; returns the parts."""
-    distiller = Distiller(student, Objective(preset=preset), teacher, max_steps=1)  # type: ignore[arg-type]
+    sides = [] if preset == "lm" else [Side("", None, teacher)]
+    distiller = Distiller(student, Objective(preset=preset), sides, max_steps=1)  # type: ignore[arg-type]
 
     def run() -> dict[str, torch.Tensor]:
         student.zero_grad(set_to_none=True)

@@ -174,6 +174,7 @@ def _rank(argument: str) -> None:
 
     from pipeline.distillation.distiller import Distiller
     from pipeline.families.t5 import T5
+    from pipeline.models import open_model
     from pipeline.planning.live import LiveBytes
     from pipeline.student.initial import write_initial_student
     from pipeline.training import distributed
@@ -189,7 +190,9 @@ def _rank(argument: str) -> None:
     distributed.barrier()
     generator = torch.Generator().manual_seed(distributed.rank())
     with LiveBytes() as live:
-        distiller = Distiller(load_model(initial, settings), settings.objective, None, 2)
+        distiller = Distiller(
+            load_model(open_model(str(initial)), settings), settings.objective, [], 2
+        )
         engine = initialize(distiller, settings)
         source = torch.randint(3, vocabulary - 100, (micro, lengths[0]), generator=generator)
         target = torch.randint(3, vocabulary - 100, (micro, lengths[1]), generator=generator)

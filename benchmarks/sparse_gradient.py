@@ -32,10 +32,11 @@ from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks import common
-from pipeline.corpus.corruption import corrupt, example_lengths, random_stream
+from pipeline.corpus.corruption import corrupt, random_stream
+from pipeline.corpus.documents import Document
 from pipeline.corpus.encoding import Encoder
+from pipeline.corpus.lengths import example_lengths
 from pipeline.corpus.packing import pack
-from pipeline.corpus.readers import Document
 from pipeline.corpus.tokenizer import load_tokenizer, sentinel_ids, train_model, wrap_model
 from pipeline.corpus.wiki import fetch_wiki
 from pipeline.families import Shape, family_of

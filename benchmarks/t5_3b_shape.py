@@ -20,8 +20,10 @@ import torch
 
 from benchmarks import common
 from benchmarks.models import random_batch
-from pipeline.distillation.distiller import Distiller, teacher_places
+from pipeline.distillation.distiller import Distiller
+from pipeline.distillation.places import teacher_places
 from pipeline.distillation.references import CachedTeacher
+from pipeline.distillation.sides import Side
 from pipeline.families import family_of
 from pipeline.planning.chain import Model, plan_chain
 from pipeline.planning.disk import bytes_of_row, cuts_of, rows_of
@@ -73,7 +75,9 @@ def main() -> None:
         replayed = CachedTeacher(
             Tail(family_of(config).build_tail(config, tail), *places), recipe.cache.states
         )
-        distiller = Distiller(student.train(), settings.objective, replayed, settings.max_steps)
+        distiller = Distiller(
+            student.train(), settings.objective, [Side("", None, replayed)], settings.max_steps
+        )
         optimizer = torch.optim.AdamW(
             student.parameters(), lr=settings.learning_rate, foreach=False
         )

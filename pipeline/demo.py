@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.artifacts import atomic
 from pipeline.console import say
-from pipeline.corpus.readers import split_of
+from pipeline.corpus.splits import split_of
 from pipeline.corpus.wiki import ATTRIBUTION, fetch_wiki
 from pipeline.errors import DataError, PipelineError, Preempted
 from pipeline.recipe import Recipe, load_recipe

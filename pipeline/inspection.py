@@ -38,7 +38,7 @@ def inspect_artifact(root: Path) -> None:
     )
     if manifest.shards:
         say(
-            f"  a bad shard, here the first, is rebuilt alone by: {Artifact(root).mend(0).partition(': ')[2]}"
+            f"  a bad shard, here the first, is rebuilt alone by: {Artifact(root).rebuild_hint(0).partition(': ')[2]}"
         )
 
 

@@ -8,51 +8,19 @@ everything of DeepSpeed's JSON but the optimizer.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import Output
-from pipeline.artifacts.atomic import sha256_bytes, sha256_file
-from pipeline.errors import ConfigError, DataError
+from pipeline.corpus.source_identity import source_hash
+from pipeline.errors import ConfigError
 from pipeline.models import open_model
-from pipeline.models.directory import tokenizer_hash
 from pipeline.recipe import Recipe, Task
 from pipeline.training.identity import optimisation_payload
 
 #: Format versions: bump one by hand when its stage writes other content from the same settings.
-TOKENIZER_FORMAT = 1
-TOKENS_FORMAT = 1
 FINETUNE_FORMAT = 2
 DISTILLED_FORMAT = 1
-
-
-def tokenizer_output(recipe: Recipe) -> Output:
-    """RUN/tokens/tokenizer: trained on the training split, or a copy of the one the recipe names."""
-    path = recipe.tokenizer.path
-    payload: dict[str, Any] = {"stage": "tokenizer", "format": TOKENIZER_FORMAT}
-    if path is None:
-        payload |= {
-            "corpus": _corpus_payload(recipe),
-            "settings": recipe.tokenizer.model_dump(exclude={"path"}),
-        }
-    else:
-        payload |= {"content": _tokenizer_content(path)}
-    return Output(recipe.root / "tokens" / "tokenizer", "tokenizer", payload, recipe.to_yaml(), {})
-
-
-def tokens_output(recipe: Recipe, split: str) -> Output:
-    """RUN/tokens/<split>: the corrupted examples of one split, made with RUN/tokens/tokenizer."""
-    payload = {
-        "stage": "tokens",
-        "format": TOKENS_FORMAT,
-        "split": split,
-        "seed": recipe.seed,
-        "corpus": _corpus_payload(recipe),
-        "tokenizer": tokenizer_output(recipe).fingerprint,
-        "settings": recipe.tokens.model_dump(),
-    }
-    return Output(recipe.root / "tokens" / split, "tokens", payload, recipe.to_yaml(), {})
 
 
 def finetune_root(recipe: Recipe, task: Task, model: str, trial: str) -> Path:
@@ -147,35 +115,3 @@ def _task_payload(task: Task) -> dict[str, Any]:
         "task": task.model_dump(exclude=_NO_CONTENT),
         "data": {part: source_hash(source) for part, source in files.items()},
     }
-
-
-def source_hash(source: str, *, again: bool = False) -> str:
-    """Identify a source of text: a file by its bytes, a `hub:` dataset by its name.
-
-    A file is hashed once a process; `again` looks whether it is still what it was.
-    """
-    return _source_hash.__wrapped__(source) if again else _source_hash(source)
-
-
-@cache
-def _source_hash(source: str) -> str:
-    if source.startswith("hub:"):
-        return source
-    path = Path(source)
-    if not path.is_file():
-        raise DataError(f"{source} does not exist (for a datasets name write hub:NAME)")
-    return sha256_file(path)
-
-
-def _corpus_payload(recipe: Recipe) -> dict[str, Any]:
-    if recipe.corpus is None:
-        raise ConfigError("this recipe names no corpus: add `corpus: {sources: [FILE, …]}`")
-    corpus = recipe.corpus
-    return corpus.model_dump(exclude={"sources"}) | {
-        "sources": [source_hash(source) for source in corpus.sources]
-    }
-
-
-def _tokenizer_content(path: str) -> str:
-    directory = Path(path)
-    return tokenizer_hash(directory) if directory.is_dir() else sha256_bytes(path.encode())

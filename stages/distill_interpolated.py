@@ -18,8 +18,8 @@ from __future__ import annotations
 import argparse
 
 from pipeline.console import say
+from pipeline.distillation.links import Link, resolve_link, resolve_links
 from pipeline.errors import ConfigError, exit_on_error
-from pipeline.recipe import Recipe
 from pipeline.stage_args import environment_rank, parse, use_local_device
 
 
@@ -28,34 +28,41 @@ def main() -> None:
     recipe, chosen = parse(__doc__, options=_options, trains="distill")
     if (chosen.link is None) != (chosen.part is None) or (chosen.shards and chosen.part != "cache"):
         raise ConfigError("--link and --part go together, and --shards with --part cache")
-
-    from pipeline.distillation import interpolated
-
     if chosen.part == "cache":
-        _cache(interpolated.link(recipe, chosen.link), chosen.shards)
+        _cache(resolve_link(recipe, chosen.link), chosen.shards)
         return
-    if chosen.part is None and interpolated.chain_complete(recipe):
+    if chosen.part == "distill":
+        _distill(resolve_link(recipe, chosen.link))
+        return
+    links = resolve_links(recipe)
+    if all(link.complete() for link in links):
         say(f"distill_interpolated: {recipe.interpolated.name} and its assistants are up to date")
         return
 
-    from pipeline.distillation.run import distill
+    from pipeline.distillation.interpolated import run_chain
     from pipeline.training import distributed
 
-    if chosen.part == "distill":
-        distill(interpolated.resolve(interpolated.link(recipe, chosen.link)))
-    else:
-        interpolated.run_chain(recipe)
+    run_chain(links)
     distributed.shutdown()
 
 
-def _cache(link: Recipe, shards: str | None) -> None:
+def _cache(link: Link, shards: str | None) -> None:
     """Cache the teacher of one link, as cache_teacher.py does."""
     from pipeline.teacher.caching import cache_teacher
-    from pipeline.teacher.job import resolve
     from pipeline.training import distributed
 
     use_local_device()
-    cache_teacher(resolve(link), *environment_rank(), shards)
+    for cache in link.caches()[:1]:  # the other one is the first link's
+        cache_teacher(cache, *environment_rank(), shards)
+    distributed.shutdown()
+
+
+def _distill(link: Link) -> None:
+    """Distil one link, as distill.py does."""
+    from pipeline.distillation.run import distill
+    from pipeline.training import distributed
+
+    distill(link.job())
     distributed.shutdown()
 
 

@@ -17,8 +17,8 @@ from pipeline import lineage
 from pipeline.artifacts import Output, atomic
 from pipeline.corpus import reviews
 from pipeline.corpus.splits import write_splits
-from pipeline.distillation import interpolated
 from pipeline.distillation.job import resolve
+from pipeline.distillation.links import resolve_links
 from pipeline.errors import PipelineError, StaleArtifact
 from pipeline.recipe import Recipe, load_recipe
 
@@ -122,7 +122,7 @@ class Study:
         """Where a unit's student lies; raises PipelineError while what it needs is not made."""
         recipe = self.recipe(*self.overrides(unit))
         if unit.path.assistants:
-            recipe = interpolated.plan_links(recipe)[-1]
+            recipe = resolve_links(recipe)[-1].recipe
         return resolve(recipe, unit.path.stage).output
 
     def model(self, name: str, unit: Unit | None) -> Path:

@@ -1,4 +1,7 @@
-"""Files that are either whole or absent: write to a temporary name, fsync, rename, fsync the directory."""
+"""Files that are either complete or absent.
+
+Each is written to a temporary name, flushed and renamed; then its directory is flushed.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,14 @@ import os
 import shutil
 import socket
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 _TEMPORARY_PREFIX = ".tmp-"
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` atomically; the parent directory is made when missing."""
+    """Write `data` to `path` atomically; makes the parent directory if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
@@ -34,7 +37,7 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
@@ -57,17 +60,17 @@ def fsync_directory(path: Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside `path` that no other process on any node of a shared filesystem takes."""
+    """Return a name next to `path` that no other process on a shared filesystem takes."""
     return path.with_name(f"{_TEMPORARY_PREFIX}{_HOST}-{os.getpid()}-{path.name}")
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether `path` is named as a file that was not finished."""
+    """Return whether `path` has the name of an unfinished file."""
     return path.name.startswith(_TEMPORARY_PREFIX)
 
 
 def remove_temporaries(directory: Path) -> None:
-    """Remove what earlier, killed processes of this machine left half-written in `directory`."""
+    """Remove files in `directory` that killed processes of this machine left unfinished."""
     mine = f"{_TEMPORARY_PREFIX}{_HOST}-"
     for leftover in directory.glob(f"{mine}*"):
         pid = leftover.name.removeprefix(mine).split("-", 1)[0]
@@ -84,15 +87,12 @@ def sha256_bytes(data: bytes) -> str:
 
 def sha256_file(path: Path) -> str:
     with open(path, "rb") as handle:
-        return (
-            hashlib.file_digest(handle, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _digest(handle)
-        )
+        if hasattr(hashlib, "file_digest"):
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+        return _digest(handle)  # Python 3.10
 
 
-def _digest(handle: Any) -> str:
-    # Python 3.10 has no hashlib.file_digest.
+def _digest(handle: BinaryIO) -> str:
     digest = hashlib.sha256()
     while chunk := handle.read(1 << 20):
         digest.update(chunk)

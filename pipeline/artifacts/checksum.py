@@ -1,8 +1,9 @@
 """A checksum for each row of a column, so cheap that a row can be checked whenever it is read.
 
-A row's bytes are taken as words of 8 bytes (of 4, 2 or 1 where 8 does not divide them) in pages of up to 512 words. With p_k the
-sum of page k's words, the checksum is Σ (2k + 1) p_k modulo 2⁶⁴. Any change within one word shows, and so do pages that are lost,
-stale or out of place; it runs at the speed of memory, some thirty times that of sha256, and is no defence against forgery.
+A row's bytes are read as words of 8 bytes (of 4, 2 or 1 if 8 does not divide their number) in pages
+of up to 512 words. With p_k the sum of page k's words, the checksum is Σ (2k + 1) p_k modulo 2⁶⁴.
+It detects any change within one word, and pages that are lost, stale or out of place. It runs at
+the speed of memory, some thirty times that of sha256, and is no defence against forgery.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def of_rows(rows: np.ndarray) -> np.ndarray:
 
 @cache
 def _layout(size: int) -> tuple[str, int, np.ndarray]:
-    """Word, words in a page and the pages' weights of rows of `size` bytes."""
+    """Return the word, the words in a page and the pages' weights for rows of `size` bytes."""
     width = next(width for width in (8, 4, 2, 1) if size % width == 0)
     page = next(
         page for page in (_PAGE >> shift for shift in range(10)) if size // width % page == 0

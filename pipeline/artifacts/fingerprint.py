@@ -1,7 +1,8 @@
 """The identity of an artifact: sha256 over canonical JSON of everything that decides its content.
 
-Settings, input fingerprints, content hashes and a hand-bumped format version go in; paths, world size and hardware stay
-out. A value without a stable serialisation is refused instead of guessed.
+It covers settings, input fingerprints, content hashes and a format version that is raised by hand.
+It leaves out paths, world size and hardware. A value without a stable serialisation is refused
+instead of guessed.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Any
 Payload = Mapping[str, Any]
 
 
-def canonical_json(value: Any) -> bytes:
+def canonical_json(value: object) -> bytes:
     """Serialise `value` so that equal values give equal bytes on any machine.
 
-    Raises TypeError for anything but dict with string keys, list, tuple, str, int, bool, None and finite float.
+    Raises TypeError for anything except dict with string keys, list, tuple, str, int, bool, None
+    and finite float.
     """
     _check(value, "$")
     return json.dumps(
@@ -31,24 +33,24 @@ def fingerprint(payload: Payload) -> str:
     return hashlib.sha256(canonical_json(payload)).hexdigest()
 
 
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Name the fields in which two payloads differ, as `section.field: old -> new`, in sorted order."""
+def differences(old: object, new: object, path: str = "") -> list[str]:
+    """Return the fields in which two payloads differ, as `section.field: old -> new`, sorted."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found = []
+        fields = []
         for key in sorted(set(old) | set(new)):
-            found += differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-        return found
+            fields += differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        return fields
     if canonical_json(old) == canonical_json(new):
         return []
     return [f"{path}: {_short(old)} -> {_short(new)}"]
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else text[:18] + "…" + text[-18:]
 
 
-def _check(value: Any, path: str) -> None:
+def _check(value: object, path: str) -> None:
     if value is None or isinstance(value, (str, bool, int)):
         return
     if isinstance(value, float) and math.isfinite(value):

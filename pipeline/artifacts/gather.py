@@ -8,17 +8,17 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from pipeline.artifacts.artifact import Artifact
 from pipeline.artifacts.buffers import BUFFERS
-from pipeline.artifacts.reader import Artifact
 
 #: (shard, row)
 Row = tuple[int, int]
 
 
 def gather(artifact: Artifact, rows: list[Row], columns: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Read rows in the order asked for, each copied once to its place; unsigned integers come as int64.
+    """Read rows in the requested order, each copied once; unsigned integers come as int64.
 
-    Rows of a shard that follow one another are read together: sorted rows are read fastest.
+    Consecutive rows of the same shard are read together, so sorted rows are read fastest.
     """
     shards, numbers = np.array(rows, np.int64).T
     cuts = [*np.flatnonzero(np.diff(shards, prepend=-1)).tolist(), len(rows)]
@@ -26,29 +26,29 @@ def gather(artifact: Artifact, rows: list[Row], columns: Sequence[str]) -> dict[
         artifact.pick(int(shards[first]), numbers[first:after], first)
         for first, after in pairwise(cuts)
     ]
-    found = {}
+    batch = {}
     for column in columns:
         dtype, row_shape = artifact.layout(column)
-        found[column] = BUFFERS.empty((len(rows), *row_shape), dtype)
-        artifact.copy_rows(picks, column, found[column])
+        batch[column] = BUFFERS.empty((len(rows), *row_shape), dtype)
+        artifact.copy_rows(picks, column, batch[column])
     # Unsigned integers cannot be indexed on every backend.
-    return {name: _widened(tensor) for name, tensor in found.items()}
+    return {name: _widened(tensor) for name, tensor in batch.items()}
 
 
 def gather_ragged(artifact: Artifact, rows: list[Row], column: str) -> list[bytes]:
-    """Read rows of a ragged column in the order asked for."""
-    found: dict[int, bytes] = {}
-    for shard, mine in _by_shard(rows):
-        data = artifact.ragged_rows(shard, [row for row, _ in mine], column)
-        found |= dict(zip([place for _, place in mine], data, strict=True))
-    return [found[place] for place in range(len(rows))]
+    """Read rows of a ragged column in the requested order."""
+    strings: dict[int, bytes] = {}
+    for shard, shard_rows in _by_shard(rows):
+        data = artifact.ragged_rows(shard, [row for row, _ in shard_rows], column)
+        strings |= dict(zip([index for _, index in shard_rows], data, strict=True))
+    return [strings[index] for index in range(len(rows))]
 
 
 def _by_shard(rows: list[Row]) -> list[tuple[int, list[tuple[int, int]]]]:
-    """(shard, [(row, place in `rows`)]) for each shard among `rows`."""
+    """Return (shard, [(row, index in `rows`)]) for each shard among `rows`."""
     shards = sorted({shard for shard, _ in rows})
     return [
-        (s, [(row, place) for place, (which, row) in enumerate(rows) if which == s]) for s in shards
+        (s, [(row, index) for index, (shard, row) in enumerate(rows) if shard == s]) for s in shards
     ]
 
 

@@ -1,4 +1,4 @@
-"""A lock that the kernel gives back when its holder dies, so that `kill -9` leaves none behind."""
+"""A lock that the kernel releases when its holder dies, so `kill -9` leaves none behind."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from typing import IO
 
 from pipeline.errors import ArtifactError
 
-#: In the directory it guards. The file itself means nothing and is never removed.
+#: The lock's file, in the directory it guards. It has no meaning itself and is never removed.
 NAME = ".lock"
 
 
 def hold(directory: Path) -> IO[str] | None:
-    """Take the lock of `directory` for as long as the returned file is open, or until this process ends.
+    """Take the lock of `directory` while the returned file is open, or until this process ends.
 
-    Raises ArtifactError naming the holder when another process has it. Returns None where the filesystem has no locks.
+    Raises ArtifactError naming the holder if another process has it. Returns None if the filesystem
+    has no locks.
     """
     handle = open(directory / NAME, "a+")
     try:
@@ -28,12 +29,13 @@ def hold(directory: Path) -> IO[str] | None:
     except OSError as error:
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
             handle.close()
-            return None  # Lustre mounted without `flock`, for one
+            return None  # e.g. Lustre mounted without `flock`
         handle.seek(0)
         holder = handle.read(200).strip() or "another process"
         handle.close()
         raise ArtifactError(
-            f"{directory} is being written by {holder}: wait for it or end it, or give this run another name"
+            f"{directory} is being written by {holder}: "
+            "wait for it or end it, or give this run another name"
         ) from None
     handle.truncate(0)
     handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -43,9 +45,12 @@ def hold(directory: Path) -> IO[str] | None:
 
 @contextlib.contextmanager
 def in_turn(directory: Path) -> Iterator[None]:
-    """Run the block when no other process of the machine (or of those that share the filesystem's locks) runs one here."""
+    """Run the block while no other process runs one for this directory.
+
+    The other processes are those of this machine, or of all that share the filesystem's locks.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / NAME, "a") as handle:
-        with contextlib.suppress(OSError):  # no locks here: as before there were any
+        with contextlib.suppress(OSError):  # no locks on this filesystem: go on without
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -1,10 +1,10 @@
-"""The records that stand beside the data: a sidecar per shard, one manifest per artifact, written last."""
+"""The records next to the data: a sidecar per shard; one manifest per artifact, written last."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -20,10 +20,10 @@ from pipeline.artifacts.atomic import sha256_bytes
 from pipeline.artifacts.sealed import unseal
 from pipeline.errors import CorruptArtifact, IncompleteArtifact
 
-#: Bump when a reader of an older release could misread a directory of this one.
+#: Raise it when a reader of an older release could misread a directory of this one.
 SCHEMA_VERSION: Final = 1
 
-Kind = Literal[
+ArtifactKind = Literal[
     "tokenizer",
     "tokens",
     "teacher_cache",
@@ -33,9 +33,8 @@ Kind = Literal[
     "finetune",
 ]
 
-
 #: The script that makes each kind.
-STAGES: dict[Kind, str] = {
+STAGES: dict[ArtifactKind, str] = {
     "tokenizer": "tokenize_corpus",
     "tokens": "tokenize_corpus",
     "teacher_cache": "cache_teacher",
@@ -44,7 +43,6 @@ STAGES: dict[Kind, str] = {
     "distilled": "finetune",
     "finetune": "finetune",
 }
-
 
 #: Bytes of an element, by torch's name of its dtype.
 _ELEMENT_BYTES = {
@@ -59,9 +57,13 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Column(_Record):
-    """One column of every shard: torch's name of its dtype, and the shape of a row. Rows of a ragged one are byte strings."""
+RecordT = TypeVar("RecordT", bound=_Record)
 
+
+class Column(_Record):
+    """One column of every shard. The rows of a ragged column are byte strings."""
+
+    #: Torch's name of the dtype.
     dtype: str
     row_shape: list[NonNegativeInt]
     ragged: bool = False
@@ -75,12 +77,12 @@ class Column(_Record):
 
     @property
     def least_row_bytes(self) -> int:
-        """Bytes of a row; of a ragged one, of its offset."""
+        """Bytes of a row; for a ragged column, of a row's offset."""
         return 8 if self.ragged else _ELEMENT_BYTES[self.dtype] * math.prod(self.row_shape)
 
 
 class ShardRecord(_Record):
-    """The sidecar of a shard; that it exists and fits means the shard is complete."""
+    """The sidecar of a shard; if it exists and fits, the shard is complete."""
 
     index: NonNegativeInt
     fingerprint: str
@@ -89,12 +91,13 @@ class ShardRecord(_Record):
     bytes: NonNegativeInt
     sha256: str
     columns: dict[str, Column]
-    #: Facts a stage adds, e.g. the sha256 of the token shard a cache shard belongs to, or its fidelity figures.
+    #: Facts that a stage adds, e.g. the sha256 of the token shard that a cache shard belongs to, or
+    #: its fidelity figures.
     notes: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _fits(self) -> ShardRecord:
-        # Before anybody makes an array of so many rows.
+        # Checked before an array of `rows` rows is allocated.
         least = self.rows * sum(column.least_row_bytes for column in self.columns.values())
         if least > self.bytes or (self.rows and not least):
             raise ValueError(f"{self.rows} rows do not fit into {self.bytes} bytes")
@@ -102,20 +105,24 @@ class ShardRecord(_Record):
 
 
 class FileRecord(_Record):
+    """A file of an artifact that is no shard."""
+
     bytes: NonNegativeInt
     sha256: str
 
 
 class InputRecord(_Record):
-    """What an artifact was made from."""
+    """Another artifact that an artifact was made from."""
 
     fingerprint: str
     manifest_sha256: str
 
 
 class Manifest(_Record):
+    """The record of a complete artifact; it does not exist before the artifact is complete."""
+
     schema_version: Literal[1]
-    kind: Kind
+    kind: ArtifactKind
     name: str
     fingerprint: str
     payload: dict[str, Any]
@@ -143,7 +150,7 @@ class Manifest(_Record):
         return shards
 
     def content_hash(self) -> str:
-        """Hash of what the artifact holds (shards and files), regardless of when and where it was made."""
+        """Return the hash of shards and files, the same whenever and wherever they were made."""
         parts = [f"{s.index}:{s.sha256}" for s in self.shards]
         parts += [f"{name}:{record.sha256}" for name, record in sorted(self.files.items())]
         return sha256_bytes("\n".join(parts).encode())
@@ -158,7 +165,10 @@ def sidecar_path(root: Path, index: int) -> Path:
 
 
 def read_manifest(root: Path) -> Manifest:
-    """Load `root/manifest.json`; raises IncompleteArtifact when absent, CorruptArtifact when it does not parse."""
+    """Load `root/manifest.json`.
+
+    Raises IncompleteArtifact if it is absent, and CorruptArtifact if it does not parse.
+    """
     path = root / "manifest.json"
     try:
         text = path.read_bytes()
@@ -169,7 +179,7 @@ def read_manifest(root: Path) -> Manifest:
 
 
 def read_sidecar(root: Path, index: int) -> ShardRecord | None:
-    """Return the record of shard `index`, or None when there is none."""
+    """Return the record of shard `index`, or None if there is none."""
     path = sidecar_path(root, index)
     try:
         text = path.read_bytes()
@@ -183,7 +193,7 @@ def read_sidecar(root: Path, index: int) -> ShardRecord | None:
     return record
 
 
-def _parse(model: type[Any], text: bytes, path: Path) -> Any:
+def _parse(model: type[RecordT], text: bytes, path: Path) -> RecordT:
     try:
         return model.model_validate(unseal(text))
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Rows of a shard straight from its memory-mapped file: one copy from the page cache to where they are wanted."""
+"""Rows of a shard from its memory-mapped file, copied once from the page cache to their place."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ import torch
 from pipeline.artifacts import checksum
 from pipeline.artifacts.manifest import ShardRecord
 
-#: The column that holds the rows' checksums, int64 (rows, columns in the order of their names). Sidecars do not list it.
+#: The column that holds the rows' checksums, int64 (rows, columns in the order of their names).
+#: Sidecars do not list it.
 CHECKSUMS = "checksums"
 
-#: Rows of at least so many bytes are checked as they are read, from the copy, which the processor's cache may hold. Of smaller ones a
-#: block of so many bytes is checked before a row of it is read, so that few calls check many.
+#: Rows of `_LARGE_ROW` bytes or more are checked one by one, after the copy, while they are still
+#: in the processor's cache. Smaller rows are checked a block of `_BLOCK` bytes at a time: one call
+#: checks many rows.
 _LARGE_ROW, _BLOCK = 16384, 1 << 18
 DTYPES = {
     "F32": torch.float32,
@@ -33,10 +35,11 @@ DTYPES = {
 
 
 class MappedShard:
-    """One shard; of its file nothing is read but the header.
+    """One shard, of which only the header is read when it is opened.
 
-    Every row is checked by its checksum when this process reads it, or a row of its block, first. Every method raises ValueError,
-    saying what is wrong, when the file does not fit `record` or a row is not what was written.
+    Every row is checked by its checksum when this process first reads it or a row of its block.
+    Every method raises ValueError, saying what is wrong, if the file does not fit `record` or a row
+    is not what was written.
     """
 
     def __init__(self, path: Path, record: ShardRecord) -> None:
@@ -51,9 +54,9 @@ class MappedShard:
         if self.has_checksums:
             stored = self._words(CHECKSUMS)
             self._expected = {
-                name: stored[:, place] for place, name in enumerate(sorted(record.columns))
+                name: stored[:, index] for index, name in enumerate(sorted(record.columns))
             }
-        #: Rows that were not read yet, of columns that have such rows.
+        #: The rows not read yet, for each column that has such rows.
         self._unchecked = {name: np.ones(record.rows, bool) for name in self._expected}
 
     def copy(self, column: str, rows: np.ndarray, into: np.ndarray) -> None:
@@ -65,26 +68,27 @@ class MappedShard:
             for start in (np.unique(rows // block) * block).tolist():
                 stop = min(start + block, len(source))
                 self._require(column, np.arange(start, stop), checksum.of_rows(source[start:stop]))
-        # Readers are threads: what is one call here lets the others run for as long as it takes.
+        # Readers are threads: one call without the interpreter's lock lets the others run.
         np.take(source, rows, axis=0, out=into, mode="clip")  # `raise` would copy twice
         if new and large:
             self._require(column, rows, checksum.of_rows(into))
 
     def strings(self, column: str, rows: np.ndarray) -> list[bytes]:
-        """Rows of a ragged column."""
-        data, offsets, found = self._rows(column)[:, 0], self._words(f"{column}.offsets")[:, 0], []
+        """Return rows of a ragged column."""
+        data, offsets = self._rows(column)[:, 0], self._words(f"{column}.offsets")[:, 0]
+        strings = []
         for row in rows.tolist():
             start, stop = offsets[row : row + 2].tolist()
             if not 0 <= start <= stop <= len(data):
                 raise ValueError(f"row {row} of {column} lies outside it")
-            found.append(data[start:stop].tobytes())
+            strings.append(data[start:stop].tobytes())
         unchecked = self._unchecked.get(column)
         if unchecked is not None and unchecked[rows].any():
-            self._require(column, rows, checksum.of_strings(found))
-        return found
+            self._require(column, rows, checksum.of_strings(strings))
+        return strings
 
     def _require(self, column: str, rows: np.ndarray, checksums: np.ndarray) -> None:
-        """Compare the checksums of rows with those that were stored, and remember that it was done."""
+        """Compare the checksums of rows with the stored ones, and remember the rows as checked."""
         wrong = checksums != self._expected[column][rows]
         if wrong.any():
             raise ValueError(f"the checksum of row {rows[wrong.argmax()]} of {column} differs")
@@ -95,19 +99,15 @@ class MappedShard:
                 self._unchecked.pop(column, None)  # another thread may have been first
 
     def _read_header(self) -> dict[str, tuple[torch.dtype, tuple[int, ...], int]]:
-        """(dtype, shape, first byte) of each column."""
+        """Return (dtype, shape, first byte) of each column."""
         first = 8 + int.from_bytes(self._map[:8], "little")
         columns = {}
         try:
             for name, entry in json.loads(self._map[8:first]).items():
-                dtype, shape, (start, stop) = (
-                    DTYPES[entry["dtype"]],
-                    tuple(entry["shape"]),
-                    entry["data_offsets"],
-                )
-                if not 0 <= start <= stop <= len(
-                    self._bytes
-                ) - first or stop - start != dtype.itemsize * math.prod(shape):
+                dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
+                start, stop = entry["data_offsets"]
+                inside = 0 <= start <= stop <= len(self._bytes) - first
+                if not inside or stop - start != dtype.itemsize * math.prod(shape):
                     raise ValueError("a column lies outside the file")
                 columns[name] = (dtype, shape, first + start)
         except (KeyError, TypeError, AttributeError):
@@ -115,29 +115,26 @@ class MappedShard:
         return columns
 
     def _require_fit(self, record: ShardRecord) -> None:
-        expected = (
-            {CHECKSUMS: ("int64", [record.rows, len(record.columns)])}
-            if CHECKSUMS in self._columns
-            else {}
-        )
+        expected: dict[str, tuple[str, list[int]]] = {}
+        if CHECKSUMS in self._columns:
+            expected[CHECKSUMS] = ("int64", [record.rows, len(record.columns)])
         for name, column in record.columns.items():
             if column.ragged:
                 expected[f"{name}.offsets"] = ("int64", [record.rows + 1])
             else:
                 expected[name] = (column.dtype, [record.rows, *column.row_shape])
         for name, (dtype, shape) in expected.items():
-            found = self._columns.get(name)
-            if found is None or (str(found[0]), list(found[1])) != (f"torch.{dtype}", shape):
+            layout = self._columns.get(name)
+            if layout is None or (str(layout[0]), list(layout[1])) != (f"torch.{dtype}", shape):
                 raise ValueError(f"its header is damaged: {name}")
 
     def _rows(self, column: str) -> np.ndarray:
-        """A column as uint8 (rows, bytes of a row) on the mapped file."""
+        """Return a column as uint8 (rows, bytes of a row) on the mapped file."""
         if column not in self._views:
             dtype, shape, offset = self._columns[column]
             size = dtype.itemsize * math.prod(shape[1:])
-            self._views[column] = self._bytes[offset : offset + shape[0] * size].reshape(
-                shape[0], size
-            )
+            data = self._bytes[offset : offset + shape[0] * size]
+            self._views[column] = data.reshape(shape[0], size)
         return self._views[column]
 
     def _words(self, column: str) -> np.ndarray:
@@ -145,7 +142,7 @@ class MappedShard:
 
 
 def as_bytes(tensor: torch.Tensor) -> np.ndarray:
-    """A contiguous CPU tensor (rows, …) as uint8 (rows, bytes of a row) over the same memory."""
+    """Return a contiguous CPU tensor (rows, …) as uint8 (rows, bytes of a row), sharing memory."""
     size = tensor.dtype.itemsize * math.prod(tensor.shape[1:])
     if not tensor.numel():
         return np.zeros((len(tensor), size), np.uint8)

@@ -1,4 +1,4 @@
-"""JSON records that carry their own sha256: one of them with a flipped byte is told, and never believed."""
+"""JSON records that carry their own sha256: a flipped byte is detected and never used."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ _SEAL = "checksum"
 
 
 def write_sealed(path: Path, record: Mapping[str, Any]) -> None:
-    """Write `record` (JSON values) to `path` atomically, with the hash of its other fields under `checksum`."""
+    """Write `record` (JSON values) to `path` atomically, with its hash under `checksum`."""
     write_text(path, _text({**record, _SEAL: sha256_bytes(_text(record).encode())}))
 
 
 def unseal(data: bytes) -> dict[str, Any]:
-    """Return the record that `write_sealed` wrote as `data`; raises ValueError, saying why, when it is another."""
+    """Return the record that `write_sealed` wrote as `data`.
+
+    Raises ValueError, saying why, if it is another one.
+    """
     record = json.loads(data)
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")

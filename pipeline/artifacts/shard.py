@@ -1,13 +1,15 @@
 """Writing one shard a few rows at a time, so that a shard may be larger than memory.
 
-A shard is a safetensors file. A column of fixed-size rows is one tensor. A ragged column `x`, whose rows are byte strings of
-differing length, is two: `x`, all bytes one after the other, and `x.offsets`, int64 (rows + 1), where each row begins. `checksums`,
-int64 (rows, columns by name), lets a reader check the rows it reads, and not the whole shard.
+A shard is a safetensors file. A column of fixed-size rows is one tensor. A ragged column `x`, whose
+rows are byte strings of differing length, is two tensors: `x`, all bytes one after the other, and
+`x.offsets`, int64 (rows + 1), where each row begins. `checksums`, int64 (rows, columns by name),
+lets a reader check the rows it reads instead of the whole shard.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,12 +25,15 @@ from pipeline.artifacts.mapped import CHECKSUMS, DTYPES, as_bytes
 Rows = torch.Tensor | Sequence[bytes]
 
 _SAFETENSORS = {dtype: name for name, dtype in DTYPES.items()}
-#: The header's length is fixed before the first row is written, and what it does not need is filled with spaces.
+#: The header's length is fixed before the first row is written; the rest is filled with spaces.
 _HEADER_BYTES = 4096
 
 
 class ShardFile:
-    """The data of one shard under a temporary name; `publish` gives it its own. Raises OSError when the disk is full."""
+    """The data of one shard under a temporary name, until `publish` renames it.
+
+    Raises OSError if the disk is full.
+    """
 
     def __init__(self, path: Path, rows: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,14 +47,14 @@ class ShardFile:
 
     @property
     def columns(self) -> dict[str, Column]:
-        columns = {
+        """The columns as the sidecar lists them."""
+        fixed = {
             name: Column(dtype=str(dtype).removeprefix("torch."), row_shape=list(shape))
             for name, (dtype, shape, _) in self._fixed.items()
             if name != CHECKSUMS
         }
-        return columns | {
-            name: Column(dtype="uint8", row_shape=[], ragged=True) for name in self._ragged
-        }
+        ragged = Column(dtype="uint8", row_shape=[], ragged=True)
+        return fixed | dict.fromkeys(self._ragged, ragged)
 
     def append(self, columns: Mapping[str, Rows]) -> None:
         """Write the next rows; every call names the same columns."""
@@ -80,16 +85,7 @@ class ShardFile:
             for name, (dtype, shape, offset) in self._fixed.items()
         }
         for name, rows in self._ragged.items():
-            offsets = np.zeros(self._rows + 1, np.int64)
-            np.cumsum([len(row) for row in rows], out=offsets[1:])
-            for column, data, dtype in (
-                (f"{name}.offsets", offsets.tobytes(), torch.int64),
-                (name, b"".join(rows), torch.uint8),
-            ):
-                self._file.seek(self._end)
-                self._file.write(data)
-                header[column] = self._entry(dtype, (len(data) // dtype.itemsize,), self._end)
-                self._end += len(data)
+            header |= self._write_ragged(name, rows)
         if CHECKSUMS in self._fixed:
             self._file.seek(self._fixed[CHECKSUMS][2])
             columns = [np.concatenate(parts) for _, parts in sorted(self._checksums.items())]
@@ -102,7 +98,7 @@ class ShardFile:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        # Read back what is in the page cache: columns were written side by side, the hash runs from end to end.
+        # Read back from the page cache: columns were written in turns, the hash needs file order.
         digest = atomic.sha256_file(self._temporary)
         os.replace(self._temporary, self._path)
         atomic.fsync_directory(self._path.parent)
@@ -112,6 +108,21 @@ class ShardFile:
         """Remove the temporary file."""
         self._file.close()
         self._temporary.unlink(missing_ok=True)
+
+    def _write_ragged(self, name: str, rows: Sequence[bytes]) -> dict[str, dict[str, object]]:
+        """Write a ragged column at the end; returns the header entries of its two tensors."""
+        offsets = np.zeros(self._rows + 1, np.int64)
+        np.cumsum([len(row) for row in rows], out=offsets[1:])
+        entries = {}
+        for column, data, dtype in (
+            (f"{name}.offsets", offsets.tobytes(), torch.int64),
+            (name, b"".join(rows), torch.uint8),
+        ):
+            self._file.seek(self._end)
+            self._file.write(data)
+            entries[column] = self._entry(dtype, (len(data) // dtype.itemsize,), self._end)
+            self._end += len(data)
+        return entries
 
     def _lay_out(self, columns: Mapping[str, Rows]) -> None:
         tensors = {name: rows for name, rows in columns.items() if isinstance(rows, torch.Tensor)}
@@ -138,7 +149,4 @@ class ShardFile:
 
 
 def _row_bytes(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
-    size = dtype.itemsize
-    for dimension in shape:
-        size *= dimension
-    return size
+    return dtype.itemsize * math.prod(shape)

@@ -14,16 +14,17 @@ from pipeline.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: Texts handed over at once; bounds what the encodings take beside the ids (some 100 bytes a token).
+#: Texts encoded at once; bounds the memory of the encodings (some 100 bytes a token).
 _TEXTS = 512
 
 
 class Encoder:
-    """Encodes plain text with the run's tokenizer, without special tokens, on all the cores the `tokenizers` library finds.
+    """An encoder of plain text with the run's tokenizer, without special tokens.
 
-    It is the tokenizer that fine-tuning uses too, not the SentencePiece model behind it: that one is 5 times faster, but
-    differs in exact ties. Text that spells a special token, such as "</s>" or "<extra_id_0>", becomes unknown tokens, for
-    a sentinel in raw text would make the corruption ambiguous.
+    It uses all the cores that the `tokenizers` library finds. It is the tokenizer that fine-tuning
+    uses too, not the SentencePiece model behind it: that one is 5 times faster, but differs in
+    exact ties. Text that spells a special token, such as "</s>" or "<extra_id_0>", becomes unknown
+    tokens, because a sentinel in raw text would make the corruption ambiguous.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -36,7 +37,7 @@ class Encoder:
         self._tokenizer = tokenizer
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
         if self._backend is not None:
-            # A tokenizer.json may carry both, and a corpus wants neither.
+            # A tokenizer.json may ask for both, and a corpus needs neither.
             self._backend.no_truncation()
             self._backend.no_padding()
         special = set(tokenizer.all_special_ids) | {
@@ -56,15 +57,15 @@ class Encoder:
 
     def __call__(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """Return the ids of every text: uint32 arrays of shape (tokens of that text,)."""
-        found: list[NDArray[np.uint32]] = []
+        documents: list[NDArray[np.uint32]] = []
         for start in range(0, len(texts), _TEXTS):
             ids = self._encode(list(texts[start : start + _TEXTS]))
             flat = self._plain[np.fromiter(chain.from_iterable(ids), np.int64, sum(map(len, ids)))]
-            found += np.split(flat, np.cumsum([len(part) for part in ids])[:-1])
-        return found
+            documents += np.split(flat, np.cumsum([len(part) for part in ids])[:-1])
+        return documents
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        if self._backend is None:  # written in Python, as ByT5's
+        if self._backend is None:  # written in Python, like ByT5's
             return list(
                 self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
             )

@@ -1,8 +1,9 @@
-"""From documents to chunks: consecutive documents make blocks, and a block's tokens are cut into equal chunks.
+"""Documents to chunks: consecutive documents make blocks, whose tokens are cut into equal chunks.
 
-A block becomes one shard per view. The last block takes in what follows when that is less than half a block, so blocks
-hold between half and one and a half times the documents asked for, and a handful of documents at the end never makes a
-shard that is too small to hold an example. What is left of a block after its last whole chunk is dropped.
+A block becomes one shard per view. The last block also takes the documents after it if they make
+less than half a block. So blocks hold between half and one and a half times the requested
+documents, and a few documents at the end never make a shard too small to hold an example. The
+tokens of a block after its last whole chunk are dropped.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ T = TypeVar("T")
 
 
 def iter_blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield consecutive items in lists of `size`; the last list has between (size + 1) // 2 and size + size // 2 items.
+    """Yield consecutive items in lists of `size`.
 
-    Fewer only when there are fewer in all; no list is empty. At most one and a half blocks are held.
+    The last list has between (size + 1) // 2 and size + size // 2 items, or fewer if there are
+    fewer in all. No list is empty. At most one and a half blocks are held.
     """
     held: list[T] = []
     rest = (size + 1) // 2
@@ -40,7 +42,8 @@ def pack(
 ) -> tuple[NDArray[np.uint32], int]:
     """Join the documents' ids with `eos` after each and cut them into chunks.
 
-    Returns uint32 chunks (rows, length), possibly with no row, and the number of tokens, EOS included, before cutting.
+    Returns uint32 chunks (rows, length), possibly with no row, and the number of tokens before
+    cutting, EOS included.
     """
     end = np.array([eos], np.uint32)
     parts = [part for ids in documents for part in (ids, end)]

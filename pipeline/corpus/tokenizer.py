@@ -1,9 +1,10 @@
-"""The tokenizer of a run: a SentencePiece unigram model trained on the corpus, or one that exists already.
+"""The tokenizer of a run: a SentencePiece unigram model trained on the corpus, or an existing one.
 
-A trained one has T5's layout: <pad> 0, </s> 1, <unk> 2, pieces, then the sentinels backwards, so that <extra_id_0> has the
-last id. It is wrapped as a Transformers T5 tokenizer, which cuts text as the SentencePiece model does but for exact ties
-between two segmentations (1 of 10,033 Wikipedia introductions has one): SentencePiece sums scores over a whole document
-in float32, the wrapped one over a word in float64.
+A trained one has T5's layout: <pad> 0, </s> 1, <unk> 2, pieces, then the sentinels backwards, so
+<extra_id_0> has the last id. It is wrapped as a Transformers T5 tokenizer. That one cuts text as
+the SentencePiece model does, except in exact ties between two segmentations (1 of 10,033 Wikipedia
+introductions has one): SentencePiece sums scores over a whole document in float32, the wrapped
+tokenizer over a word in float64.
 """
 
 from __future__ import annotations
@@ -19,36 +20,39 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.corruption import Lengths
-from pipeline.corpus.readers import Document
+from pipeline.corpus.documents import Document
+from pipeline.corpus.lengths import Lengths
 from pipeline.errors import ConfigError, DataError
-from pipeline.recipe import Tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: Characters to train on at most: a sample this large changes pieces little, and training takes some 20 bytes for each.
+#: Characters to train on at most. More text changes pieces little; each takes some 20 bytes.
 TRAINING_CHARACTERS = 50_000_000
-#: Fixed, because the sums of SentencePiece's training depend on how it divides them: other numbers give other models.
+#: Fixed, because the sums of SentencePiece's training depend on how threads divide them: another
+#: number gives another model.
 TRAINING_THREADS = 4
-#: SentencePiece leaves out longer lines altogether (in bytes), so longer ones are cut into parts of _LINE characters.
+#: SentencePiece skips lines of more bytes than this, so they are cut into parts of
+#: _LINE_CHARACTERS.
 _LINE_BYTES = 1 << 20
-_LINE = 200_000
+_LINE_CHARACTERS = 200_000
 
 
 def train_model(documents: Iterable[Document], vocab_size: int) -> bytes:
-    """Train a SentencePiece unigram model with `vocab_size` pieces, special tokens included; returns spiece.model.
+    """Train a SentencePiece unigram model and return spiece.model.
 
-    The same documents give the same bytes, in any order and on any number of cores.
-    Raises DataError when the text is too little for so many pieces, naming the largest number that works, or has more
-    characters than pieces.
+    vocab_size: pieces, special tokens included.
+    The same documents give the same bytes, in any order and on any number of cores. Raises
+    DataError if the text is too little for this many pieces, naming the largest number that works,
+    or has more characters than pieces.
     """
     import sentencepiece
 
     sample = sample_documents(documents, TRAINING_CHARACTERS)
     if not sample:
         raise DataError(
-            "the training split holds no document: add text to corpus.sources or lower corpus.split's shares"
+            "the training split holds no document: "
+            "add text to corpus.sources or lower corpus.split's shares"
         )
     model = io.BytesIO()
     try:
@@ -74,19 +78,19 @@ def train_model(documents: Iterable[Document], vocab_size: int) -> bytes:
 
 
 def sample_documents(documents: Iterable[Document], characters: int) -> list[str]:
-    """Return the texts to train on, ordered by the hash of their text: all of them, or a sample of at most `characters`.
+    """Return the texts to train on, ordered by the hash of their text.
 
-    The sample is the documents with the lowest hashes, so it does not depend on the order they come in. A single document
-    counts with its first `characters` characters. Memory is bounded by `characters`.
+    These are all texts, or a sample of at most `characters`: the documents with the lowest hashes,
+    so it does not depend on their order. A single document counts with its first `characters`
+    characters. Memory is bounded by `characters`.
     """
     # A heap of the lowest hashes; heapq pops the smallest, so hashes are negated.
     heap: list[tuple[int, str]] = []
     held = 0
     for document in documents:
         text = document.text[:characters]
-        heapq.heappush(
-            heap, (-int.from_bytes(sha256(text.encode("utf-8")).digest()[:8], "big"), text)
-        )
+        digest = sha256(text.encode("utf-8")).digest()
+        heapq.heappush(heap, (-int.from_bytes(digest[:8], "big"), text))
         held += len(text)
         while held > characters:
             held -= len(heapq.heappop(heap)[1])
@@ -94,11 +98,11 @@ def sample_documents(documents: Iterable[Document], characters: int) -> list[str
 
 
 def wrap_model(model: bytes, sentinels: int) -> PreTrainedTokenizerBase:
-    """Wrap spiece.model as a Transformers T5 tokenizer with `sentinels` sentinels after its pieces."""
+    """Wrap spiece.model as a T5 tokenizer of Transformers, with `sentinels` sentinels at the end."""
     from sentencepiece import sentencepiece_model_pb2
     from transformers import T5Tokenizer
 
-    messages: Any = sentencepiece_model_pb2
+    messages: Any = sentencepiece_model_pb2  # generated: has no types
     proto = messages.ModelProto()
     proto.ParseFromString(model)
     vocab = [(piece.piece, piece.score) for piece in proto.pieces]
@@ -108,52 +112,49 @@ def wrap_model(model: bytes, sentinels: int) -> PreTrainedTokenizerBase:
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
-    """Load a tokenizer directory or hub name; raises ConfigError of one line where that fails."""
+    """Load a tokenizer directory or hub name; raises ConfigError of one line if that fails."""
     from transformers import AutoTokenizer
 
     if str(name).startswith((".", "/")) and not Path(name).is_dir():
         raise ConfigError(
-            f"tokenizer {name}: no such directory; correct tokenizer.path, or leave it out to train one"
+            f"tokenizer {name}: no such directory; "
+            "correct tokenizer.path, or leave it out to train one"
         )
     try:
         return AutoTokenizer.from_pretrained(str(name))
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise ConfigError(
-            f"tokenizer {name} cannot be loaded ({reason}): correct tokenizer.path, leave it out to train one, or go online "
-            "without HF_HUB_OFFLINE"
+            f"tokenizer {name} cannot be loaded ({reason}): correct tokenizer.path, "
+            "leave it out to train one, or go online without HF_HUB_OFFLINE"
         ) from None
 
 
-def check_settings(settings: Tokenizer, lengths: Lengths) -> None:
-    """Raise ConfigError when a tokenizer to be trained would lack sentinels, before time is spent on training it."""
-    if settings.path is None and settings.sentinels < lengths.spans:
-        raise ConfigError(
-            f"an example of {lengths.raw} tokens needs {lengths.spans} sentinels, but tokenizer.sentinels is "
-            f"{settings.sentinels}: set tokenizer.sentinels={lengths.spans} or lower tokens.input_length"
-        )
-
-
 def sentinel_ids(tokenizer: PreTrainedTokenizerBase, lengths: Lengths) -> NDArray[np.uint32]:
-    """Return the ids of <extra_id_0>, <extra_id_1>, … (lengths.spans of them); raises ConfigError where they are missing."""
+    """Return the ids of <extra_id_0>, <extra_id_1>, …: uint32 (lengths.spans,).
+
+    Raises ConfigError if the tokenizer has too few of them.
+    """
     vocab = tokenizer.get_vocab()
     names = [f"<extra_id_{index}>" for index in range(lengths.spans)]
-    found = [vocab[name] for name in names if name in vocab]
-    if len(found) < len(names):
-        have = f"has {len(found)} of them" if found else "has no sentinels <extra_id_0> …"
+    ids = [vocab[name] for name in names if name in vocab]
+    if len(ids) < len(names):
+        have = f"has {len(ids)} of them" if ids else "has no sentinels <extra_id_0> …"
         raise ConfigError(
-            f"an example of {lengths.raw} tokens needs {lengths.spans} sentinels, but the tokenizer {have}: "
-            "take another tokenizer.path, leave it out to train one, or lower tokens.input_length"
+            f"an example of {lengths.raw} tokens needs {lengths.spans} sentinels, "
+            f"but the tokenizer {have}: take another tokenizer.path, "
+            "leave it out to train one, or lower tokens.input_length"
         )
-    return np.array(found, np.uint32)
+    return np.array(ids, np.uint32)
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         for line in text.splitlines():
-            # SentencePiece refuses a line with a null character, where text has them at all they mean nothing.
+            # SentencePiece refuses a line with a null character, which means nothing in text.
             line = line.replace("\0", " ")
-            yield from (line[start : start + _LINE] for start in range(0, len(line), _LINE))
+            for start in range(0, len(line), _LINE_CHARACTERS):
+                yield line[start : start + _LINE_CHARACTERS]
 
 
 def _explain(message: str, vocab_size: int) -> DataError:
@@ -168,5 +169,6 @@ def _explain(message: str, vocab_size: int) -> DataError:
             f"set tokenizer.vocab_size={least[1]} or more"
         )
     return DataError(
-        f"SentencePiece cannot train on the training split ({message}): look for what is odd in its text"
+        f"SentencePiece cannot train on the training split ({message}): "
+        "look for what is odd in its text"
     )

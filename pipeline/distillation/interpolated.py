@@ -1,199 +1,24 @@
-"""Stage 4: a chain teacher ▶ assistants ▶ student, each link the same caching and distillation as stages 2 and 3.
-
-A link is a recipe of its own, which is also its record on disk. It becomes a job only when its turn
-comes: what a link is made from can be told only once the link before it is there.
-"""
+"""Stage 4: a chain teacher ▶ assistants ▶ student, each link the same caching and distillation as stages 2 and 3."""
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 from pipeline.artifacts import Output
-from pipeline.distillation import job
-from pipeline.distillation.objective import check_targets, needs_cache, part_weights
-from pipeline.errors import ConfigError
-from pipeline.layout import Run
-from pipeline.models import open_model
-from pipeline.recipe import BlockList, Init, Original, Recipe, Student
-from pipeline.teacher.cuts import resolve_cuts
-from pipeline.teacher.job import required_teacher
-
-if TYPE_CHECKING:
-    from pipeline.families import Shape
-    from pipeline.models.architecture import Architecture
+from pipeline.distillation.links import Link
+from pipeline.distillation.run import distill
+from pipeline.teacher.caching import cache_teacher
+from pipeline.training import distributed
 
 
-def plan_links(recipe: Recipe) -> list[Recipe]:
-    """Return one recipe per link, teacher side first; the last one makes the student.
-
-    Link i's teacher is link i-1's result. The steps of `distill` are shared between the links, so that
-    a chain costs as many student steps as the direct way.
-    """
-    teacher = required_teacher(recipe)
-    architecture, shapes = _shapes(recipe)
-    students = _students(recipe, shapes)
-    _check(recipe, [architecture.shape, *shapes], students)
-    names, steps = _names(recipe, len(shapes)), link_steps(recipe, len(shapes))
-    links: list[Recipe] = []
-    for name, student, count in zip(names, students, steps, strict=True):
-        link = recipe.model_copy(update={"teacher": teacher, "student": student})
-        links.append(_with_training(link, required_teacher(recipe), name, count, bool(links)))
-        model = str(Run(recipe.root).student("distill_interpolated", name) / "hf")
-        teacher = teacher.model_copy(update={"model": model, "name": name})
-    return links
-
-
-def link_names(recipe: Recipe) -> list[str]:
-    """Return the names of the links' results below RUN/distill_interpolated/, teacher side first.
-
-    The last one is the student. Raises ConfigError where their number follows from the teacher
-    (`assistants: auto`) and it is not there yet.
-    """
-    assistants = recipe.interpolated.assistants
-    if isinstance(assistants, int):
-        return _names(recipe, assistants + 1)
-    count = len(_shapes(recipe)[1]) if assistants == "auto" else len(assistants) + 1
-    return _names(recipe, count)
-
-
-def link_steps(recipe: Recipe, links: int) -> list[int]:
-    """Return how many of `distill.max_steps` each of `links` links takes, teacher side first."""
-    shares = recipe.interpolated.step_shares or [1.0] * links
-    if len(shares) != links:
-        raise ConfigError(
-            f"interpolated.step_shares has {len(shares)} entries for {links} links: give one for each "
-            "assistant and one more"
-        )
-    total, steps = sum(shares), recipe.distill.max_steps
-    taken = [max(1, round(steps * share / total)) for share in shares]
-    taken[-1] = max(1, steps - sum(taken[:-1]))
-    return taken
-
-
-def link(recipe: Recipe, number: int) -> Recipe:
-    """Return the recipe of link `number`, counted from 1; raises ConfigError when there is no such link."""
-    if not 1 <= number <= len(link_names(recipe)):
-        raise ConfigError(f"--link {number}: the chain has links 1 to {len(link_names(recipe))}")
-    return plan_links(recipe)[number - 1]
-
-
-def resolve(link: Recipe) -> job.DistillJob:
-    """Return the job of one link, whose teacher must be there."""
-    return job.resolve(link, "distill_interpolated")
-
-
-def link_complete(recipe: Recipe, number: int) -> bool:
-    """Return whether link `number`, counted from 1, is finished and made from what the recipe says now."""
-    return _finished(link(recipe, number))
-
-
-def chain_complete(recipe: Recipe) -> bool:
-    """Return whether every link is finished and made from what the recipe says now."""
-    return all(_finished(link) for link in plan_links(recipe))
-
-
-def run_chain(recipe: Recipe) -> list[Output]:
+def run_chain(links: Sequence[Link]) -> list[Output]:
     """Run every link to completion, each resuming where it stopped. Every rank calls it."""
-    from pipeline.distillation.run import distill
-    from pipeline.teacher import job as teacher_job
-    from pipeline.teacher.caching import cache_teacher
-    from pipeline.training import distributed
-
-    check_targets(recipe.distill, recipe.cache)
     distributed.setup()
     outputs = []
-    for link in plan_links(recipe):
-        if needs_cache(link.distill) and not _finished(link):
-            original = link.distill.original
-            for spec in (link.teacher, original.teacher if original is not None else None):
-                if spec is not None:
-                    cache = teacher_job.resolve(link, spec)
-                    cache_teacher(cache, distributed.rank(), distributed.world_size())
-                    distributed.barrier()
-        outputs.append(distill(resolve(link)))
+    for link in links:
+        if not link.complete():
+            for cache in link.caches():
+                cache_teacher(cache, distributed.rank(), distributed.world_size())
+                distributed.barrier()
+        outputs.append(distill(link.job()))
     return outputs
-
-
-def _finished(link: Recipe) -> bool:
-    root = Run(link.root).student("distill_interpolated", link.distill.name)
-    return (root / "manifest.json").exists() and resolve(link).output.complete()
-
-
-def _names(recipe: Recipe, links: int) -> list[str]:
-    name = recipe.interpolated.name
-    return [*(f"{name}.assistant-{index}" for index in range(1, links)), name]
-
-
-def _shapes(recipe: Recipe) -> tuple[Architecture, list[Shape]]:
-    """Return the teacher's architecture, and the shape of every link's result."""
-    from pipeline.student.chain import chain_shapes
-    from pipeline.student.shapes import student_shape
-
-    teacher = open_model(required_teacher(recipe).model).architecture
-    bottom = student_shape(recipe.student, teacher)
-    return teacher, chain_shapes(teacher, bottom, recipe.interpolated.assistants)
-
-
-def _with_training(
-    link: Recipe, original: Any, name: str, steps: int, follows_another: bool
-) -> Recipe:
-    """Return `link` with its name and its share of the steps, and the original teacher where it takes part."""
-    whole, weight = link.distill, link.interpolated.original_weight
-    warmup = round(whole.warmup_steps * steps / whole.max_steps)
-    update: dict[str, Any] = {"name": name, "max_steps": steps, "warmup_steps": warmup}
-    if follows_another and weight != 0.0:
-        update["original"] = Original(teacher=original, weight=weight)
-    settings = whole.model_copy(update=update)
-    check_targets(settings, link.cache)
-    return link.model_copy(update={"distill": settings})
-
-
-def _students(recipe: Recipe, shapes: list[Shape]) -> list[Student]:
-    """Return what a recipe would say of each link's result alone."""
-    own: list[Any] = [None] * len(shapes)
-    if not isinstance(recipe.interpolated.assistants, (int, str)):
-        own[:-1] = [assistant.init for assistant in recipe.interpolated.assistants]
-    default = recipe.student.init
-    lists_blocks = isinstance(default, Init) and isinstance(default.blocks, BlockList)
-    if lists_blocks and any(init is None for init in own[:-1]):
-        raise ConfigError(
-            "student.init.blocks lists blocks, and each link has a teacher of its own: list "
-            "interpolated.assistants too, each with its init, or set student.init.blocks=uniform"
-        )
-    students = []
-    for shape, init in zip(shapes, own, strict=True):
-        size = asdict(shape) | {"scale": None, "params": None}
-        update = size | {"init": default if init is None else init}
-        students.append(recipe.student.model_copy(update=update))
-    return students
-
-
-def _check(recipe: Recipe, shapes: list[Shape], students: list[Student]) -> None:
-    """Raise ConfigError, before the first link is begun, for a link that its shapes do not allow."""
-    from pipeline.distillation.places import check_objective
-    from pipeline.objectives import presets
-    from pipeline.student.initial import check_init
-
-    objective = recipe.distill.objective
-    compares = presets.needs_teacher(part_weights(objective))
-    has_original = recipe.interpolated.original_weight != 0.0
-    for (teacher, student), made in zip(itertools.pairwise(shapes), students, strict=True):
-        if made.from_teacher is not None:
-            check_init(made.from_teacher, student, teacher)
-        teachers = {teacher, shapes[0]} if has_original else {teacher}
-        for shape in teachers if compares else ():
-            check_objective(objective, student, _seen(recipe, shape))
-
-
-def _seen(recipe: Recipe, teacher: Shape) -> Shape:
-    """Return what an objective can look at of a teacher: all of it, or what is after its cache's cut."""
-    cuts = resolve_cuts(recipe.cache, teacher.encoder_layers, teacher.decoder_layers)
-    if recipe.distill.targets == "online":
-        cuts = 0, 0
-    return replace(
-        teacher,
-        encoder_layers=teacher.encoder_layers - cuts[0],
-        decoder_layers=teacher.decoder_layers - cuts[1],
-    )

@@ -7,9 +7,9 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from pipeline.corpus.source_identity import source_hash
 from pipeline.downstream.rows import Row, read_rows
 from pipeline.errors import DataError
-from pipeline.lineage import source_hash
 from pipeline.recipe import Task
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from pipeline.distillation.interpolated import link_steps
+from pipeline.distillation.links import link_steps
 from pipeline.families import Shape, family_of
 from pipeline.models.published import describe
 from pipeline.models.size import Size, Sizes

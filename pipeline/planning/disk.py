@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline.corpus.corruption import example_lengths
+from pipeline.corpus.lengths import example_lengths
 from pipeline.corpus.tokens import open_tokens
 from pipeline.errors import ConfigError
 from pipeline.families import family_of

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pipeline import lineage
 from pipeline.artifacts import Output
-from pipeline.corpus import build
+from pipeline.corpus.job import resolve as resolve_tokens
 from pipeline.corpus.tokens import open_tokens
 from pipeline.distillation.job import resolve as resolve_distill
 from pipeline.errors import ConfigError
@@ -109,7 +109,7 @@ def plan_jobs(
     from pipeline.distillation.objective import needs_cache
 
     cached = needs_cache(recipe.distill)
-    plan.add("tokens", "tokenize_corpus", (), lambda: build.is_complete(recipe))
+    plan.add("tokens", "tokenize_corpus", (), lambda: resolve_tokens(recipe).is_complete())
     needs = ["tokens"]
     if recipe.teacher is not None:
         needs += _maker(plan, recipe, recipe.teacher.model)
@@ -157,9 +157,9 @@ def _add_cache(
     number: int | None = None,
 ) -> None:
     def chosen() -> Recipe:
-        from pipeline.distillation.interpolated import link
+        from pipeline.distillation.links import resolve_link
 
-        return recipe if number is None else link(recipe, number)
+        return recipe if number is None else resolve_link(recipe, number).recipe
 
     def items(ready: bool) -> Sequence[str]:
         if not ready:
@@ -198,7 +198,7 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _add_chain(plan: Plan, recipe: Recipe, needs: Sequence[str], tasks: int, cached: bool) -> None:
-    from pipeline.distillation.interpolated import link_complete, link_names
+    from pipeline.distillation.links import link_names, resolve_link
 
     needs = list(needs)
     if cached:
@@ -215,7 +215,7 @@ def _add_chain(plan: Plan, recipe: Recipe, needs: Sequence[str], tasks: int, cac
             key,
             "distill_interpolated",
             needs,
-            lambda number=number: link_complete(recipe, number),  # type: ignore[misc]
+            lambda number=number: resolve_link(recipe, number).complete(),  # type: ignore[misc]
             arguments=("--link", str(number), "--part", "distill"),
         )
         needs = ["tokens", key]

@@ -139,7 +139,7 @@ def check_labels(
     if not fits:
         raise CorruptArtifact(
             f"shard {shard} of {targets.cache.root} does not belong to the labels of {tokens.root}: {what}: "
-            f"{targets.cache.mend(shard)}"
+            f"{targets.cache.rebuild_hint(shard)}"
         )
 
 

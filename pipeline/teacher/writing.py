@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from pipeline.artifacts import Output
+from pipeline.artifacts.output import ShardWriter
 from pipeline.artifacts.shard import Rows
-from pipeline.artifacts.writer import ShardWriter
 
 #: Batches computed but not yet written; more would only hold memory.
 _AHEAD = 4

@@ -1,4 +1,7 @@
-"""Files that are not what was written: flipped bytes, cut ends, forged records. Refused in one line, or made good; never believed."""
+"""Files that are not what was written: flipped bytes, cut ends, forged records.
+
+They are refused in one line, or made again; they are never used.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +26,17 @@ Damage = Callable[[Path], None]
 
 
 def flip(path: Path) -> None:
-    """Change one bit of some byte that is not white space, which would mean the same."""
+    """Change one bit of some byte, not of white space, which would leave the meaning."""
     data = bytearray(path.read_bytes())
     if path.parent.name == "shards":  # one in every row: a short training does not read all of them
-        for place in range(8192, len(data), 97):
-            data[place] ^= 1
+        for offset in range(8192, len(data), 97):
+            data[offset] ^= 1
         path.write_bytes(data)
         return
-    place = random.Random(path.name).choice(
+    offset = random.Random(path.name).choice(
         [i for i, byte in enumerate(data[:200_000]) if byte not in b" \n"]
     )
-    data[place] ^= 1
+    data[offset] ^= 1
     path.write_bytes(data)
 
 
@@ -42,7 +45,7 @@ def cut(path: Path) -> None:
 
 
 def refused(run: TinyRun, stage: str) -> str:
-    """The one line that a stage says."""
+    """Return the one line that a stage says."""
     done = run.stage(stage)
     assert done.returncode == 2, done.stdout + done.stderr
     lines = done.stderr.strip().splitlines()
@@ -52,7 +55,7 @@ def refused(run: TinyRun, stage: str) -> str:
 
 
 def made_good(run: TinyRun, stage: str, finished: TinyRun) -> str:
-    """What a stage says that ends in the bytes of a run left alone."""
+    """Return the output of a stage that ends in the bytes of an undisturbed run."""
     done = run.stage(stage)
     assert done.returncode == 0, done.stderr
     assert verified_hashes(run, stage) == verified_hashes(finished, stage)
@@ -140,7 +143,7 @@ def test_a_manifest_that_names_a_file_outside(run_of: Callable[..., TinyRun], na
     assert "points outside the artifact" in said
 
 
-def test_a_link_out_of_the_directory_is_followed_but_not_believed(
+def test_a_link_out_of_the_directory_is_followed_but_not_trusted(
     run_of: Callable[..., TinyRun], finished_run: TinyRun, tmp_path: Path
 ) -> None:
     run = run_of("cache_teacher")

@@ -1,4 +1,7 @@
-"""A disk that is full or read-only: one clear line, nothing torn, and the same command goes on once there is room."""
+"""A disk that is full or read-only: one clear line and nothing torn.
+
+The same command goes on once there is room.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +27,18 @@ _WRITES = {
 
 @pytest.fixture
 def run_on(run_of: Callable[..., TinyRun], small_disk: Path) -> Callable[[str], TinyRun]:
-    """A run whose stage writes to the small disk."""
+    """Return a function that makes a run whose stage writes to the small disk."""
 
     def make(stage: str) -> TinyRun:
         run = run_of(stage)
-        place = run.run / _WRITES[stage]
-        if place.exists():  # what is beside the output stays where it is
-            for entry in place.iterdir():
+        parent = run.run / _WRITES[stage]
+        if parent.exists():  # other directories next to the output stay where they are
+            for entry in parent.iterdir():
                 (small_disk / entry.name).symlink_to(
                     entry.rename(run.root / entry.name), target_is_directory=True
                 )
-            place.rmdir()
-        place.symlink_to(small_disk, target_is_directory=True)
+            parent.rmdir()
+        parent.symlink_to(small_disk, target_is_directory=True)
         return run
 
     return make

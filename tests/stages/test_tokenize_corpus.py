@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts import Artifact
-from pipeline.corpus.readers import iter_split
+from pipeline.corpus.documents import iter_split
 from pipeline.recipe import Corpus
 from tests import forked
 
@@ -25,7 +25,7 @@ def command(recipe: Path, run: Path, *overrides: str) -> list[str]:
 
 
 def stage(recipe: Path, run: Path, *overrides: str, code: int = 0) -> str:
-    """Run the stage from some other directory and return what it said."""
+    """Run the stage from another directory and return its output."""
     done = forked.run(command(recipe, run, *overrides), directory=recipe.parent)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -69,8 +69,14 @@ def test_the_examples_hold_the_text(recipe: Path, undisturbed: Path, few_documen
     assert train.shards[0].columns["input_ids"].dtype == "uint16"
     assert len(train.shards) % 4 == 0
     tokenizer = load_tokenizer(undisturbed / "tokens" / "tokenizer" / "hf")
-    corpus = Corpus.model_validate({"sources": [str(few_documents)], "text": "extract", "key": "title",
-                                    "split": {"validation": 0.1}})  # fmt: skip
+    corpus = Corpus.model_validate(
+        {
+            "sources": [str(few_documents)],
+            "text": "extract",
+            "key": "title",
+            "split": {"validation": 0.1},
+        }
+    )
     expected = tokenizer(next(iter_split(corpus, "train")).text, add_special_tokens=False)[
         "input_ids"
     ]

@@ -1,4 +1,4 @@
-"""What the artifact contract promises: complete or absent, never stale, never silently damaged."""
+"""The promises of the artifact contract: complete or absent, never stale, no silent damage."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ def test_a_foreign_directory_is_left_alone(tmp_path: Path) -> None:
 def test_processes_may_begin_the_same_artifact_at_the_same_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As the tasks of a job array do. The other one is put where it hurts: after this one saw that nothing has been begun.
+    # As the tasks of a job array do. The other one begins at the worst moment: after this one saw
+    # that nothing has been begun.
     is_dir, others = Path.is_dir, [_output(tmp_path / "a")]
 
     def is_dir_after_the_other(path: Path) -> bool:
@@ -119,8 +120,8 @@ def test_a_flipped_byte_is_named_before_it_is_read_and_only_that_shard_is_rebuil
     )
     with pytest.raises(
         CorruptArtifact,
-        match=r"00001\.safetensors is not what was written \(the checksum of row 2 of states differs\): "
-        r".*rm .*00001\.json && python stages/",
+        match=r"00001\.safetensors is not what was written "
+        r"\(the checksum of row 2 of states differs\): .*rm .*00001\.json && python stages/",
     ):
         artifact.rows(1, [0], ("states",))  # small rows are checked in blocks
     with pytest.raises(

@@ -7,13 +7,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.distillation.interpolated import link_names, plan_links
+from pipeline.distillation.links import link_names, resolve_links
 from pipeline.errors import ConfigError
 from pipeline.families import Shape
 from pipeline.families.t5 import T5
 from pipeline.recipe import Init, Recipe, load_recipe
 from pipeline.slurm.plan import plan_jobs
 from pipeline.student.initial import write_initial_student
+
+
+def links_of(recipe: Recipe) -> list[Recipe]:
+    return [link.recipe for link in resolve_links(recipe)]
+
 
 TEACHER = Shape(encoder_layers=6, decoder_layers=6, d_model=64, d_ff=96, num_heads=4, d_kv=16)
 
@@ -46,9 +51,9 @@ def test_links_follow_from_the_recipe(recipe_file: Path) -> None:
         "interpolated.step_shares=[1, 1, 8]",
         "interpolated.original_weight=0.25",
     )
-    first, second, last = plan_links(chain)
+    first, second, last = links_of(chain)
     assert [link.distill.name for link in (first, second, last)] == link_names(chain)
-    assert [(link.distill.max_steps, link.distill.warmup_steps) for link in plan_links(chain)] == [
+    assert [(link.distill.max_steps, link.distill.warmup_steps) for link in links_of(chain)] == [
         (10, 2),
         (10, 2),
         (80, 16),
@@ -73,7 +78,7 @@ def test_links_follow_from_the_recipe(recipe_file: Path) -> None:
             0.25,
         )
     automatic = recipe(recipe_file, "interpolated.assistants=auto")
-    assert [link.student.encoder_layers for link in plan_links(automatic)] == [3, 2, 1], (
+    assert [link.student.encoder_layers for link in links_of(automatic)] == [3, 2, 1], (
         "no two steps from 6 within 2.5:1"
     )
     assert link_names(recipe(recipe_file, "interpolated.assistants=auto", "student.scale=0.5")) == [
@@ -115,7 +120,7 @@ def test_what_a_chain_cannot_do_is_said_before_it_begins(
     recipe_file: Path, overrides: list[str], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        plan_links(recipe(recipe_file, *overrides))
+        links_of(recipe(recipe_file, *overrides))
 
 
 def test_a_link_that_compares_with_the_original_teacher_waits_for_its_cache(

@@ -1,4 +1,4 @@
-"""Span corruption loses nothing, has T5's lengths, and is a function of (seed, view, block, row) alone."""
+"""Span corruption loses nothing, has T5's lengths, and depends on seed, view, block, row alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.corpus.corruption import Lengths, corrupt, example_lengths, random_stream
+from pipeline.corpus.corruption import corrupt, random_stream
+from pipeline.corpus.lengths import Lengths, example_lengths
 from pipeline.errors import ConfigError
 
 EOS, VOCABULARY = 1, 70_000
@@ -58,11 +59,11 @@ def test_nothing_is_lost_and_inputs_are_full(
     for row in range(3):
         assert inputs[row, -1] == labels[row, -1] == EOS
         assert restored(inputs[row], labels[row]) == raw[row].tolist()
-        # <extra_id_0>, <extra_id_1>, … in order; text first, so that no sentinel opens the inputs; no two touch.
-        places = np.flatnonzero(inputs[row] > 60_000)
-        assert inputs[row, places].tolist() == SENTINELS[: lengths.spans].tolist()
-        assert places[0] > 0
-        assert (np.diff(places) > 1).all()
+        # <extra_id_0>, <extra_id_1>, … in order; the inputs begin with text; no two touch.
+        positions = np.flatnonzero(inputs[row] > 60_000)
+        assert inputs[row, positions].tolist() == SENTINELS[: lengths.spans].tolist()
+        assert positions[0] > 0
+        assert (np.diff(positions) > 1).all()
 
 
 def test_a_row_depends_on_its_number_alone() -> None:

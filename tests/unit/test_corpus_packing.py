@@ -1,4 +1,4 @@
-"""Blocks hold every document once, in order, and none is much smaller than asked for."""
+"""Blocks hold every document once, in order, and none is much smaller than requested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The tokenizer has T5's layout, reloads, cuts as SentencePiece does, and is the same whenever it is trained."""
+"""The tokenizer has T5's layout, reloads and cuts as SentencePiece does.
+
+Training it again gives the same one.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.corpus.corruption import example_lengths
+from pipeline.corpus.documents import Document, iter_documents
 from pipeline.corpus.encoding import Encoder
-from pipeline.corpus.readers import Document, iter_documents
+from pipeline.corpus.job import check_sentinels
+from pipeline.corpus.lengths import example_lengths
 from pipeline.corpus.tokenizer import (
-    check_settings,
     load_tokenizer,
     sample_documents,
     sentinel_ids,
@@ -87,7 +90,7 @@ def test_the_encoder_agrees_with_the_tokenizer(documents: list[Document], direct
         texts, add_special_tokens=False
     )["input_ids"] * 11
     assert (encoder.eos, encoder.vocab_size, encoder.dtype) == (1, PIECES + SENTINELS, np.uint16)
-    # A special token spelled out in the corpus is text like any other, not the end of a document or a sentinel.
+    # A special token spelled out in the corpus is text, not the end of a document or a sentinel.
     ids = encoder(["one </s> two <extra_id_3> three <pad>"])[0]
     assert not set(ids.tolist()) & {0, 1, *range(PIECES, PIECES + SENTINELS)}
     assert (ids == 2).sum() >= 3
@@ -117,8 +120,8 @@ def test_missing_sentinels_are_counted(model: bytes, tmp_path: Path) -> None:
         ConfigError,
         match=r"needs 28 sentinels, but tokenizer.sentinels is 27: set tokenizer.sentinels=28",
     ):
-        check_settings(Tokenizer(sentinels=27), lengths)
-    check_settings(Tokenizer(sentinels=28), lengths)
+        check_sentinels(Tokenizer(sentinels=27), lengths)
+    check_sentinels(Tokenizer(sentinels=28), lengths)
     with pytest.raises(ConfigError, match="needs 28 sentinels, but the tokenizer has 5 of them"):
         sentinel_ids(wrap_model(model, 5), lengths)
     with pytest.raises(ConfigError, match="has no sentinels"):

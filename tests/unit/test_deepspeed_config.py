@@ -9,12 +9,12 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.recipe import Distill
-from pipeline.training.engine import deepspeed_config
+from pipeline.training.configuration import deepspeed_config
 
 
 def test_the_recipe_fills_the_autos() -> None:
     config = deepspeed_config(
-        Distill(deepspeed="ds_configs/zero3.json", batch_size=24, micro_batch_size=8)
+        Distill(deepspeed="ds_configs/zero3.json", batch_size=24, micro_batch_size=8), world=1
     )
     assert config["train_batch_size"] == 24
     assert config["gradient_accumulation_steps"] == 3
@@ -27,11 +27,11 @@ def test_a_key_set_in_both_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"train_batch_size belongs to the recipe; write \"auto\" there"
     ):
-        deepspeed_config(Distill(deepspeed=str(tmp_path / "mine.json")))
+        deepspeed_config(Distill(deepspeed=str(tmp_path / "mine.json")), world=1)
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:
     with pytest.raises(ConfigError, match="batch_size 10 is not a multiple of micro_batch_size 4"):
         deepspeed_config(
-            Distill(deepspeed="ds_configs/zero3.json", batch_size=10, micro_batch_size=4)
+            Distill(deepspeed="ds_configs/zero3.json", batch_size=10, micro_batch_size=4), world=1
         )

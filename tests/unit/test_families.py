@@ -16,6 +16,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from pipeline.errors import ConfigError
 from pipeline.families import Shape, check_length, family_of
 from pipeline.families.base import Stack
+from pipeline.models import open_model
 from pipeline.models.writing import stored_weights, write_model
 from pipeline.recipe import Init, Optimisation
 from pipeline.student.blocks import chosen_blocks
@@ -108,7 +109,7 @@ def test_training_loads_and_writes_what_transformers_does(tmp_path: Path, name: 
     settings = Optimisation(
         dtype="float32", batch_size=1, deepspeed="ds_configs/zero2_finetune.json"
     )
-    trained = load_model(directory, settings).eval()
+    trained = load_model(open_model(str(directory)), settings).eval()
     assert _logits(trained).equal(_logits(teacher))
     write_model(tmp_path / "hf", trained.config, dict(gather_weights(trained)))
     assert _logits(_loaded(tmp_path / "hf")).equal(_logits(teacher))
@@ -138,7 +139,7 @@ def test_training_loads_files_as_from_pretrained_does(tmp_path: Path) -> None:
         dtype="float32", batch_size=1, deepspeed="ds_configs/zero2_finetune.json"
     )
     for model in (bart, marian):
-        trained = load_model(tmp_path / model.config.model_type, settings).eval()
+        trained = load_model(open_model(str(tmp_path / model.config.model_type)), settings).eval()
         assert _logits(trained).equal(_logits(model))
 
 

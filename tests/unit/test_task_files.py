@@ -152,8 +152,8 @@ def test_a_wrong_task_is_refused_with_the_recipe(tmp_path: Path, entry: Any, mes
 def test_a_file_that_changes_while_it_is_read_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from pipeline.corpus.source_identity import source_hash
     from pipeline.downstream import tasks as module
-    from pipeline.lineage import source_hash
 
     task = task_of(tmp_path, local("cola", tmp_path))
     source_hash(task.train)

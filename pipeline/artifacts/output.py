@@ -1,4 +1,7 @@
-"""Writing an artifact so that it can be killed at any instruction: shards first, sidecars after them, the manifest last."""
+"""Writing an artifact so that it can be killed at any instruction.
+
+Shards are written first, their sidecars after them, and the manifest last.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,9 @@ from pipeline.artifacts import atomic, lock
 from pipeline.artifacts.fingerprint import Payload, canonical_json, differences, fingerprint
 from pipeline.artifacts.manifest import (
     SCHEMA_VERSION,
+    ArtifactKind,
     FileRecord,
     InputRecord,
-    Kind,
     Manifest,
     ShardRecord,
     read_manifest,
@@ -33,30 +36,34 @@ if TYPE_CHECKING:
 
 
 class Output:
-    """An artifact directory being made, or found already made.
+    """An artifact directory being made, or already complete.
 
-    `complete` says whether anything is left to do, `begin` starts it (both refuse a directory that was made from something
-    else), `missing` says which shards are left. Several processes may write different shards of one Output without locks; whoever calls
-    `finish` when every shard is there writes the manifest, and doing so twice is harmless.
+    `complete` says whether anything is left to do, `begin` starts it, and both refuse a directory
+    that was made from something else. `missing` says which shards are left. Several processes may
+    write different shards of one Output without locks. The process that calls `finish` when every
+    shard exists writes the manifest; doing so twice is harmless.
     """
 
     def __init__(
         self,
         root: Path,
-        kind: Kind,
+        kind: ArtifactKind,
         payload: Payload,
         recipe: str,
         inputs: Mapping[str, InputRecord],
     ) -> None:
         self.root = Path(root)
-        self.kind: Kind = kind
+        self.kind: ArtifactKind = kind
         self.payload = dict(payload)
         self.fingerprint = fingerprint(payload)
         self.recipe = recipe
         self.inputs = dict(inputs)
 
     def complete(self) -> bool:
-        """Whether the finished artifact is there; raises StaleArtifact when it was made from something else."""
+        """Return whether the finished artifact exists.
+
+        Raises StaleArtifact if it was made from something else.
+        """
         if not (self.root / "manifest.json").exists():
             self._refuse_stale(self._started_payload())
             return False
@@ -67,9 +74,10 @@ class Output:
         )
 
     def begin(self, *, alone: bool = False) -> None:
-        """Create the directory and record what it is being made from, before the first byte of content.
+        """Create the directory and record what it is made from, before the first byte of content.
 
-        alone: only one process at a time may make this artifact: raises ArtifactError while another one does.
+        alone: only one process at a time may make this artifact; raises ArtifactError while another
+            one does.
         """
         self.complete()
         try:
@@ -77,20 +85,22 @@ class Output:
             if alone:
                 self._lock = lock.hold(self.root)
                 self.complete()  # another process may have begun it from something else meanwhile
-            # First: a directory that holds anything else without it is taken for somebody else's.
+            # First: a directory with other files but without this one counts as foreign.
             write_sealed(
                 self.root / "fingerprint.json",
                 {"fingerprint": self.fingerprint, "payload": self.payload},
             )
             atomic.write_text(self.root / "recipe.yaml", self.recipe)
         except OSError as error:
-            mend = DISK_MENDS.get(error.errno or 0, "choose another `run`")
-            raise ArtifactError(f"cannot write to {self.root}: {error.strerror}; {mend}") from error
+            remedy = DISK_MENDS.get(error.errno or 0, "choose another `run`")
+            raise ArtifactError(
+                f"cannot write to {self.root}: {error.strerror}; {remedy}"
+            ) from error
         for directory in (self.root, self.root / "shards"):
             atomic.remove_temporaries(directory)
 
     def missing(self, count: int) -> list[int]:
-        """Indices below `count` of the shards that are absent or whose sidecar does not fit the file beside it."""
+        """Return the shards below `count` that are absent or do not fit their sidecar."""
         return [index for index in range(count) if self._record(index) is None]
 
     def write_shard(
@@ -101,7 +111,10 @@ class Output:
         tokens: int,
         notes: Mapping[str, Any] | None = None,
     ) -> ShardRecord:
-        """Write shard `index` in one go, and then its sidecar. columns: as for `ShardWriter.append`."""
+        """Write shard `index` in one go, and then its sidecar.
+
+        columns: as for `ShardWriter.append`.
+        """
         writer = self.shard(index, len(next(iter(columns.values()))))
         try:
             writer.append(columns)
@@ -111,7 +124,7 @@ class Output:
             raise
 
     def shard(self, index: int, rows: int) -> ShardWriter:
-        """Begin shard `index`, of `rows` rows."""
+        """Begin shard `index` with `rows` rows."""
         return ShardWriter(self, index, rows)
 
     def finish(
@@ -120,7 +133,7 @@ class Output:
         files: Iterable[str] = (),
         provenance: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Write the manifest if shards 0…`shards`-1 are all there; returns whether it was written."""
+        """Write the manifest if shards 0…`shards`-1 all exist; returns whether it was written."""
         records = [record for index in range(shards) if (record := self._record(index)) is not None]
         if len(records) < shards:
             return False
@@ -149,7 +162,7 @@ class Output:
         return FileRecord(bytes=path.stat().st_size, sha256=atomic.sha256_file(path))
 
     def _record(self, index: int) -> ShardRecord | None:
-        """The sidecar of shard `index` if it is sound, of this artifact and fits the file beside it."""
+        """Return the sidecar of shard `index` if it is intact, of this artifact and fits."""
         try:
             record = read_sidecar(self.root, index)
         except CorruptArtifact:
@@ -160,17 +173,20 @@ class Output:
         return record if path.stat().st_size == record.bytes else None
 
     def _started_payload(self) -> Mapping[str, Any] | None:
+        """Return what the directory is being made from, or None if it was not begun."""
         path = self.root / "fingerprint.json"
         if not path.exists():
-            # A temporary file or the lock is a process killed, or another one right now, at the beginning of `begin`.
+            # Temporary files and the lock alone mean that a process was killed at the beginning of
+            # `begin`, or is there now.
             entries = self.root.iterdir() if self.root.is_dir() else ()
             foreign = any(
                 not atomic.is_temporary(entry) and entry.name != lock.NAME for entry in entries
             )
-            # Looked at again: what was found may be the first files of a process that began in between.
+            # Asked again: the entries may be the first files of a process that began in between.
             if foreign and not path.exists():
                 raise StaleArtifact(
-                    f"{self.root} is not empty and not an artifact of this pipeline: choose another `run`"
+                    f"{self.root} is not empty and not an artifact of this pipeline: "
+                    "choose another `run`"
                 )
             if not foreign:
                 return None
@@ -187,12 +203,13 @@ class Output:
             return
         changed = "; ".join(differences(payload, self.payload)[:6])
         raise StaleArtifact(
-            f"{self.root} was made from something else ({changed}): give this run another name, or remove that directory to make it again"
+            f"{self.root} was made from something else ({changed}): "
+            "give this run another name, or remove that directory to make it again"
         )
 
 
 class ShardWriter:
-    """A shard being written, some rows at a time; nothing stands under its name before `finish`."""
+    """A shard being written, some rows at a time; no file has its name before `finish`."""
 
     def __init__(self, output: Output, index: int, rows: int) -> None:
         from pipeline.artifacts.shard import ShardFile
@@ -203,12 +220,19 @@ class ShardWriter:
             self._file = ShardFile(self._path, rows)
 
     def append(self, columns: Mapping[str, Rows]) -> None:
-        """Write the next rows of every column: CPU tensors (rows, *row_shape), or byte strings for a ragged column."""
+        """Write the next rows of every column.
+
+        columns: CPU tensors (rows, *row_shape), or byte strings for a ragged column.
+        """
         with self._explained():
             self._file.append(columns)
 
     def finish(self, *, tokens: int, notes: Mapping[str, Any] | None = None) -> ShardRecord:
-        """Put the file in its place, and then its sidecar. tokens: how many the shard's rows hold; notes: facts to keep."""
+        """Put the file in its place, and then its sidecar.
+
+        tokens: the number of tokens in the shard's rows.
+        notes: facts to keep in the sidecar.
+        """
         with self._explained():
             size, digest = self._file.publish()
             record = ShardRecord(

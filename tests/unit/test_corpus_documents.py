@@ -1,4 +1,4 @@
-"""Every kind of source gives the same documents; what is wrong with one is said in a line with its place."""
+"""Every kind of source gives the same documents; an error is one line with its place."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.corpus.readers import Document, attribution, iter_documents, iter_split, split_of
+from pipeline.corpus.documents import Document, attribution, iter_documents, iter_split
+from pipeline.corpus.splits import split_of
 from pipeline.errors import DataError
 from pipeline.recipe import Corpus, Split
 
@@ -142,7 +143,7 @@ def test_splits_divide_the_documents_and_never_move(few_documents: Path) -> None
     larger = corpus(few_documents, split={**settings, "test": 0.3})
     assert list(iter_split(larger, "validation")) == parts["validation"]
     assert set(parts["test"]) < set(iter_split(larger, "test"))
-    # Written down: another release must not move a document from one side to the other.
+    # Pinned: another release must not move a document from one side to the other.
     assert [split_of(key, Split(validation=0.2, test=0.1)) for key in "abc"] == [
         "train",
         "test",
@@ -150,7 +151,7 @@ def test_splits_divide_the_documents_and_never_move(few_documents: Path) -> None
     ]
 
 
-def test_the_attribution_beside_a_source_is_found(wiki_jsonl: Path, few_documents: Path) -> None:
+def test_the_attribution_next_to_a_source_is_found(wiki_jsonl: Path, few_documents: Path) -> None:
     assert ["CC BY-SA 4.0" in note for note in attribution(corpus(wiki_jsonl, few_documents))] == [
         True
     ]
