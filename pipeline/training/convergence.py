@@ -29,7 +29,7 @@ class Convergence:
         self._reference, self._waited = math.inf, 0
 
     def see(self, step: int, validation: Mapping[str, float]) -> bool:
-        """Add a validation, whose first number is the loss; return whether it is the best so far."""
+        """Add a validation, whose first number is the loss; return whether it is the best yet."""
         loss = next(iter(validation.values()))
         if loss < self._reference - self._min_delta:
             self._reference, self._waited = loss, 0
