@@ -13,8 +13,7 @@ position is not stored: its counts end where they sum to `draws`.
     header    <BBBBIIII: version, k of the distances, k of the counts, 0, draws, positions, ids,
               CRC-32 of all the rest
     bits      w - k of all distances in unary, then of all counts, then the low bits of all
-    distances,
-              then of all counts; high bit first, zeros up to a whole byte
+              distances, then of all counts; high bit first, zeros up to a whole byte
 
 The unary parts come first and together, so that one search for ones finds them all. The offsets of
 the low bits follow from them.

@@ -79,10 +79,11 @@ def replay_fidelity(
 def label_log_probs(
     head: Head, decoder_output: torch.Tensor, labels: torch.Tensor
 ) -> list[torch.Tensor]:
-    """Return the log-probability of each scored label in nats, a float32 tensor per row.
+    """Return the log-probability of each scored label in nats.
 
-    The shape is (scored positions,). decoder_output: (rows, L_out, d_model). labels: (rows, L_out), -100 where not scored. States
-    that belong to other labels, or to other positions, give other values.
+    There is one float32 tensor (scored positions,) per row. decoder_output: (rows, L_out, d_model).
+    labels: (rows, L_out), -100 where not scored. States that belong to other labels, or to other
+    positions, give other values.
     """
     log_probs = []
     for hidden, row in zip(decoder_output, labels, strict=True):

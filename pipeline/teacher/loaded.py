@@ -54,7 +54,7 @@ class WholeTeacher:
     """A whole model on its device; each process runs its own."""
 
     def __init__(self, model: PreTrainedModel, cuts: tuple[int, int]) -> None:
-        """Prepare a model for inference. cuts: encoder and decoder block whose input is captured."""
+        """Prepare a model for inference. cuts: the blocks of each stack whose input is captured."""
         self.model = model.eval().requires_grad_(False)
         self.family = family_of(model.config)
         self.head = self.family.head(model)

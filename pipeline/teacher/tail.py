@@ -85,9 +85,8 @@ class Tail:
         decoder_states: (batch, L_out, d_model).
         attention_mask: (batch, L_in).
         encoder_states: (batch, L_in, d_model).
-        encoder_output: the cached output of that shape, used instead of encoder_states; then
-        nothing
-            of the encoder's blocks can be recorded.
+        encoder_output: the cached output of that shape, instead of encoder_states. Nothing of the
+            encoder's blocks can be recorded then.
         """
         with self._recorder as recorder:
             if encoder_output is None:
