@@ -3,6 +3,7 @@
 # make chaos  kill every stage at random, 100 times, and write docs/reliability.md's table
 # make performance   write docs/performance.md from benchmarks/results/
 # make study  compare the objectives on real text and write docs/study.md (hours; resumable, STUDY_ARGS=--quick: minutes)
+# make reference   write docs/recipe.md and recipe.schema.json from pipeline/recipe/
 # make check  format, lint, types, import rules
 #
 # PYTHON=python3.12 chooses the interpreter. TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch without CUDA.
@@ -15,7 +16,7 @@ PYTEST_ARGS ?=
 
 STUDY_ARGS ?=
 
-.PHONY: demo test test-fast chaos performance study slurm check format clean
+.PHONY: demo test test-fast chaos performance study reference slurm check format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/miniend demo
@@ -35,6 +36,9 @@ performance: $(VENV)/.dev
 
 study: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.study $(STUDY_ARGS)
+
+reference: $(VENV)/.dev
+	$(BIN)/python -m pipeline.recipe.reference docs/recipe.md recipe.schema.json
 
 # A real Slurm for tests/slurm, where it can be installed (root on Debian or Ubuntu); elsewhere these tests are skipped and say so.
 # Their cluster has its own configuration, key and ports; nothing under /etc is used.

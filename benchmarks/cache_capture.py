@@ -1,16 +1,21 @@
-"""Does caching cost more than running the teacher? Throughput of capture and write over that of the plain forward pass.
+"""Throughput of capturing and writing a cache over that of the teacher's plain forward pass.
 
     python benchmarks/cache_capture.py [--quick] [--json OUT]
 
-A random T5 v1.1 of base size (12 + 12 blocks, width 768, 32,128 tokens) in bf16, 512 inputs and 114 targets, batches of 8
-(`--quick`: 3 + 3 blocks of width 256, 4,096 tokens, batches of 4). The plain pass is the model called with decoder_input_ids, to
-its logits, nothing kept. Each other run is the work of pipeline/teacher/cache.py on one shard of a few batches: capture
-with hooks, make the columns, write them in the background, then fsync, hash and rename; all of that is timed, but for the
-fidelity check of the shard's first batch, which a shard of thousands of rows does not feel. Caching states leaves the decoder at its last
-block and runs no head, so it can be faster than the plain pass; sparse targets take all blocks and the head.
+A random T5 v1.1 of base size (12 + 12 blocks, width 768, 32,128 tokens) in bf16, with 512 inputs
+and 114 targets, in batches of 8 (`--quick`: 3 + 3 blocks of width 256, 4,096 tokens, batches of 4).
+The plain pass is the model called with decoder_input_ids, to its logits; nothing is kept.
 
-`<kind>_over_forward_throughput_ratio`: the plain pass's time over the kind's; `…_over_stacks_…`: that of all blocks without the
-head, which is the harder measure of hooks and writing.
+Each other run does the work of pipeline/teacher/caching.py on one shard of a few batches: capture
+with hooks, make the columns, write them in the background, then fsync, hash and rename.
+All of that is timed, except the fidelity check of the shard's first batch, which makes no
+difference to a shard of thousands of rows.
+Caching states leaves the decoder at its last block and runs no head, so it can be faster than the
+plain pass. Sparse targets take all blocks and the head.
+
+- `<kind>_over_forward_throughput_ratio`: the plain pass's time over the kind's.
+- `…_over_stacks_…`: the time of all blocks without the head over the kind's. This is the harder
+  measure of hooks and writing.
 """
 
 from __future__ import annotations

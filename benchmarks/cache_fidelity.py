@@ -1,14 +1,18 @@
-"""Is replay exact? Every family, bf16 and fp32, at the last block and at a deeper cut, other in each stack.
+"""Exactness of replay: every family, in bf16 and fp32, at the last block and at a deeper cut.
 
     python benchmarks/cache_fidelity.py [--quick] [--json OUT]
 
-Random models of the real classes, 4 + 3 blocks of width 256 (`--quick`: 64), every weight drawn so that none is idle; 8 rows
-of 64 and 32 tokens with padding. A figure is the largest absolute difference from the live teacher over q, k and v of the
-three attentions, the encoder's output and the logits, each divided by the teacher's largest value of that tensor.
+The deeper cut differs between the stacks. The models are random ones of the real classes, with
+4 + 3 blocks of width 256 (`--quick`: 64); every weight is drawn so that none is idle.
+There are 8 rows of 64 and 32 tokens with padding.
+A figure is the largest absolute difference from the live teacher over q, k and v of the three
+attentions, the encoder's output and the logits, each divided by the teacher's largest value of
+that tensor.
 
-`<family>_<dtype>_<cut>_same_shape`: replayed in the batch it was captured in; must be exactly 0. `…_other_shape`: the larger
-error of the same states replayed 3 rows at a time, and row by row with the input's padding cut off. There products and sums
-may be taken in another order, and whether they are depends on the machine: compare with `bf16_epsilon` and `fp32_epsilon`.
+- `<family>_<dtype>_<cut>_same_shape`: replayed in the batch that was captured; must be exactly 0.
+- `…_other_shape`: the larger error of the same states replayed 3 rows at a time, and row by row
+  with the input's padding cut off. There products and sums may be taken in another order, which
+  depends on the machine: compare with `bf16_epsilon` and `fp32_epsilon`.
 """
 
 from __future__ import annotations
@@ -48,19 +52,19 @@ def named(
 def error(
     tail: Tail, states: States, mask: torch.Tensor, rows: slice, length: int, live: Tensors
 ) -> float:
-    """The error of replaying some rows, of their inputs the first `length` positions."""
+    """Return the error of replaying some rows with the first `length` input positions."""
     encoder, decoder = states
     replayed = tail.replay(
         decoder[rows], mask[rows, :length], encoder_states=encoder[rows, :length]
     )
-    found = named(
+    replayed_tensors = named(
         tail.head.logits(replayed.decoder_output), replayed.encoder_output, replayed.projections
     )
-    assert found.keys() == live.keys()
+    assert replayed_tensors.keys() == live.keys()
     assert len(live) == 11, "q, k, v of three attentions, encoder output, logits"
     return max(
-        float((found[name] - whole[rows, : found[name].shape[1]]).abs().max() / whole.abs().max())
-        for name, whole in live.items()
+        float((tensor - live[name][rows, : tensor.shape[1]]).abs().max() / live[name].abs().max())
+        for name, tensor in replayed_tensors.items()
     )
 
 

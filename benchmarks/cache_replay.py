@@ -1,22 +1,33 @@
-"""What replaying the tail saves: the teacher's forward pass over its replay from cached states.
+"""Time that replaying the tail saves: the teacher's forward pass over its replay from the cache.
 
     python benchmarks/cache_replay.py [--quick] [--json OUT]
 
-Two shapes, random weights in bf16, 512 inputs and 114 targets, states cut at the last block of each stack:
-`t5_base`, T5 v1.1 base, batches of 8, and `t5_3b`, T5 1.0's 3B (24 + 24 blocks, width 1024, 32 heads of 128, d_ff 16,384,
-ReLU, tied), batches of 1 (`--quick`: 4 + 4 and 2 + 2 of these blocks, batches of 1, no goals). What is timed, on states already in memory:
+Two shapes with random weights in bf16, 512 inputs and 114 targets, states cut at the last block of
+each stack (`--quick`: 4 + 4 and 2 + 2 of these blocks, batches of 1, no goals):
+
+- `t5_base`: T5 v1.1 base, batches of 8.
+- `t5_3b`: T5 1.0's 3B (24 + 24 blocks, width 1024, 32 heads of 128, d_ff 16,384, ReLU, tied),
+  batches of 1.
+
+These runs are timed, on states already in memory:
 
 - `forward`: the teacher called with decoder_input_ids, to its logits.
 - `stacks`: its two stacks of blocks, without the head.
-- `replay`: Tail.replay, which gives q, k, v of the three attentions, the encoder's output and the decoder's.
+- `replay`: Tail.replay, which gives q, k, v of the three attentions, the encoder's output and the
+  decoder's.
 - `replay_logits`: the same, and the logits of all positions through the tail's head.
-- `replay_from_encoder_output`: Tail.replay where the cache also holds the encoder's output, so that the decoder's block alone runs.
+- `replay_from_encoder_output`: Tail.replay where the cache also holds the encoder's output, so
+  only the decoder's block runs.
 
-`<shape>_forward_over_replay_ratio` leaves the head out on both sides (stacks ÷ replay): in training neither a cached nor an
-online teacher runs it there, since the loss takes the head's weight and makes logits chunk by chunk at the same cost for both.
-`…_with_logits_ratio` has the head on both sides (forward ÷ replay_logits). `…_with_logits_ceiling` is that quotient counted in
-multiplications: the head is not cut, and in a base model it costs as much as half a block of each stack, so replay with
-logits cannot come near the number of blocks there.
+The figures:
+
+- `<shape>_forward_over_replay_ratio` leaves the head out on both sides (stacks ÷ replay). In
+  training neither a cached nor an online teacher runs it there: the loss takes the head's weight
+  and makes logits chunk by chunk at the same cost for both.
+- `…_with_logits_ratio` has the head on both sides (forward ÷ replay_logits).
+- `…_with_logits_ceiling` is that quotient counted in multiplications. The head is not cut, and in
+  a base model it costs as much as half a block of each stack, so replay with logits cannot come
+  near the number of blocks there.
 """
 
 from __future__ import annotations
@@ -50,7 +61,7 @@ from pipeline.teacher.tail import cut_tail
 
 
 def multiplications(shape: Shape, gated: bool) -> tuple[float, float, float]:
-    """Of one example: in an encoder block, in a decoder block, in the head."""
+    """Return those of one example: in an encoder block, in a decoder block, in the head."""
     width, attention = shape.d_model, shape.attention_width
     feed_forward = (3 if gated else 2) * width * shape.d_ff
     square = 4 * width * attention + feed_forward
@@ -132,7 +143,7 @@ def main() -> None:
         "t5_3b_forward_over_replay_with_logits_ratio": (">=", 15.0),
     }
     if args.quick:
-        goals = {}  # so few blocks cannot show them
+        goals = {}  # this few blocks cannot show them
     if device().type == "cuda":
         figures["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
     common.finish("cache_replay", figures, goals, args.json)

@@ -1,15 +1,21 @@
-"""What a cached token and a cached target position take, for every kind of target, beside what others store; codec speed.
+"""Bytes of a cached token and target position for each kind of target and for peers; codec speed.
 
     python benchmarks/cache_size.py [--quick] [--json OUT]
 
-Sizes are those of what the library's own functions return, for examples of 512 inputs and 114 targets. Sampled targets are
-50 draws a position from softmax(logits / temperature), the temperature set so that about 12 of them differ, for two teachers:
-`language`, logits -ln(rank) + 3 × normal noise, where low ids are frequent as SentencePiece numbers them; and `uniform`, the
-worst case, the same draws with each position's ids replaced by random ones. `bound` is the information in as many uniform
-ids and in how the draws divide among them, were all divisions equally likely. Speeds are one core's, an example at a time.
+Sizes are those of what the library's own functions return, for examples of 512 inputs and 114
+targets. Sampled targets are 50 draws a position from softmax(logits / temperature), with the
+temperature set so that about 12 of them differ. There are two teachers:
 
-DistillKit: the formula of its compression/config.py for the two configurations its README recommends. Megatron-LM: 5 bytes an
-entry (fp16, uint16, bool) before compression; it refuses mT5's vocabulary.
+- `language`: logits -ln(rank) + 3 × normal noise. Low ids are frequent, as SentencePiece numbers
+  them.
+- `uniform`, the worst case: the same draws, with each position's ids replaced by random ones.
+
+`bound` is the information in the same number of uniform ids and in how the draws divide among
+them, if all divisions were equally likely. Speeds are one core's, an example at a time.
+
+Peers: DistillKit by the formula of its compression/config.py, for the two configurations that its
+README recommends. Megatron-LM by 5 bytes an entry (fp16, uint16, bool) before compression; it
+refuses mT5's vocabulary.
 """
 
 from __future__ import annotations
@@ -42,7 +48,7 @@ def teacher_logits(vocabulary: int, example: int) -> torch.Tensor:
 
 
 def calibrated_temperature(vocabulary: int) -> float:
-    """The temperature at which the expected number of different tokens among the draws is UNIQUE."""
+    """Return the temperature at which UNIQUE different tokens are expected among the draws."""
     logits = torch.cat([teacher_logits(vocabulary, example)[::4] for example in range(4)])
     low, high = 0.2, 2.0
     for _ in range(12):
@@ -106,8 +112,8 @@ def sparse_figures(name: str, examples: int, repeats: int) -> dict[str, float]:
         def write(targets: list[Targets] = targets) -> list[bytes]:
             return [encode(part, DRAWS) for part in targets]
 
-        for found, original in zip(read(), targets, strict=True):
-            if not all(np.array_equal(a, b) for a, b in zip(found, original, strict=True)):
+        for decoded, original in zip(read(), targets, strict=True):
+            if not all(np.array_equal(a, b) for a, b in zip(decoded, original, strict=True)):
                 raise SystemExit("the codec lost something")
         seconds = common.best_times({"decode": read, "encode": write}, repeats)
         figures[f"sampled_{name}_{case}_bytes_per_position"] = sum(map(len, data)) / total

@@ -1,4 +1,4 @@
-"""What every benchmark shares: arguments, interleaved timing, peak memory of a child process, goals, table and JSON."""
+"""Shared parts of the benchmarks: arguments, timing, peak memory, goals, table and JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OPERATORS = {
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """The arguments every benchmark takes; add its own to them."""
+    """Return the arguments that every benchmark takes; add its own to them."""
     result = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -38,9 +38,10 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def best_times(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The shortest of `repeats` runs of each, in seconds, after one that does not count.
+    """Return the shortest of `repeats` runs of each, in seconds, after one that does not count.
 
-    The runs take turns, so that another load on the machine meets all of them; the shortest is the least disturbed.
+    The runs take turns, so another load on the machine disturbs all of them alike.
+    The shortest run is the least disturbed.
     """
     best = dict.fromkeys(runs, float("inf"))
     for run in runs.values():
@@ -54,10 +55,12 @@ def best_times(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str,
 
 
 def peak_extra_bytes(prepare: Callable[..., Callable[[], object]], *args: object) -> int:
-    """How far `prepare(*args)()` raises a fresh process's resident memory above what `prepare` left, at its peak.
+    """Return the peak resident memory of `prepare(*args)()` above what `prepare` left, in bytes.
 
-    Measured by the kernel (VmHWM) and not by torch's profiler, so that a product's or an allocator's own buffers count
-    too. A fresh process, because memory that an earlier run freed but its allocator kept would hide the next run's use.
+    The kernel measures it (VmHWM), not torch's profiler.
+    So the buffers of a matrix product or an allocator count too.
+    It runs in a fresh process: memory that an earlier run freed but its allocator kept would hide
+    the next run's use.
     """
     context = multiprocessing.get_context("spawn")
     receive, send = context.Pipe(duplex=False)
@@ -80,7 +83,7 @@ def _peak(
     try:
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to VmRSS
     except OSError:
-        # Where that is forbidden the peak of all that came before stands; `prepare` holds no more than its inputs.
+        # Where that is forbidden, VmHWM is the peak so far; `prepare` holds only its inputs.
         before = max(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     run()
     send.send(status_bytes("VmHWM") - before)
@@ -89,11 +92,13 @@ def _peak(
 def cuda_figures(
     label: str, prepare: Callable[[str], Callable[[], float]], repeats: int, example: Any
 ) -> dict[str, float]:
-    """Time and peak memory on the GPU of the plain form, the chunked PyTorch form and the fused kernel; ratios to plain.
+    """Return time and peak memory on the GPU of three forms of a loss, and the ratios to plain.
 
-    prepare(form) gives the run of "plain", "chunked" or "kernel", which returns the loss. example: a tensor by which
-    `kernels.usable` says whether kernels work here; where they do not, the kernel is left out. Memory is the allocator's peak
-    above the inputs. Stops where the forms disagree.
+    The forms are the plain one, the chunked PyTorch one and the fused kernel.
+    prepare(form): gives the run of "plain", "chunked" or "kernel", which returns the loss.
+    example: a tensor by which `kernels.usable` says whether kernels work here; where they do not,
+    the kernel is left out. Memory is the allocator's peak above the inputs.
+    Exits where the forms disagree.
     """
     import torch
 
@@ -142,7 +147,7 @@ def status_bytes(field: str) -> int:
 
 
 def environment() -> dict[str, Any]:
-    """What the figures depend on, without naming the machine."""
+    """Return what the figures depend on, without naming the machine."""
     import torch
 
     versions = {"python": platform.python_version()}
@@ -190,7 +195,7 @@ def _commit() -> str | None:
 def finish(
     name: str, figures: dict[str, float], goals: dict[str, tuple[str, float]], out: Path | None
 ) -> bool:
-    """Judge the figures, print a table or write the JSON, and say whether every goal is met."""
+    """Judge the figures, print a table or write the JSON; return whether every goal is met."""
     met = {
         figure: bool(OPERATORS[op](figures[figure], value)) for figure, (op, value) in goals.items()
     }

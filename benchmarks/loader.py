@@ -2,16 +2,22 @@
 
     python benchmarks/loader.py [--quick] [--json OUT]
 
-Two caches of random bytes in the shapes of T5 base, 512 inputs and 114 targets: `states`, tokens and hidden states of width 768
-in bf16 (0.96 MB a row), and `tokens`, tokens alone (1.3 kB a row). The loader gives batches of 16 (256 of tokens) in sample order
-over 4 shards to a consumer that does nothing. The fastest of several turns counts. Times with `cpu` in their name are the processor's, of
-all threads together: what the loader takes from whatever else runs.
+Two caches of random bytes in the shapes of T5 base, with 512 inputs and 114 targets:
 
-- `copy`: each shard's bytes copied from its memory-mapped file, from end to end, into memory of a shard's size, by one thread.
+- `states`: tokens and hidden states of width 768 in bf16 (0.96 MB a row).
+- `tokens`: tokens alone (1.3 kB a row).
+
+The loader gives batches of 16 (256 of tokens) in sample order over 4 shards, to a consumer that
+does nothing. The fastest of several turns counts. Times with `cpu` in their name are processor
+time of all threads together: what the loader takes from other work on the machine.
+
+- `copy`: one thread copies each shard's bytes from its memory-mapped file, from end to end, into
+  memory of a shard's size.
 - `again`: epochs of a loader that has read its rows before.
-- `first`: an epoch of a loader that has read none of them, so that it maps every page and compares every row's checksum. That is a
-  second pass over the bytes, which the copy does not make, and so it has no goal beside it.
-- `hashed`: what reading each shard's sha256 before its first row would add to `first`.
+- `first`: an epoch of a loader that has read none of them, so it maps every page and compares
+  every row's checksum. That is a second pass over the bytes, which the copy does not make, so it
+  has no goal.
+- `hashed`: the time that reading each shard's sha256 before its first row would add to `first`.
 
 `…_over_copy_ratio` is bytes a second of the loader over those of the copy.
 """
@@ -40,12 +46,12 @@ from pipeline.training.loader import Batch, Loader
 from pipeline.training.order import Row, SampleOrder
 
 INPUTS, TARGETS, WIDTH, SHARDS = 512, 114, 768, 4
-#: Epochs of `again`, from one loader, whose start then counts for little.
+#: Epochs of `again` from one loader; with several, its start counts for little.
 AGAIN = 5
 
 
 class Source:
-    """Rows of an artifact, all columns."""
+    """Source of an artifact's rows, with all columns."""
 
     def __init__(self, artifact: Artifact) -> None:
         self._artifact, self._columns = artifact, list(artifact.shards[0].columns)
@@ -78,10 +84,11 @@ def write(root: Path, rows: int, states: bool, shards: int = SHARDS) -> Artifact
     return Artifact(root)
 
 
-def read_anew(path: Path) -> None:
-    """Have the page cache hold what was read of a file, and not what was written.
+def refill_page_cache(path: Path) -> None:
+    """Make the page cache hold what was read from a file, not what was written to it.
 
-    Where memory is cleared, or another node reads, training finds pages that reading ahead left, which are larger.
+    After memory was cleared, or on another node, training finds pages that reading ahead left.
+    These are larger.
     """
     with open(path, "rb") as handle:
         os.fsync(handle.fileno())
@@ -124,7 +131,7 @@ def measure(
 ) -> dict[str, float]:
     write(root, rows, states)
     for shard in range(SHARDS):
-        read_anew(shard_path(root, shard))
+        refill_page_cache(shard_path(root, shard))
     maps = [np.memmap(shard_path(root, shard), np.uint8, "r") for shard in range(SHARDS)]
     target = np.zeros(len(maps[0]), np.uint8)
 

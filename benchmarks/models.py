@@ -1,4 +1,4 @@
-"""Random models and batches of published shapes: what the benchmarks of caching and training run."""
+"""Random models and batches of published shapes, for the benchmarks of caching and training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.families import Shape, family_of
 
 Batch = dict[str, torch.Tensor]
 
-#: T5's own vocabulary, and the lengths that its span corruption makes of 512 tokens.
+#: T5's own vocabulary, and the lengths that its span corruption makes from 512 tokens.
 VOCABULARY, INPUTS, TARGETS = 32_128, 512, 114
 T5_BASE = Shape(encoder_layers=12, decoder_layers=12, d_model=768, d_ff=2048, num_heads=12, d_kv=64)
 T5_3B = Shape(
@@ -23,7 +23,7 @@ def device() -> torch.device:
 
 
 def wait() -> None:
-    """Until the device has done what it was asked."""
+    """Wait until the device has done its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -35,10 +35,12 @@ def random_t5(
     v1_1: bool = True,
     dtype: torch.dtype = torch.bfloat16,
 ) -> PreTrainedModel:
-    """A T5 v1.1 (gated GELU, a head of its own) or, without `v1_1`, a T5 1.0 (ReLU, tied), in evaluation mode.
+    """Return a random T5 in evaluation mode, without dropout.
 
-    Weights are normal with standard deviation 0.02, but for norms of one and for a head whose logits have a standard
-    deviation of 6: some 12 of 50 draws then differ, as with a trained teacher. No dropout.
+    v1_1: T5 v1.1 (gated GELU, separate head); otherwise T5 1.0 (ReLU, tied head).
+    Weights are normal with standard deviation 0.02, and norms are one.
+    A separate head's logits have a standard deviation of 6: then some 12 of 50 draws differ, as
+    with a trained teacher.
     """
     kind = {"feed_forward_proj": "gated-gelu" if v1_1 else "relu", "tie_word_embeddings": not v1_1}
     config = T5Config(vocab_size=vocabulary, dropout_rate=0.0, decoder_start_token_id=0, **kind)  # type: ignore[call-arg]
@@ -64,7 +66,7 @@ def random_t5(
 def random_batch(
     rows: int, inputs: int = INPUTS, targets: int = TARGETS, vocabulary: int = VOCABULARY
 ) -> Batch:
-    """input_ids, attention_mask and labels without padding, as packed documents have."""
+    """Return input_ids, attention_mask and labels without padding, like packed documents."""
     generator = torch.Generator().manual_seed(1)
     input_ids = torch.randint(3, vocabulary - 100, (rows, inputs), generator=generator)
     labels = torch.randint(3, vocabulary - 100, (rows, targets), generator=generator)
@@ -73,7 +75,7 @@ def random_batch(
 
 
 def with_decoder_inputs(model: PreTrainedModel, batch: Batch) -> Batch:
-    """The arguments of a forward pass to the logits and no further: labels would add a loss."""
+    """Return the arguments of a forward pass that ends at the logits: labels would add a loss."""
     shifted = model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])  # type: ignore[operator]
     return {
         "input_ids": batch["input_ids"],

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-INTRODUCTION = """# Performance
-
-Written by `make performance` from `benchmarks/results/`, which holds what each script printed on one kind of machine; do not edit
-it. A ratio compares two things in one run, so it says more than the times beside it. `--json OUT` writes a result of your own.
-"""
+INTRODUCTION = (
+    "# Performance\n\n"
+    "This page lists what the benchmarks measured.\n"
+    "`make performance` writes it from `benchmarks/results/`, which holds the output of each "
+    "script on one kind of machine; do not edit it.\n"
+    "A ratio compares two things in one run, so it says more than the times next to it.\n"
+    "`--json OUT` writes a result of your own."
+)
 
 
 def purpose(script: Path) -> str:
-    """The first line of a benchmark's docstring."""
+    """Return the first line of a benchmark's docstring."""
     return (ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or "").splitlines()[0]
 
 
@@ -60,7 +63,7 @@ def _met(value: float, goal: dict[str, Any]) -> bool:
 
 
 def main() -> None:
-    lines = [INTRODUCTION.rstrip()]
+    lines = [INTRODUCTION]
     for machine in sorted(
         path for path in (HERE / "results").iterdir() if path.is_dir() and path.name != "study"
     ):

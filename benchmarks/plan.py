@@ -1,11 +1,14 @@
-"""What `miniend plan` predicts against what a training step takes: operations and peak memory of a rank.
+"""Predictions of `miniend plan` against a real training step: operations and peak memory of a rank.
 
     python benchmarks/plan.py [--quick] [--json OUT]
 
-A student of 6+6 blocks of T5-base's widths, and the demo's student, take real steps with DeepSpeed on the CPU, alone and on two ranks.
-Memory is the most bytes of tensors alive at once in the second step, counted by storage as they are made and freed, and
-`backward_peak` the most before the optimizer's step, where activations decide; operations are those of one forward and backward pass
-as `torch.utils.flop_counter` counts them. `--quick` measures the demo's student alone.
+A student of 6+6 blocks of T5-base's widths, and the demo's student, take real steps with DeepSpeed
+on the CPU, alone and on two ranks (`--quick`: only the demo's student).
+
+Memory is the most bytes of tensors alive at once in the second step, counted by storage as they
+are made and freed. `backward_peak` is the most before the optimizer's step, where activations
+decide. Operations are those of one forward and backward pass, as `torch.utils.flop_counter`
+counts them.
 """
 
 from __future__ import annotations
@@ -51,7 +54,7 @@ RUNS: dict[str, tuple[Shape, int, tuple[int, int], int, str, str, int]] = {
 
 def main() -> None:
     arguments = common.parser(__doc__)
-    arguments.add_argument("--rank-of", help="for the benchmark's own use")
+    arguments.add_argument("--rank-of", help="internal: run one rank")
     chosen = arguments.parse_args()
     if chosen.rank_of:
         _rank(chosen.rank_of)
@@ -68,10 +71,11 @@ def main() -> None:
             figures[f"{name}_{what}_measured"] = measured[what]
             ratio = planned[what] / measured[what]
             figures[f"{name}_{what}_planned_over_measured_ratio"] = ratio
-            # One figure a goal can be set for from both sides.
+            # One figure for which a goal can be set from both sides.
             figures[f"{name}_{what}_off_by_share"] = abs(ratio - 1)
             if (what, RUNS[name][5]) != ("backward_peak_bytes", "float32"):
-                # In float32 DeepSpeed holds more before the optimizer's step than is planned, though less than in it.
+                # In float32 DeepSpeed holds more before the optimizer's step than planned,
+                # but less than in that step.
                 goals[f"{name}_{what}_off_by_share"] = ("<=", 0.1)
         figures[f"{name}_held_bytes_planned_over_measured_ratio"] = (
             planned["held_bytes"] / measured["held_bytes"]
@@ -81,7 +85,7 @@ def main() -> None:
 
 
 def _planned(name: str) -> dict[str, float]:
-    """By the functions that `miniend plan` is made of."""
+    """Return the figures by the functions that `miniend plan` uses."""
     import torch
 
     from pipeline.families.t5 import T5
@@ -119,7 +123,7 @@ def _planned(name: str) -> dict[str, float]:
 
 
 def _measure(name: str) -> dict[str, float]:
-    """Take two steps on as many processes as `name` says; the largest of what the ranks found."""
+    """Take two steps on the number of ranks that `name` says; return the largest figures."""
     ranks = RUNS[name][-1]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

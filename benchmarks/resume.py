@@ -1,15 +1,19 @@
-"""How long it takes to come to the first batch after resuming far into the training data.
+"""Time to the first batch after resuming far into the training data.
 
     python benchmarks/resume.py [--quick] [--json OUT]
 
-A token artifact of 512 inputs and 114 targets, 48 shards; batches of 32 rows. For each number of rows done before the stop:
+A token artifact of 512 inputs and 114 targets, 48 shards; batches of 32 rows. For each number of
+rows done before the stop:
 
-- `ours`: the artifact is opened, the sample order made, a loader started at that step and its first batch taken, each time anew.
-- `skip`: what resuming costs without a seekable order: a torch DataLoader over the same rows, shuffled by the same kind of
-  generator, whose batches up to there are taken and dropped (up to 10⁵ rows; beyond that it only takes longer).
+- `ours`: the artifact is opened, the sample order made, a loader started at that step and its
+  first batch taken, from the start each time.
+- `skip`: the cost of resuming without a seekable order. A torch DataLoader over the same rows,
+  shuffled by the same kind of generator, takes and drops the batches up to there (up to 10⁵ rows;
+  beyond that it only takes longer).
 
-The artifact lies in the page cache, and times are the processor's, of all threads: other load on the machine counts for little.
-`ours_flatness_ratio` is the largest over the smallest of our times over all positions.
+The artifact is in the page cache, and times are processor time of all threads: other load on the
+machine counts for little. `ours_flatness_ratio` is the largest over the smallest of our times over
+all positions.
 """
 
 from __future__ import annotations
@@ -56,13 +60,13 @@ class _Rows(Dataset[dict[str, torch.Tensor]]):
     def __init__(self, root: Path) -> None:
         self._source = Source(Artifact(root))
         rows = self._source.shard_rows
-        self._places = [(shard, row) for shard, count in enumerate(rows) for row in range(count)]
+        self._rows = [(shard, row) for shard, count in enumerate(rows) for row in range(count)]
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._rows)
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        return self._source.read([self._places[index] for index in indices])
+        return self._source.read([self._rows[index] for index in indices])
 
 
 def skip(root: Path, position: int) -> Batch:
@@ -81,10 +85,11 @@ def skip(root: Path, position: int) -> Batch:
 def main() -> None:
     args = common.parser(__doc__).parse_args()
     rows = 1_000 if args.quick else 21_000  # a shard; three windows of 16 shards make an epoch
-    with tempfile.TemporaryDirectory() as place:
-        root = Path(place) / "tokens"
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory) / "tokens"
         write(root, rows, states=False, shards=SHARDS)
-        # What one step costs may differ with where the page cache and the windows lie; all positions take turns.
+        # The cost of a step may differ with the state of the page cache and the windows, so all
+        # positions take turns.
         runs = {
             f"ours_{position}_rows": lambda at=position: ours(root, at) for position in POSITIONS
         }

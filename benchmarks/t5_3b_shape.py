@@ -1,10 +1,13 @@
-"""The chain of recipes/t5-3b.yaml at its true shape, with random weights: one captured batch and one student step of each link.
+"""The chain of recipes/t5-3b.yaml at its true shape: one captured batch and one step of each link.
 
     python benchmarks/t5_3b_shape.py [--json OUT]
 
-On the CPU in bfloat16, weights, gradients and Adam's moments too; needs about 16 GB of memory. It shows that the shapes of every
-link fit each other in capture, replay, loss and update, and compares what `miniend plan` says of a row of the cache, and of what a
-forward pass keeps, with what is there. Its times say nothing of a GPU. There is no quick form.
+Weights are random. Everything is on the CPU in bfloat16, also gradients and Adam's moments; it
+needs about 16 GB of memory.
+It shows that the shapes of every link fit each other in capture, replay, loss and update.
+It also compares the predictions of `miniend plan`, for a row of the cache and for what a forward
+pass keeps, with the real bytes.
+Its times say nothing about a GPU. There is no quick form.
 """
 
 from __future__ import annotations
@@ -125,7 +128,7 @@ def main() -> None:
 
 
 def _filled(model: Model) -> Any:
-    """The model with random weights: normal ones of standard deviation 0.02, repeated, and norms of one."""
+    """Return the model with random weights: repeated normal noise (0.02), norms of one."""
     empty: Any = model.empty(BF16).to_empty(device="cpu")
     empty.tie_weights()
     if model.separate_head:

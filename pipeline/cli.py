@@ -3,22 +3,49 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from pipeline import __version__
-from pipeline.console import say
-from pipeline.errors import exit_on_error
+from pipeline.console import discard_output, say
+from pipeline.errors import EXIT_BROKEN_PIPE, exit_on_error
+from pipeline.slurm.jobs import STAGES
 
-#: In the order in which they run.
-STAGES = ("tokenize_corpus", "cache_teacher", "distill", "distill_interpolated", "finetune")
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 @exit_on_error
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command. argv: the arguments, those of the process by default."""
+    words = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="miniend", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in _COMMANDS:
+        add(commands)
+    if not words or words[0] not in commands.choices:
+        parser.parse_args(words)  # --help, --version or a mistake: the process ends here
+        parser.error("the command comes first")
+    command = commands.choices[words[0]]
+    # Intermixed, which subparsers cannot do themselves: overrides may stand behind flags.
+    arguments, unknown = command.parse_known_intermixed_args(words[1:])
+    if "options" in arguments:
+        arguments.options = unknown
+    elif unknown:
+        command.error(f"unrecognized arguments: {' '.join(unknown)}")
+    try:
+        arguments.run_command(arguments)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        discard_output()
+        sys.exit(EXIT_BROKEN_PIPE)
 
+
+# -- one pair of functions a command: its arguments, and what it does ------------------------------
+
+
+def _add_demo(commands: Commands) -> None:
     demo = commands.add_parser("demo", help="run the whole pipeline on real text on this machine")
     demo.add_argument(
         "--run", default="runs/demo", help="directory of the run (default: %(default)s)"
@@ -28,7 +55,16 @@ def main(argv: list[str] | None = None) -> None:
         metavar="FILE",
         help="pretrain on this .txt or .jsonl (field `text`) instead of Wikipedia",
     )
+    demo.set_defaults(run_command=_demo)
 
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from pipeline.demo import run_demo
+
+    run_demo(arguments.run, arguments.corpus)
+
+
+def _add_plan(commands: Commands) -> None:
     plan = commands.add_parser(
         "plan", help="show what a recipe will make and cost, before anything runs"
     )
@@ -54,12 +90,37 @@ def main(argv: list[str] | None = None) -> None:
         help="room for caches; what is free where the run lies when absent",
     )
     plan.add_argument("--json", action="store_true", help="as JSON")
+    plan.set_defaults(run_command=_plan)
 
-    inspection = commands.add_parser(
-        "inspect", help="show what an artifact holds and was made from"
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from pipeline.planning.plan import show_plan
+
+    show_plan(
+        arguments.recipe,
+        arguments.overrides,
+        gpus=arguments.gpus,
+        gpu=arguments.gpu,
+        mfu=arguments.mfu,
+        tokens=arguments.tokens,
+        room=arguments.disk,
+        as_json=arguments.json,
     )
-    inspection.add_argument("artifact", type=Path)
 
+
+def _add_inspect(commands: Commands) -> None:
+    inspect = commands.add_parser("inspect", help="show what an artifact holds and was made from")
+    inspect.add_argument("artifact", type=Path)
+    inspect.set_defaults(run_command=_inspect)
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from pipeline.inspection import inspect_artifact
+
+    inspect_artifact(arguments.artifact)
+
+
+def _add_verify(commands: Commands) -> None:
     verify = commands.add_parser(
         "verify",
         help="check every byte of an artifact; of a teacher cache, replay a sample as well",
@@ -70,7 +131,16 @@ def main(argv: list[str] | None = None) -> None:
         action="store_true",
         help="of a teacher cache, replay a sample of every shard, not of three",
     )
+    verify.set_defaults(run_command=_verify)
 
+
+def _verify(arguments: argparse.Namespace) -> None:
+    from pipeline.inspection import verify_artifact
+
+    verify_artifact(arguments.artifact, everything=arguments.replay_all)
+
+
+def _add_export(commands: Commands) -> None:
     export = commands.add_parser("export", help="convert a model directory for another runtime")
     export.add_argument(
         "model", type=Path, help="a Transformers directory, such as RUN/distill/student/hf"
@@ -84,13 +154,31 @@ def main(argv: list[str] | None = None) -> None:
     export.add_argument(
         "--out", type=Path, required=True, help="a directory that does not exist yet"
     )
+    export.set_defaults(run_command=_export)
 
+
+def _export(arguments: argparse.Namespace) -> None:
+    from pipeline.conversion import to_ctranslate2
+
+    to_ctranslate2(arguments.model, arguments.out)
+
+
+def _add_status(commands: Commands) -> None:
     status = commands.add_parser("status", help="show how far every stage of a run is")
     status.add_argument("run", type=Path)
     status.add_argument(
         "--watch", action="store_true", help="show it again every few seconds until Ctrl-C"
     )
+    status.set_defaults(run_command=_status)
 
+
+def _status(arguments: argparse.Namespace) -> None:
+    from pipeline.status.show import show_status
+
+    show_status(arguments.run, watch=arguments.watch)
+
+
+def _add_report(commands: Commands) -> None:
     report = commands.add_parser(
         "report", help="compare the models of a run: report.json, report.md and report.html"
     )
@@ -101,12 +189,31 @@ def main(argv: list[str] | None = None) -> None:
     report.add_argument(
         "--out", type=Path, metavar="DIR", help="where to write (default: RUN/finetune/NAME)"
     )
+    report.set_defaults(run_command=_report)
 
+
+def _report(arguments: argparse.Namespace) -> None:
+    from pipeline.report import write_report
+
+    written = write_report(arguments.run, arguments.name, arguments.out)
+    say(f"{written.table}\nwritten: {', '.join(map(str, written.files))}")
+
+
+def _add_tensorboard(commands: Commands) -> None:
     board = commands.add_parser(
         "tensorboard", help="start TensorBoard over all stages of a run; more options go to it"
     )
     board.add_argument("run", type=Path)
+    board.set_defaults(run_command=_tensorboard, options=[])
 
+
+def _tensorboard(arguments: argparse.Namespace) -> None:
+    from pipeline.status.boards import start_tensorboard
+
+    start_tensorboard(arguments.run, arguments.options)
+
+
+def _add_slurm_plan(commands: Commands) -> None:
     # For slurm/submit.sh: no help line, so that it is not listed.
     jobs = commands.add_parser("slurm-plan")
     jobs.add_argument("recipe")
@@ -114,79 +221,33 @@ def main(argv: list[str] | None = None) -> None:
     jobs.add_argument("--from", dest="first", choices=STAGES, default=STAGES[0])
     jobs.add_argument("--until", dest="last", choices=STAGES, default=STAGES[-1])
     jobs.add_argument("--cache-tasks", type=int, default=16)
-
-    arguments, rest = parser.parse_known_args(argv)
-    if arguments.command == "plan" and not any(item.startswith("-") for item in rest):
-        # Overrides that stand behind a flag.
-        arguments.overrides, rest = [*arguments.overrides, *rest], []
-    if rest and arguments.command != "tensorboard":
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if arguments.command == "demo":
-        from pipeline.demo import run_demo
-
-        run_demo(arguments.run, arguments.corpus)
-    elif arguments.command == "plan":
-        from pipeline.planning.plan import show_plan
-
-        show_plan(
-            arguments.recipe,
-            arguments.overrides,
-            gpus=arguments.gpus,
-            gpu=arguments.gpu,
-            mfu=arguments.mfu,
-            tokens=arguments.tokens,
-            room=arguments.disk,
-            as_json=arguments.json,
-        )
-    elif arguments.command == "inspect":
-        from pipeline.inspection import inspect_artifact
-
-        inspect_artifact(arguments.artifact)
-    elif arguments.command == "verify":
-        from pipeline.inspection import verify_artifact
-
-        verify_artifact(arguments.artifact, everything=arguments.replay_all)
-    elif arguments.command == "export":
-        from pipeline.conversion import to_ctranslate2
-
-        to_ctranslate2(arguments.model, arguments.out)
-    elif arguments.command == "status":
-        from pipeline.status import show
-
-        show.show_status(arguments.run, watch=arguments.watch)
-    elif arguments.command == "report":
-        from pipeline.report import write_report
-
-        written = write_report(arguments.run, arguments.name, arguments.out)
-        say(f"{written.table}\nwritten: {', '.join(map(str, written.files))}")
-    elif arguments.command == "tensorboard":
-        from pipeline.status import boards
-
-        boards.start_tensorboard(arguments.run, rest)
-    else:
-        _slurm_plan(arguments)
+    jobs.set_defaults(run_command=_slurm_plan)
 
 
 def _slurm_plan(arguments: argparse.Namespace) -> None:
-    from pipeline.errors import ConfigError
-    from pipeline.recipe import load_recipe
-    from pipeline.slurm import plan, queue, records
+    from pipeline.slurm.plan import print_plan
 
-    stages = STAGES[STAGES.index(arguments.first) : STAGES.index(arguments.last) + 1]
-    if not stages:
-        raise ConfigError(f"--from {arguments.first} comes after --until {arguments.last}")
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
-    submitted = records.submitted_keys(recipe.root / "logs")
-    known = queue.known_jobs(submitted.values())
-    if known is None:
-        raise ConfigError(
-            "squeue does not answer, so what was submitted before may still be running: try again later"
-        )
-    alive = {job.array for job in known.values() if job.live}
-    queued = {key: job for key, job in submitted.items() if job in alive}
-    found = plan.plan_jobs(recipe, stages, queued, arguments.cache_tasks)
-    for line in found.lines(recipe.run, ["--recipe", arguments.recipe, *arguments.overrides]):
-        say(line)
+    print_plan(
+        arguments.recipe,
+        arguments.overrides,
+        first=arguments.first,
+        last=arguments.last,
+        cache_tasks=arguments.cache_tasks,
+    )
+
+
+#: In the order of `miniend --help`.
+_COMMANDS = (
+    _add_demo,
+    _add_plan,
+    _add_inspect,
+    _add_verify,
+    _add_export,
+    _add_status,
+    _add_report,
+    _add_tensorboard,
+    _add_slurm_plan,
+)
 
 
 if __name__ == "__main__":

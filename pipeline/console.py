@@ -1,4 +1,4 @@
-"""What a person sees of a long stage: a progress bar on a terminal, a plain line now and then in a log."""
+"""Output for people: a progress bar on a terminal, a plain line now and then in a log."""
 
 from __future__ import annotations
 
@@ -9,20 +9,32 @@ from types import TracebackType
 
 
 def quiet_libraries() -> None:
-    """Ask Transformers and the hub client, before they are imported, for errors only: no bars, no advice."""
+    """Silence Transformers and the hub client except for errors; call it before importing them."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def say(message: str) -> None:
-    """Print one line at once, safe beside a progress bar."""
+    """Print one line at once, safe next to a progress bar.
+
+    Raises BrokenPipeError when nobody reads the output any more (`miniend inspect X | head -1`).
+    """
     print(message, flush=True)
 
 
+def discard_output() -> None:
+    """Send all further output nowhere, buffered text included: the reader of the pipe is gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Progress:
-    """Count units of work. `with Progress("cache_teacher", total, "shard") as progress: progress.advance(1, "…")`.
+    """Count units of work and show how far it is.
+
+        with Progress("cache_teacher", total, "shard") as progress:
+            progress.advance(1, "…")
 
     start: units already done by an earlier run; they count in the bar but not in the rate.
+    every: seconds between two lines in a log.
     """
 
     def __init__(
@@ -47,6 +59,7 @@ class Progress:
             self._bar = tqdm(total=total, initial=start, desc=label, unit=unit, dynamic_ncols=True)
 
     def advance(self, units: int = 1, detail: str = "") -> None:
+        """Count `units` as done; detail: shown behind the count until the next one."""
         self.done += units
         self._detail = detail or self._detail
         if self._quiet:
@@ -62,9 +75,8 @@ class Progress:
             rate = (self.done - self.start) / max(now - self._began, 1e-9)
             left = (self.total - self.done) / rate if rate > 0 else 0.0
             eta = f", {left:.0f} s left" if self.done < self.total else ""
-            say(
-                f"{self.label}: {self.done}/{self.total} {self.unit}s{eta}{', ' + self._detail if self._detail else ''}"
-            )
+            detail = f", {self._detail}" if self._detail else ""
+            say(f"{self.label}: {self.done}/{self.total} {self.unit}s{eta}{detail}")
 
     def __enter__(self) -> Progress:
         return self

@@ -1,4 +1,4 @@
-"""The demo: every stage on real English text, ending with a table measured in this very run."""
+"""The demo: every stage on real English text, ending with a table measured in this run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.report import write_report
 REPOSITORY = Path(__file__).resolve().parent.parent
 _SPLITS = ("train", "validation", "test")
 
-#: (script, recipe, what it does), in order.
+#: Script, recipe and purpose of each step, in order.
 STEPS = (
     ("tokenize_corpus", "demo.yaml", "train a SentencePiece model and corrupt spans of the corpus"),
     (
@@ -38,10 +38,13 @@ STEPS = (
 
 
 def run_demo(run: str, corpus: str | None) -> None:
-    """Run or continue the demo below `run`. corpus: a .txt or .jsonl to pretrain on instead of Wikipedia."""
+    """Run or continue the demo below `run`.
+
+    corpus: a .txt or .jsonl to pretrain on instead of Wikipedia.
+    """
     began = time.monotonic()
     corpus = str(Path(corpus).resolve()) if corpus is not None else None
-    # Recipes and DeepSpeed configurations are named relative to the repository; the user's paths are not.
+    # Recipes and DeepSpeed configurations are relative to the repository; the user's paths are not.
     run = os.path.relpath(Path(run).resolve(), REPOSITORY)
     os.chdir(REPOSITORY)
     recipe = load_recipe("recipes/demo.yaml", [f"run={run}"])
@@ -58,7 +61,10 @@ def run_demo(run: str, corpus: str | None) -> None:
 
 
 def _prepare_text(recipe: Recipe, corpus: str | None) -> list[str]:
-    """Fetch the text, write the tasks' splits, and return the overrides that point the recipe at the user's own text."""
+    """Fetch the text and write the tasks' splits.
+
+    Return the overrides that point the recipe at the user's own text, if there is one.
+    """
     wiki = fetch_wiki(recipe.root / "corpus")
     say(f"text: {ATTRIBUTION}")
     assert recipe.corpus is not None
@@ -85,13 +91,14 @@ def _run_stage(stage: str, arguments: list[str]) -> None:
             code = process.wait()
             break
         except KeyboardInterrupt:
-            # The terminal sent Ctrl-C to the stage as well: it saves and leaves by itself.
+            # The terminal sent Ctrl-C to the stage too: it saves and exits by itself.
             continue
     if code in (75, 130):
         raise Preempted("the demo")
     if code:
         raise PipelineError(
-            f"stage {stage} failed with exit code {code}; its error stands above. Mend it and run the demo again"
+            f"stage {stage} failed with exit code {code}; its error is printed above. "
+            "Fix it and run the demo again"
         )
 
 
@@ -100,7 +107,6 @@ def _finish(recipe: Recipe, took: dict[str, float]) -> None:
     for path in written.files:
         shutil.copyfile(path, recipe.root / path.name)
     # The last stage has just printed the table.
-    say(
-        f"\nevery number was measured in this run; with charts: {(recipe.root / 'report.html').resolve()}"
-    )
+    page = (recipe.root / "report.html").resolve()
+    say(f"\nevery number was measured in this run; with charts: {page}")
     say("seconds a stage: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in took.items()))

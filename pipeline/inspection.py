@@ -1,52 +1,56 @@
-"""`miniend inspect` and `miniend verify`: what an artifact holds, and whether it is still what was written."""
+"""`miniend inspect` and `miniend verify`: show what an artifact holds, and check its bytes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.artifacts import Artifact, Manifest
 from pipeline.console import Progress, say
 from pipeline.errors import CorruptArtifact
+from pipeline.recipe import Cache
+
+Part = TypeVar("Part")
 
 
 def inspect_artifact(root: Path) -> None:
     """Print what the manifest and the sidecars say; no shard is read."""
-    manifest = Artifact(root).manifest
+    artifact = Artifact(root)
+    manifest = artifact.manifest
     totals = manifest.totals
     say(
-        f"{root}: {manifest.kind} {manifest.name}, fingerprint {manifest.fingerprint[:16]}, content {manifest.content_hash()[:16]}"
+        f"{root}: {manifest.kind} {manifest.name}, fingerprint {manifest.fingerprint[:16]}, "
+        f"content {manifest.content_hash()[:16]}"
     )
     say(
-        f"  {len(manifest.shards)} shards, {totals['rows']} rows, {totals['tokens']} tokens, {totals['bytes'] / 1e6:.1f} MB"
+        f"  {len(manifest.shards)} shards, {totals['rows']} rows, {totals['tokens']} tokens, "
+        f"{totals['bytes'] / 1e6:.1f} MB"
     )
     if totals["tokens"]:
         say(f"  {totals['bytes'] / totals['tokens']:.1f} bytes a token")
     for name, column in (manifest.shards[0].columns if manifest.shards else {}).items():
-        say(
-            f"  column {name}: "
-            + ("bytes" if column.ragged else f"{column.dtype} × {column.row_shape}")
-        )
+        values = "bytes" if column.ragged else f"{column.dtype} × {column.row_shape}"
+        say(f"  column {name}: {values}")
     if manifest.kind == "teacher_cache":
         _say_fidelity(manifest)
     for name, record in manifest.files.items():
         say(f"  file {name}: {record.bytes} bytes")
     for name, source in manifest.inputs.items():
         say(f"  made from {name} {source.fingerprint[:16]}")
-    say(
-        f"  made {manifest.provenance.get('created')} by miniend {manifest.provenance.get('miniend')}"
-    )
+    made = manifest.provenance
+    say(f"  made {made.get('created')} by miniend {made.get('miniend')}")
     if manifest.shards:
-        say(
-            f"  a bad shard, here the first, is rebuilt alone by: {Artifact(root).rebuild_hint(0).partition(': ')[2]}"
-        )
+        command = artifact.rebuild_hint(0).partition(": ")[2]
+        say(f"  a bad shard, here the first, is rebuilt alone by: {command}")
 
 
 def verify_artifact(root: Path, *, everything: bool = False) -> None:
-    """Check every byte against the manifest and, of a teacher cache, that a sample still belongs to its labels.
+    """Check every byte against the manifest; for a teacher cache, also a sample against its labels.
 
-    everything: sample every shard of a cache, not only the first, the middle and the last. All bad shards are named; raises
-    CorruptArtifact when there is one.
+    everything: sample every shard of a cache, not only the first, the middle and the last.
+    Prints a line for each bad part, and raises CorruptArtifact when there is one.
     """
     artifact = Artifact(root)
     bad: list[str] = []
@@ -56,26 +60,26 @@ def verify_artifact(root: Path, *, everything: bool = False) -> None:
             progress.advance()
     for name in artifact.manifest.files:
         bad += _complaint(artifact.verify_file, name)
-    replayed = (
-        []
-        if bad or artifact.manifest.kind != "teacher_cache"
-        else _sample(len(artifact.shards), everything)
-    )
-    if replayed:
+    replayed: list[int] = []
+    if not bad and artifact.manifest.kind == "teacher_cache":
+        replayed = _sample(len(artifact.shards), everything)
         bad += _replay(artifact, replayed)
     for complaint in bad:
         say(complaint)
     if bad:
         raise CorruptArtifact(
-            f"{root}: {len(bad)} of its parts are not what was written; each is named above with its mend"
+            f"{root}: {len(bad)} of its parts are not what was written; "
+            "each is named above with how to fix it"
         )
     also = f"; targets of {len(replayed)} shards replayed" if replayed else ""
     say(
-        f"{root}: {len(artifact.shards)} shards and {len(artifact.manifest.files)} files are what was written{also}"
+        f"{root}: {len(artifact.shards)} shards and {len(artifact.manifest.files)} files "
+        f"are what was written{also}"
     )
 
 
 def _say_fidelity(manifest: Manifest) -> None:
+    """Print how close the cached targets are to the teacher's, from the notes of each shard."""
     notes = [shard.notes for shard in manifest.shards]
     first: dict[str, Any] = notes[0] if notes else {}
     if "replay_error" in first:
@@ -83,11 +87,13 @@ def _say_fidelity(manifest: Manifest) -> None:
             worst = max(note["replay_error"][name]["max"] for note in notes)
             mean = sum(note["replay_error"][name]["mean"] for note in notes) / len(notes)
             say(
-                f"  replayed {name}: largest error {worst:.3g}, mean {mean:.3g}, of the largest value"
+                f"  replayed {name}: largest error {worst:.3g}, mean {mean:.3g}, "
+                "of the largest value"
             )
         kl = max(note["replay_kl"] for note in notes)
         say(
-            f"  replayed logits: KL from the teacher's at most {kl:.3g} nats a position, mean over a shard's sample"
+            f"  replayed logits: KL from the teacher's at most {kl:.3g} nats a position, "
+            "mean over a shard's sample"
         )
     if "sampled" in first:
         unique = sum(note["sampled"]["unique_ids"] for note in notes) / len(notes)
@@ -98,9 +104,10 @@ def _say_fidelity(manifest: Manifest) -> None:
         say(f"  topk: {mass:.3g} of the teacher's probability lies outside the k")
 
 
-def _complaint(check: Any, argument: Any) -> list[str]:
+def _complaint(check: Callable[[Part], object], part: Part) -> list[str]:
+    """Return the message if `check(part)` finds it corrupt, else nothing."""
     try:
-        check(argument)
+        check(part)
     except CorruptArtifact as error:
         return [str(error)]
     return []
@@ -111,11 +118,9 @@ def _sample(shards: int, everything: bool) -> list[int]:
 
 
 def _replay(cache: Artifact, shards: list[int]) -> list[str]:
-    """Complaints about the labels of these shards of a teacher cache, whose tokens lie in the same run."""
+    """Return the complaints about the labels of `shards`; the tokens are in the cache's run."""
     import torch
-    from transformers import AutoConfig, AutoTokenizer
 
-    from pipeline.recipe import Cache
     from pipeline.teacher.cached_targets import (
         CachedTargets,
         check_labels,
@@ -129,17 +134,26 @@ def _replay(cache: Artifact, shards: list[int]) -> list[str]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = Cache.model_validate(cache.manifest.payload["settings"])
     tail = open_tail(cache, device) if "states" in settings.kinds else None
-    if tail is not None:
-        pad_token_id = AutoConfig.from_pretrained(cache.root / "tail").pad_token_id
-    else:
-        pad_token_id = AutoTokenizer.from_pretrained(
-            run / "tokens" / "tokenizer" / "hf"
-        ).pad_token_id
-    bad = []
+    pad_token_id = _pad_token_id(cache.root, run, has_tail=tail is not None)
+
+    def check(targets: CachedTargets, shard: int) -> None:
+        check_labels(tokens, targets, shard, pad_token_id, tail)
+
+    bad: list[str] = []
     for kind in settings.kinds:
         targets = CachedTargets(cache, kind)
         for shard in shards:
-            bad += _complaint(
-                lambda index, t=targets: check_labels(tokens, t, index, pad_token_id, tail), shard
-            )
+            bad += _complaint(partial(check, targets), shard)
     return bad
+
+
+def _pad_token_id(cache: Path, run: Path, *, has_tail: bool) -> int:
+    """Return the id that pads rows, from the tail's configuration or the run's tokenizer."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    if has_tail:
+        pad_token_id: int = AutoConfig.from_pretrained(cache / "tail").pad_token_id
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(run / "tokens" / "tokenizer" / "hf")
+        pad_token_id = tokenizer.pad_token_id
+    return pad_token_id

@@ -19,7 +19,7 @@ from pipeline.recipe import Recipe, Task
 from pipeline.training.identity import optimisation_payload
 
 #: Format versions: bump one by hand when its stage writes other content from the same settings.
-FINETUNE_FORMAT = 2
+FINETUNE_FORMAT = 3
 DISTILLED_FORMAT = 1
 
 
@@ -83,7 +83,7 @@ def distilled_output(recipe: Recipe, task: Task, teacher: Output) -> Output:
         "stage": "distilled",
         "format": DISTILLED_FORMAT,
         "teacher": teacher.fingerprint,
-        "task": task.model_dump(exclude=_NO_CONTENT),
+        "task": task.identity(),
         "rows": source_hash(rows),
         "settings": recipe.finetune.model_dump(include={"shard_rows"}),
     }
@@ -93,25 +93,12 @@ def distilled_output(recipe: Recipe, task: Task, teacher: Output) -> Output:
     return Output(root, "distilled", payload, recipe.to_yaml(), {})
 
 
-#: Of a task, what says where its rows lie or is settled elsewhere.
-_NO_CONTENT = {
-    "train",
-    "validation",
-    "test",
-    "more_tests",
-    "unlabelled",
-    "name",
-    "max_steps",
-    "learning_rate",
-}
-
-
 def _task_payload(task: Task) -> dict[str, Any]:
     files = {
         part: getattr(task, part) for part in ("train", "validation", "test") if getattr(task, part)
     }
     files |= {f"more_tests.{name}": origin for name, origin in task.more_tests.items()}
     return {
-        "task": task.model_dump(exclude=_NO_CONTENT),
+        "task": task.identity(),
         "data": {part: source_hash(source) for part, source in files.items()},
     }

@@ -1,4 +1,4 @@
-"""The command line every stage shares, and which of how many processes this one is. No heavy imports."""
+"""The command line that every stage shares. No heavy imports."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from pipeline.console import quiet_libraries
-from pipeline.errors import EXIT_REQUEUE, ConfigError
-from pipeline.hardware import usable_cpus
+from pipeline.errors import EXIT_REQUEUE
+
+# Callers that still import these from here. New ones import `pipeline.ranks`.
+from pipeline.ranks import environment_rank, use_local_device
 from pipeline.recipe import Recipe, load_recipe
+
+__all__ = ["environment_rank", "parse", "use_local_device"]
 
 
 def parse(
@@ -22,11 +26,14 @@ def parse(
 ) -> tuple[Recipe, argparse.Namespace]:
     """Parse `--recipe R.yaml [section.key=value …]` and load the recipe.
 
-    description: what `--help` prints first, usually the script's docstring.
-    argv: the arguments; those of the process when absent. options: adds a stage's own flags to the parser.
-    trains: the section of the recipe with the stage's training settings, which `--profile` is for.
+    description: printed first by `--help`, usually the script's docstring.
+    argv: the arguments, those of the process by default.
+    options: adds a stage's own flags to the parser.
+    trains: the section of the recipe with the stage's training settings, which `--profile` sets.
+
     Raises ConfigError for a wrong recipe or override; argparse itself exits with 2 on a wrong flag.
-    From here on SIGTERM and SIGUSR1 end the process with 75, but for the training loop, which saves first.
+    From here on SIGTERM and SIGUSR1 end the process with 75, except in the training loop, which
+    saves first.
     """
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _stop)
@@ -44,7 +51,7 @@ def parse(
         metavar="section.key=value",
         help="change one setting of the recipe, e.g. tokens.views=2 (repeatable)",
     )
-    # The `deepspeed` launcher hands every process this flag; the rank is read from the environment instead.
+    # The `deepspeed` launcher gives every process this flag. The rank comes from the environment.
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     if trains is not None:
         parser.add_argument(
@@ -63,49 +70,9 @@ def parse(
     return load_recipe(arguments.recipe, overrides), arguments
 
 
-def use_local_device() -> None:
-    """Take this process's GPU, or its share of the machine's cores. For stages that join no process group."""
-    import torch
-
-    if torch.cuda.is_available():
-        local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
-        torch.cuda.set_device(local % torch.cuda.device_count())
-    elif "OMP_NUM_THREADS" not in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
-        # torchrun sets one thread a rank unless told otherwise, which leaves cores idle.
-        torch.set_num_threads(max(1, usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-
-
-def environment_rank() -> tuple[int, int]:
-    """Return (rank, world): RANK/WORLD_SIZE (torchrun, deepspeed), else SLURM_PROCID/SLURM_NTASKS (srun), else (0, 1).
-
-    Raises ConfigError when one of a pair is missing, or is not a number, or they contradict each other.
-    """
-    names = ("RANK", "WORLD_SIZE")
-    if not any(name in os.environ for name in names):
-        if not _started_by_srun():
-            return 0, 1
-        names = ("SLURM_PROCID", "SLURM_NTASKS")
-    found = [os.environ.get(name, "") for name in names]
-    if not all(value.isdecimal() for value in found) or not int(found[0]) < int(found[1]):
-        shown = ", ".join(
-            f"{name}={value or '(unset)'}" for name, value in zip(names, found, strict=True)
-        )
-        raise ConfigError(
-            f"{shown}: need a rank below the number of processes; unset both to run one process"
-        )
-    return int(found[0]), int(found[1])
-
-
 def _stop(number: int, frame: FrameType | None) -> None:
-    # At once and without cleaning up: everything on disk is atomic, so only the shard in progress is lost. os.write, as
-    # print may be what was interrupted.
+    # At once and without cleaning up: everything on disk is atomic, so only the shard in progress
+    # is lost. os.write, because the signal may have interrupted a print.
     name = signal.Signals(number).name
     os.write(2, f"stopped: by {name}; run the same command again to continue\n".encode())
     os._exit(EXIT_REQUEUE)
-
-
-def _started_by_srun() -> bool:
-    # A batch script sees the allocation's SLURM_NTASKS, but a python started there without srun is one process, not
-    # rank 0 of many that never come. Batch and interactive steps have no step id or a reserved one (0xfffffffa and up).
-    step = os.environ.get("SLURM_STEP_ID", "")
-    return "SLURM_PROCID" in os.environ and step.isdecimal() and int(step) < 0xFFFFFFF0

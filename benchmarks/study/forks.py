@@ -1,4 +1,7 @@
-"""Stage scripts side by side, without paying for their imports each time: forks of this process, one core each."""
+"""Stage scripts in parallel, as forks of this process, one core each.
+
+A fork does not pay for the imports of a stage again.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,28 @@ from pipeline.hardware import usable_cpus
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _LIBRARIES = (
-    "torch", "torch.utils.tensorboard", "numpy", "safetensors.torch", "sentencepiece", "pydantic", "yaml", "tqdm", "transformers",
-    "transformers.models.t5.modeling_t5", "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
-    "deepspeed", "deepspeed.runtime.zero.stage3", "deepspeed.runtime.zero.stage_1_and_2", "scipy.stats", "sklearn.metrics",
-    # Some of what DeepSpeed imports when an engine is made decorates with torch.compile, which costs a second.
-    "deepspeed.runtime.zero.muon.muon_optimizer", "deepspeed.runtime.superoffload.superoffload_stage3",
-)  # fmt: skip
+    "torch",
+    "torch.utils.tensorboard",
+    "numpy",
+    "safetensors.torch",
+    "sentencepiece",
+    "pydantic",
+    "yaml",
+    "tqdm",
+    "transformers",
+    "transformers.models.t5.modeling_t5",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "deepspeed",
+    "deepspeed.runtime.zero.stage3",
+    "deepspeed.runtime.zero.stage_1_and_2",
+    "scipy.stats",
+    "sklearn.metrics",
+    # DeepSpeed imports these when it makes an engine. They decorate with torch.compile, which
+    # costs a second.
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "deepspeed.runtime.superoffload.superoffload_stage3",
+)
 
 
 class Failed(PipelineError):
@@ -40,14 +59,15 @@ class Command(NamedTuple):
     log: Path
 
 
-#: The next commands of one unit of work, asked for when those before have ended; None when there are none left.
+#: Returns the next command of one unit of work, once the one before has ended; None at the end.
 Work = Callable[[], Command | None]
 
 
 def run_all(works: Iterable[Work], jobs: int, done: Callable[[], None] = lambda: None) -> None:
-    """Run the commands of each work one after the other, and `jobs` works side by side. done: called when a work has ended.
+    """Run the commands of each work one after the other, and `jobs` works in parallel.
 
-    Raises Failed, once those that run have ended, when a command fails: whatever was finished is kept.
+    done: called when a work has ended.
+    Raises Failed when a command fails, after the running ones have ended. Finished work is kept.
     """
     waiting = iter(works)
     running: dict[int, tuple[Work, Command]] = {}
@@ -81,17 +101,17 @@ def run_all(works: Iterable[Work], jobs: int, done: Callable[[], None] = lambda:
                 begin(work)
     except BaseException:
         for pid in running:
-            os.kill(pid, signal.SIGTERM)  # it saves and leaves
+            os.kill(pid, signal.SIGTERM)  # the stage saves and exits
         raise
     if failed:
         lines = failed[0].log.read_text(errors="replace").splitlines()[-5:]
         raise Failed(
-            f"{failed[0].stage} failed, its last words ({failed[0].log}):\n" + "\n".join(lines)
+            f"{failed[0].stage} failed; its last lines ({failed[0].log}):\n" + "\n".join(lines)
         )
 
 
 def prepare(threads: int) -> None:
-    """Import what the stages import, so that forks find it. threads: of each command."""
+    """Import what the stages import, so that forks have it already. threads: of each command."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -149,19 +169,17 @@ def _become(arguments: list[str]) -> None:
     import numpy as np
     import torch
 
-    torch.set_num_threads(
-        int(os.environ["OMP_NUM_THREADS"])
-    )  # torch has read the variable long before it was set
-    np.random.seed(
-        os.getpid() ^ int(time.time())
-    )  # forks of one process would all draw the same numbers
+    # torch read the variable long before it was set here.
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    # Without this all forks of one process would draw the same numbers.
+    np.random.seed(os.getpid() ^ int(time.time()))
     sys.argv = arguments
     sys.path[0] = str(Path(arguments[0]).parent)
     runpy.run_path(arguments[0], run_name="__main__")
 
 
 def devices() -> int:
-    """How many ranks this machine has a device for: its GPUs, else its cores."""
+    """Return the number of ranks this machine has a device for: its GPUs, else its cores."""
     import torch
 
     return torch.cuda.device_count() or usable_cpus()

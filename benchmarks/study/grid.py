@@ -1,4 +1,4 @@
-"""What is compared: students, paths from the teacher to them, and which of their combinations are run."""
+"""The things compared: students, paths from the teacher to them, and which combinations are run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 SEEDS = (0, 1, 2)
 
-#: Weights beside the LM loss, by name. Written out in full, so that a preset may follow from the study without changing it.
+#: Weights added to the LM loss, by name. Written in full, so that a preset may follow from the
+#: study without changing it.
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "lm": {},
     "logits": {"weights": {"logits": 1.0}},
@@ -50,7 +51,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     },
 }
 
-#: Shapes beside the teacher's, whose d_model, heads and so on the rest keeps.
+#: Changes to the teacher's shape; dimensions that are not named are the teacher's.
 STUDENTS: dict[str, dict[str, Any]] = {
     "half": {"encoder_layers": 2, "decoder_layers": 2},
     "narrow": {
@@ -63,7 +64,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "gap": {"scale": 0.4},
 }
 
-#: Where the teacher's side comes from: settings of the cache, and the kind of target that training reads.
+#: Sources of the teacher's side: settings of the cache, and the kind of target that training reads.
 CACHES: dict[str, dict[str, Any]] = {
     "states": {"cache": {"kinds": ["states"]}, "targets": "states"},
     "int8": {"cache": {"kinds": ["states"], "states": {"dtype": "int8"}}, "targets": "states"},
@@ -106,22 +107,26 @@ class Unit:
 
 @dataclass(frozen=True)
 class Group:
-    """Paths that are read together in one table of docs/study.md."""
+    """Paths that are compared in one table of docs/study.md."""
 
     name: str
     title: str
     paths: tuple[Path, ...]
-    #: What the others are tested against.
+    #: The path that the others are tested against.
     reference: Path
     note: str = ""
     seeds: tuple[int, ...] = field(default=SEEDS)
 
     def units(self) -> list[Unit]:
-        """Seed by seed, so that a study cut short compares all paths on the seeds it has."""
+        """Return all units, seed by seed.
+
+        So a study that is cut short compares all paths on the seeds it has.
+        """
         return [Unit(path, seed) for seed in self.seeds for path in self.paths]
 
 
-#: What the first two tables speak for, so what is tried with every student, through assistants and from int8 states: `miniend`.
+#: The objective that the first two tables favour: `miniend`. So it is tried with every student,
+#: through assistants and from int8 states.
 BEST = "decoder_cross_logits_fourfold"
 _FEW = ("lm", "logits", "minilm", "self_cross")
 _MIXED = ("self_cross_logits", "decoder_cross_logits")
@@ -180,7 +185,7 @@ def groups() -> list[Group]:
                 Path("half", BEST),
                 Path("half", BEST, cache="int8"),
                 Path("half", "logits"),
-                # Of a distribution alone there are no relations.
+                # A distribution alone has no relations.
                 *(Path("half", "logits", cache=cache) for cache in ("sampled", "topk")),
             ),
             Path("half", "logits"),
@@ -195,13 +200,13 @@ def groups() -> list[Group]:
 
 
 def quick_groups() -> list[Group]:
-    """Two paths and one seed: whether it works, not what is better."""
+    """Return two paths with one seed, to see that it works, not which one is better."""
     paths = (Path("half", "lm", "random"), Path("half", "decoder_cross_logits"))
     return [Group("quick", "Two paths, one seed", paths, paths[0], seeds=(0,))]
 
 
 def short(path: str) -> str:
-    """A path's name without the student that all of a table share, and without what is usual."""
+    """Return a path's name without the student that a table shares, and without defaults."""
     words = (
         path.partition("-")[2]
         .removesuffix("-layers")

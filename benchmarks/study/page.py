@@ -1,6 +1,7 @@
-"""docs/study.md: its tables and plots, put between markers of a text that people write.
+"""docs/study.md: tables and plots, put between markers of a text that people write.
 
-A block lies between `<!-- study: NAME -->` and `<!-- /study -->`. What the numbers mean stands outside of them and is written by hand.
+A block lies between `<!-- study: NAME -->` and `<!-- /study -->`. The text outside the blocks says
+what the numbers mean, and is written by hand.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from pipeline.artifacts import atomic
 
 Record = dict[str, Any]
 _BLOCK = re.compile(r"(<!-- study: (\w+) -->\n).*?(<!-- /study -->)", re.DOTALL)
-#: A difference is called one where its p-value is below this.
+#: A difference with a p-value below this is shown in bold.
 SIGNIFICANT = 0.05
 
 
 def write_page(record: Record, page: Path) -> None:
-    """Renew every block of `page`; makes a page of blocks alone where there is none. Plots go to images/ beside it."""
+    """Renew every block of `page`, and the plots in images/ next to it.
+
+    A page that does not exist is made of blocks alone.
+    """
     names = ["corpus", "teacher", *record["groups"], "costs"]
     if not page.is_file():
         atomic.write_text(
@@ -53,8 +57,10 @@ def _corpus(record: Record) -> str:
     tokens, students = record["settings"]["teacher_tokens"], record["settings"]["student_tokens"]
     lines += [
         "",
-        f"Training rows: {tokens['rows']:,} for the teacher ({tokens['tokens'] / 1e6:.1f} M tokens), {students['rows']:,} of them "
-        f"corrupted once for the students ({students['tokens'] / 1e6:.2f} M).",
+        f"Training rows: {tokens['rows']:,} for the teacher "
+        f"({tokens['tokens'] / 1e6:.1f} M tokens), "
+        f"{students['rows']:,} of them corrupted once for the students "
+        f"({students['tokens'] / 1e6:.2f} M).",
     ]
     return "\n".join(lines) + "\n"
 
@@ -87,7 +93,8 @@ def _group(name: str, group: Record) -> str:
         return "Not run yet.\n"
     reference = group["reference"]
     lines = [
-        "| path | seeds | LM loss | above reference | p | at equal FLOPs | topic | above | p | sentiment | above | p |",
+        "| path | seeds | LM loss | above reference | p | at equal FLOPs "
+        "| topic | above | p | sentiment | above | p |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for path, found in sorted(paths.items(), key=lambda item: item[1]["lm_loss"]["mean"]):
@@ -119,16 +126,18 @@ def _group(name: str, group: Record) -> str:
 
 def _costs(record: Record) -> str:
     lines = [
-        "| objective | FLOPs a step | of the LM loss alone | seconds a step | of the LM loss alone |",
+        "| objective | FLOPs a step | of the LM loss alone "
+        "| seconds a step | of the LM loss alone |",
         "|---|---:|---:|---:|---:|",
     ]
     group = next((found for name, found in record["groups"].items() if found["paths"]), None)
     if group is not None and group["reference"] in group["paths"]:
         base = group["paths"][group["reference"]]
         for path, found in group["paths"].items():
+            flops, seconds = found["flops_per_step"], found["seconds_per_step"]
             lines.append(
-                f"| {short(path)} | {found['flops_per_step'] / 1e9:.1f} G | {found['flops_per_step'] / base['flops_per_step']:.2f} "
-                f"| {found['seconds_per_step']:.2f} | {found['seconds_per_step'] / base['seconds_per_step']:.2f} |"
+                f"| {short(path)} | {flops / 1e9:.1f} G | {flops / base['flops_per_step']:.2f} "
+                f"| {seconds:.2f} | {seconds / base['seconds_per_step']:.2f} |"
             )
     lines += ["", "| cache | MB | bytes a token |", "|---|---:|---:|"]
     for name, found in record["caches"].items():

@@ -1,4 +1,4 @@
-"""The study's plots as SVG files that stand alone, made of the report's own panels."""
+"""The study's plots as SVG files that stand alone, made from the report's own panels."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study.grid import short
-from pipeline.report.axis import linear_axis
+from pipeline.report.charts.axis import linear_axis
+from pipeline.report.charts.frame import WIDTH
+from pipeline.report.charts.marker import marker
+from pipeline.report.charts.panel import Panel
 from pipeline.report.markup import Markup, el, join
-from pipeline.report.panel import WIDTH, Panel, marker
 
 _STYLE = Path(__file__).resolve().parents[2] / "pipeline" / "report" / "page.css"
 _GAP, _LINE = 24.0, 20.0
@@ -19,7 +21,7 @@ Record = dict[str, Any]
 
 
 def group(found: Record) -> str:
-    """Left: every path's LM loss, a mark a seed and a bar at the mean. Right: the mean curves of all of them."""
+    """Return two panels: LM losses (a mark a seed, a bar at the mean), and the mean curves."""
     paths = sorted(found["paths"].items(), key=lambda item: item[1]["lm_loss"]["mean"])
     curves = [(short(name), record["curve"]) for name, record in paths]
     dots = _dots(found["title"], [(short(name), record["lm_loss"]) for name, record in paths])
@@ -48,7 +50,7 @@ def _dots(title: str, rows: Sequence[tuple[str, Record]]) -> Markup:
     ]
 
     def place(value: float) -> float:
-        return left + axis.share(value) * (right - left)
+        return left + axis.fraction(value) * (right - left)
 
     for tick in axis.ticks:
         parts.append(el("path", d=f"M{place(tick):.1f} {top:g}V{bottom:g}", class_="grid"))
@@ -79,12 +81,12 @@ def _dots(title: str, rows: Sequence[tuple[str, Record]]) -> Markup:
 
 def _curves(title: str, lines: Sequence[tuple[str, Sequence[Sequence[float]]]]) -> Markup:
     steps = [x for _, points in lines for x, _ in points]
-    # Without the first validation, whose height would leave the rest no room.
+    # Without the first validation: it is so high that the rest would have no room.
     values = [y for _, points in lines for _, y in points[1:] or points]
     panel = Panel(
         title,
         title,
-        linear_axis("optimiser steps", [0, *steps], whole=True),
+        linear_axis("optimiser steps", [0, *steps], integers=True),
         linear_axis("LM loss", values),
     )
     for index, (name, points) in enumerate(lines):
@@ -101,6 +103,7 @@ def _document(width: float, height: float, *parts: Markup) -> str:
         placed.append(el("svg", parts[1], x=width - WIDTH, y=0, width=WIDTH, height=250))
     ground = el("rect", x=0, y=0, width=width, height=height, fill="var(--ground)")
     return el(
-        "svg", style, ground, *placed, xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {width:g} {height:g}",
-        width=width, height=height, font_family="system-ui, sans-serif",
+        "svg", style, ground, *placed, xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {width:g} {height:g}", width=width, height=height,
+        font_family="system-ui, sans-serif",
     ) + "\n"  # fmt: skip

@@ -1,4 +1,4 @@
-"""Paragraphs of plain prose out of HTML, reStructuredText and docstrings: no code, no tables, no markup."""
+"""Paragraphs of plain prose from HTML, reStructuredText and docstrings, without code and markup."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 
-#: A paragraph has at least so many words, and so large a share of letters and spaces.
+#: Fewest words of a paragraph, and smallest share of letters and spaces in it.
 LEAST_WORDS, LEAST_LETTERS = 8, 0.85
 
 _ROLE = re.compile(r":[\w.:+-]+:`([^`]*)`")
@@ -18,7 +18,7 @@ _BULLET = re.compile(r"^(?:[*+-]|\d+[.)]|#\.)\s+")
 
 
 def is_prose(paragraph: str) -> bool:
-    """Whether a paragraph reads as sentences: it is long enough, ends as one, and is nearly all words."""
+    """Return whether a paragraph reads as sentences: long enough, with an end, nearly all words."""
     if len(paragraph.split()) < LEAST_WORDS or paragraph[-1:] not in tuple(".!?:;)]\"'”’"):
         return False
     letters = sum(character.isalpha() or character == " " for character in paragraph)

@@ -1,4 +1,4 @@
-"""What came out of the study, read back from its artifacts: one document of which docs/study.md is written."""
+"""Results of the study, read back from its artifacts: the document that docs/study.md shows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ Record = dict[str, Any]
 
 
 def collect(study: Study, groups: Sequence[Group]) -> Record:
-    """Everything that is finished. Raises nothing for what is not: it is left out, and `seeds` says which there are."""
+    """Return everything that is finished.
+
+    Unfinished units are left out; `seeds` says which ones there are.
+    """
     units = {unit.name: unit for group in groups for unit in group.units()}
     distilled = {
         name: found
@@ -63,7 +66,7 @@ def _distilled(study: Study, unit: Unit) -> Record | None:
     steps = sum(link["steps"] for link in before)
     return {
         "seed": unit.seed,
-        # By the step of the whole path: a chain's student begins after its assistants' steps.
+        # Steps of the whole path: a chain's student begins after its assistants' steps.
         "curve": [[steps + step, loss] for step, loss in last["curve"]],
         "lm_loss": last["curve"][-1][1],
         "steps_before": steps,
@@ -75,7 +78,7 @@ def _distilled(study: Study, unit: Unit) -> Record | None:
 
 
 def _link(root: Path) -> Record:
-    """What one training run logged."""
+    """Return curve, steps, and pace of one training run from its log."""
     events = [
         json.loads(line)
         for line in (root / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -190,7 +193,7 @@ def _path(
 
 
 def _at_flops(unit: Record, budget: float) -> float:
-    """The LM loss where training has cost `budget` FLOPs, on straight lines between validations."""
+    """Return the LM loss where training has cost `budget` FLOPs, interpolated linearly."""
     step = unit["steps_before"] + (budget - unit["flops_before"]) / unit["flops_per_step"]
     points = unit["curve"]
     for (x0, y0), (x1, y1) in itertools.pairwise(points):
@@ -208,7 +211,7 @@ def _spread(values: Sequence[float]) -> Record:
 
 
 def _paired_t(differences: Sequence[float]) -> float | None:
-    """Two-sided p of the paired t-test, whose power with three seeds is small."""
+    """Return the two-sided p of the paired t-test. With three seeds its power is small."""
     from scipy import stats
 
     if len(differences) < 2 or len(set(differences)) == 1:
@@ -251,7 +254,7 @@ def _settings(study: Study) -> Record:
 
 
 def _caches(study: Study) -> dict[str, Record]:
-    """Bytes of each cache, and by token of the training set."""
+    """Return the bytes of each cache, and bytes a token of the training set."""
     tokens = Artifact(study.students / "tokens" / "train", "tokens").manifest.totals["tokens"]
     found = {}
     for manifest in sorted((study.students / "teacher_cache").glob("*/manifest.json")):

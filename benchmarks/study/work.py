@@ -1,4 +1,4 @@
-"""The study's work as stage commands, in the order in which one needs the other. What is finished is left alone."""
+"""The study's work as stage commands, in the order of their needs. Finished work is left alone."""
 
 from __future__ import annotations
 
@@ -23,22 +23,43 @@ from pipeline.errors import PipelineError, StaleArtifact
 from pipeline.recipe import Recipe, load_recipe
 
 RECIPES = Path(__file__).parent / "recipes"
-#: Of the corpus' lines the students read these: as many as their steps take once, and some more.
+#: Share of the corpus' lines that the students read: enough for their steps once, and some more.
 STUDENTS_SHARE = 0.15
-#: Rows kept of each task's training set.
+#: Rows of each task's training set that are kept.
 TUNING_ROWS = 5000
-#: What makes a version of a few minutes of it, for tests: nothing it says of paths means anything.
-QUICK_TEACHER = ["distill.max_steps=20", "distill.warmup_steps=5", "distill.validate_every=10", "distill.validation_rows=32",
-                 "tokens.views=1", "tokens.documents_per_shard=300", "tokenizer.vocab_size=2000", "student.d_model=64",
-                 "student.d_ff=128", "student.num_heads=1", "corpus.text=extract", "corpus.key=title"]  # fmt: skip
-QUICK_STUDENTS = ["distill.max_steps=8", "distill.warmup_steps=2", "distill.validate_every=4", "distill.validation_rows=16",
-                  "distill.batch_size=8", "finetune.max_steps=6", "finetune.validate_every=3", "finetune.validation_rows=16",
-                  "finetune.warmup_steps=1", "corpus.text=extract", "corpus.key=title"]  # fmt: skip
+#: Settings of a version of a few minutes, for tests. Its results mean nothing.
+QUICK_TEACHER = [
+    "distill.max_steps=20",
+    "distill.warmup_steps=5",
+    "distill.validate_every=10",
+    "distill.validation_rows=32",
+    "tokens.views=1",
+    "tokens.documents_per_shard=300",
+    "tokenizer.vocab_size=2000",
+    "student.d_model=64",
+    "student.d_ff=128",
+    "student.num_heads=1",
+    "corpus.text=extract",
+    "corpus.key=title",
+]
+QUICK_STUDENTS = [
+    "distill.max_steps=8",
+    "distill.warmup_steps=2",
+    "distill.validate_every=4",
+    "distill.validation_rows=16",
+    "distill.batch_size=8",
+    "finetune.max_steps=6",
+    "finetune.validate_every=3",
+    "finetune.validation_rows=16",
+    "finetune.warmup_steps=1",
+    "corpus.text=extract",
+    "corpus.key=title",
+]
 QUICK_ROWS = 600
 
 
 class Study:
-    """One study below a directory of its own: the teacher's run in it, the students' in its `students/`."""
+    """One study in a directory of its own: the teacher's run, and the students' in `students/`."""
 
     def __init__(self, root: Path, *, quick: bool = False) -> None:
         self.root, self.quick = root, quick
@@ -46,15 +67,16 @@ class Study:
         self._teacher = [f"run={root}", *(QUICK_TEACHER if quick else [])]
         self._students = [f"run={self.students}", *(QUICK_STUDENTS if quick else [])]
 
-    # -- what all units share ---------------------------------------------------------------------------------------------
+    # -- what all units share --------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Text, the teacher, and its cache of states; each stage with all cores."""
+        """Make the text, the teacher, and its cache of states; each stage uses all cores."""
         self._text()
         teacher = ["--recipe", str(RECIPES / "teacher.yaml"), *self._teacher]
         students = ["--recipe", str(RECIPES / "students.yaml"), *self._students]
         _run("tokenize_corpus", teacher)
-        # Several ranks of one thread are faster than one rank of several: on two cores 11,000 tokens a second instead of 7,400.
+        # Several ranks of one thread are faster than one rank of several threads: on two cores
+        # 11,000 tokens a second instead of 7,400.
         _run("distill", teacher, ranks=1 if self.quick else forks.devices())
         _run("tokenize_corpus", students)
         _run("cache_teacher", students)
@@ -80,77 +102,76 @@ class Study:
         split = self.recipe().corpus.split
         for rows, name, key in ((articles, "topics", "title"), (films, "reviews", "movie")):
             paths = write_splits(rows, directory / name, key, split)
-            # Fine-tuning sees each of these once at most, or nearly so; more would only be tokenised.
+            # Fine-tuning sees each of these at most about once; more would only be tokenised.
             _some(paths["train"], directory / name / "some.jsonl", TUNING_ROWS)
 
-    # -- units ------------------------------------------------------------------------------------------------------------
+    # -- units -----------------------------------------------------------------------------------
 
     def recipe(self, *overrides: str) -> Recipe:
         return load_recipe(RECIPES / "students.yaml", [*self._students, *overrides])
 
     def overrides(self, unit: Unit) -> list[str]:
-        """What a unit's recipe says beyond the students'."""
+        """Return what a unit's recipe adds to the students' recipe."""
         path = unit.path
         student = STUDENTS[path.student] | {"init": path.init}
         distill: dict[str, Any] = {"name": unit.name, "targets": CACHES[path.cache]["targets"]}
         objective = {"preset": "lm"} | OBJECTIVES[path.objective]
-        found = [
+        overrides = [
             f"seed={unit.seed}",
             f"student={json.dumps(student)}",
             f"distill.objective={json.dumps(objective)}",
         ]
-        if (
-            path.init == "random"
-        ):  # which learns faster so, as the teacher did; what begins with its layers does not
+        if path.init == "random":
+            # These learn faster so, as the teacher did; students that begin with its layers do not.
             distill |= {"learning_rate": 0.01, "scale_parameter": "true", "weight_decay": 0.0}
-        found += [f"distill.{key}={value}" for key, value in distill.items()]
+        overrides += [f"distill.{key}={value}" for key, value in distill.items()]
         if path.cache != "states":
             cache = self.recipe().cache.model_dump(mode="json") | CACHES[path.cache]["cache"]
-            found += [f"cache={json.dumps(cache)}", f"teacher.name={self._cache_name(unit)}"]
+            overrides += [f"cache={json.dumps(cache)}", f"teacher.name={self._cache_name(unit)}"]
         if path.assistants:
-            found += [
+            overrides += [
                 f"interpolated.name={unit.name}",
                 f"interpolated.assistants={path.assistants}",
             ]
-        return found
+        return overrides
 
     def _cache_name(self, unit: Unit) -> str:
-        # A recipe's seed decides what is drawn, so samples differ from seed to seed as they would between whole runs.
+        # A recipe's seed decides the draws, so samples differ between seeds as between whole runs.
         return f"sampled-seed_{unit.seed}" if unit.path.cache == "sampled" else unit.path.cache
 
     def output(self, unit: Unit) -> Output:
-        """Where a unit's student lies; raises PipelineError while what it needs is not made."""
+        """Return where a unit's student lies; raise PipelineError while its inputs are missing."""
         recipe = self.recipe(*self.overrides(unit))
         if unit.path.assistants:
             recipe = resolve_links(recipe)[-1].recipe
         return resolve(recipe, unit.path.stage).output
 
     def model(self, name: str, unit: Unit | None) -> Path:
-        """The directory of a student, or of the teacher where there is no unit."""
+        """Return the directory of a student, or of the teacher when there is no unit."""
         if unit is None:
             return self.root / "distill" / "teacher" / "hf"
         return self.students / unit.path.stage / name / "hf"
 
     def caching(self, units: list[Unit]) -> Iterator[Work]:
-        """The caches, beside the shared one, that units read, each once."""
+        """Yield the work of each cache that units read, except the shared one."""
         wanted = {self._cache_name(unit): unit for unit in units if unit.path.cache != "states"}
         for name, unit in wanted.items():
             yield self._steps(name, [("cache_teacher", self.overrides(unit))])
 
     def work(self, unit: Unit) -> Work:
-        """Distil one student, then fine-tune it on both tasks."""
+        """Return the work that distils one student, then fine-tunes it on both tasks."""
         steps = [] if self._complete(unit) else [(unit.path.stage, self.overrides(unit))]
         return self._steps(unit.name, steps + self._tuning(unit.name, unit, unit.seed))
 
     def teacher_work(self, seed: int) -> Work:
-        """Fine-tune the teacher itself with one seed."""
+        """Return the work that fine-tunes the teacher itself with one seed."""
         return self._steps(f"teacher-seed_{seed}", self._tuning("teacher", None, seed))
 
     def tuning_recipe(self, name: str, unit: Unit | None, seed: int) -> Recipe:
         return self.recipe(*self._tuning_overrides(name, unit, seed))
 
     def tuned(self, name: str, unit: Unit | None, seed: int) -> bool:
-        """Whether the fine-tuning of a model on both tasks is finished."""
+        """Return whether a model is fine-tuned on both tasks."""
         try:
             recipe = self.tuning_recipe(name, unit, seed)
             return all(
@@ -162,7 +183,7 @@ class Study:
         except StaleArtifact:
             raise
         except PipelineError:
-            return False  # its model is not made yet
+            return False  # its model does not exist yet
 
     def _tuning(self, name: str, unit: Unit | None, seed: int) -> list[tuple[str, list[str]]]:
         if self.tuned(name, unit, seed):
@@ -179,7 +200,7 @@ class Study:
         except StaleArtifact:
             raise
         except PipelineError:
-            return False  # what it needs is not made yet
+            return False  # its inputs do not exist yet
 
     def _steps(self, name: str, steps: list[tuple[str, list[str]]]) -> Work:
         left = iter(steps)
@@ -200,7 +221,7 @@ class Study:
         return following
 
     def _forget_checkpoints(self, name: str) -> None:
-        """A hundred finished students' optimizers would fill the disk; hf/ is what counts."""
+        """Delete checkpoints of finished students: a hundred would fill the disk; hf/ is kept."""
         for made in (
             "distill",
             "distill_interpolated",
@@ -213,7 +234,7 @@ class Study:
 
 
 def _some(rows: Path, path: Path, count: int) -> Path:
-    """Write `count` of a file's lines, evenly spaced, to `path`; returns it."""
+    """Write `count` of a file's lines, evenly spaced, to `path`; return it."""
     lines = rows.read_text(encoding="utf-8").splitlines(keepends=True)
     count = min(count, len(lines))
     atomic.write_text(path, "".join(lines[number * len(lines) // count] for number in range(count)))
@@ -227,5 +248,5 @@ def _run(stage: str, arguments: list[str], ranks: int = 1) -> None:
     done = subprocess.run([sys.executable, *command], check=False)
     if done.returncode:
         raise forks.Failed(
-            f"{stage} failed with exit code {done.returncode}; its error stands above"
+            f"{stage} failed with exit code {done.returncode}; its error is printed above"
         )

@@ -29,7 +29,7 @@ from pipeline.artifacts.manifest import (
     sidecar_path,
 )
 from pipeline.artifacts.sealed import unseal, write_sealed
-from pipeline.errors import DISK_MENDS, ArtifactError, CorruptArtifact, StaleArtifact
+from pipeline.errors import DISK_REMEDIES, ArtifactError, CorruptArtifact, StaleArtifact
 
 if TYPE_CHECKING:
     from pipeline.artifacts.shard import Rows
@@ -92,7 +92,7 @@ class Output:
             )
             atomic.write_text(self.root / "recipe.yaml", self.recipe)
         except OSError as error:
-            remedy = DISK_MENDS.get(error.errno or 0, "choose another `run`")
+            remedy = DISK_REMEDIES.get(error.errno or 0, "choose another `run`")
             raise ArtifactError(
                 f"cannot write to {self.root}: {error.strerror}; {remedy}"
             ) from error

@@ -24,7 +24,6 @@ from pipeline.families import Shape
 from pipeline.objectives import presets
 from pipeline.objectives.schedules import Scheduled
 from pipeline.recipe import Recipe
-from pipeline.training.identity import IDLE
 
 
 @dataclass(frozen=True)
@@ -117,22 +116,13 @@ def model_card(
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """sha256 of what a recipe says of this model: not of places, of names, of how training is watched, or of other stages."""
-    said = recipe.model_dump(
-        mode="json",
-        include={"seed", "corpus", "tokenizer", "tokens", "teacher", "cache", "student", "distill"},
-    )
-    places = {
-        "corpus": {"sources"},
-        "tokenizer": {"path"},
-        "teacher": {"model", "name", "deepspeed"},
-        "distill": IDLE,
-    }
-    for section, keys in places.items():
-        said[section] = {
-            key: value for key, value in (said[section] or {}).items() if key not in keys
-        }
-    return sha256_bytes(canonical_json(said))
+    """Return the sha256 of the settings that decide this model's content.
+
+    Places, names, settings that only watch, and other stages are left out.
+    """
+    other_stages = {"interpolated", "finetune"}
+    identity = {key: said for key, said in recipe.identity().items() if key not in other_stages}
+    return sha256_bytes(canonical_json(identity))
 
 
 def _measured(validation: Mapping[str, float]) -> str:

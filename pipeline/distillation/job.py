@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pipeline.models.architecture import Architecture
 
 #: Bump by hand when the stage writes other content from the same settings.
-DISTILL_FORMAT = 1
+DISTILL_FORMAT = 2
 #: The prefix of the side that compares with the original teacher of a chain.
 ORIGINAL = "original"
 
@@ -160,17 +160,11 @@ def _payload(
         "tokens": train.fingerprint,
         "cache": caches.get("cache"),
         "teacher": teacher.content if teacher is not None else None,
-        "student": _student(recipe.student),
+        "student": recipe.student.identity(),
         "settings": optimisation_payload(settings),
     }
     if settings.original is not None:
-        weight = settings.original.model_dump(mode="json")["weight"]
-        payload["original"] = {"cache": caches.get(ORIGINAL), "weight": weight}
+        payload["original"] = caches.get(ORIGINAL)
     if settings.targets == "online" and recipe.teacher is not None:
         payload["teacher_dtype"] = resolve_dtype(recipe.teacher.dtype)
     return payload
-
-
-def _student(student: Student) -> dict[str, Any]:
-    unset = {name for name in ("scale", "params") if getattr(student, name) is None}
-    return student.model_dump(exclude=unset)

@@ -1,4 +1,4 @@
-"""Reading a recipe: its `extends` chain, overrides, and one line about the first fault."""
+"""Load a recipe: its `extends` chain, overrides, and one line about the first fault."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from pipeline.errors import ConfigError
 from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.section import Section, section_in
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe with its `extends` chain and overrides; raises ConfigError with one line on the first fault."""
+    """Read a recipe with its `extends` chain and overrides.
+
+    Raises ConfigError with one line about the first fault.
+    """
     raw = _read(Path(path), ())
     for override in overrides:
         _apply_override(raw, override)
@@ -42,9 +46,8 @@ def _read(path: Path, seen: tuple[Path, ...], what: str = "recipe") -> dict[str,
     except yaml.YAMLError as error:
         raise ConfigError(f"{what} {path} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
-        raise ConfigError(
-            f"{what} {path} must be a mapping with at least `{'run' if what == 'recipe' else 'name'}:`"
-        )
+        key = "run" if what == "recipe" else "name"
+        raise ConfigError(f"{what} {path} must be a mapping with at least `{key}:`")
     base = raw.pop("extends", None)
     if base is None:
         return raw
@@ -52,7 +55,10 @@ def _read(path: Path, seen: tuple[Path, ...], what: str = "recipe") -> dict[str,
 
 
 def _read_task_files(raw: dict[str, Any]) -> None:
-    """Put the content of a file in the place of its name: `tasks: [tasks/sst2.yaml, {file: tasks/rte.yaml, test: …}]`."""
+    """Put the content of each task file in the place of its name.
+
+    For example `tasks: [tasks/sst2.yaml, {file: tasks/rte.yaml, test: …}]`.
+    """
     section = raw.get("finetune")
     tasks = section.get("tasks") if isinstance(section, dict) else None
     if not isinstance(tasks, list):
@@ -122,28 +128,22 @@ def _explain(error: ValidationError) -> str:
     return f"unknown key {where}; {hint}"
 
 
-#: What pydantic puts into the place of an error to name the kind of value that was tried.
+#: Names of kinds of value, which pydantic adds to the location of an error in a union.
 _KINDS = {"list", "name", "number", "schedule", "section"}
 
 
-def _walk(location: Sequence[Any]) -> tuple[list[str], list[str]]:
-    """Return the place of an error as the recipe has it, and the keys of the section it is in."""
-    model: Any = Recipe
-    parts, known = [], list(Recipe.model_fields)
+def _walk(location: Sequence[str | int]) -> tuple[list[str], list[str]]:
+    """Return the location of an error as the recipe writes it, and the keys of its section."""
+    section: type[Section] | None = Recipe
+    parts: list[str] = []
+    known: list[str] = []
     for part in location:
-        fields = {} if model is None else model.model_fields
+        fields = {} if section is None else section.model_fields
         if part in _KINDS and part not in fields:
             continue
         parts.append(str(part))
-        if model is not None and not isinstance(part, int):
-            known = list(fields) or known
-            model = _section(fields[part].annotation) if part in fields else model
+        if section is not None and isinstance(part, str):
+            known = list(fields)
+            if part in fields:
+                section = section_in(fields[part].annotation)
     return parts, known
-
-
-def _section(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field of this type holds, alone, in a list or among other kinds of value."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    found = (_section(inner) for inner in getattr(annotation, "__args__", ()))
-    return next((section for section in found if section is not None), None)

@@ -1,4 +1,4 @@
-"""The student: its shape and first weights."""
+"""Section of the student: its shape and first weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from pipeline.recipe.base import PositiveInt, Section
+from pipeline.recipe.section import PositiveInt, Section
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
@@ -23,18 +23,29 @@ def _count(value: Any) -> Any:
 
 
 class ModelShape(Section):
-    """A shape; what is left out is the teacher's (or, without a teacher, T5 v1.1 small's)."""
+    """A shape. What is absent is the teacher's, or without a teacher T5 v1.1 small's."""
 
     encoder_layers: PositiveInt | None = None
+    """Blocks of the encoder."""
     decoder_layers: PositiveInt | None = None
+    """Blocks of the decoder."""
     d_model: PositiveInt | None = None
+    """Features of the residual stream."""
     d_ff: PositiveInt | None = None
+    """Inner features of a feed-forward layer."""
     num_heads: PositiveInt | None = None
+    """Heads of each attention."""
     d_kv: PositiveInt | None = None
-    #: Share of the teacher's non-embedding parameters; the dimensions not given above, but d_kv, follow from it.
+    """Features of one head."""
     scale: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    #: Parameters in all, embeddings among them, as models are named: 60M, 1.5B. The dimensions follow, as from `scale`.
-    params: Annotated[PositiveInt, BeforeValidator(_count)] | None = None
+    """Share of the teacher's non-embedding parameters.
+    The dimensions not given above follow from it, except d_kv."""
+    params: (
+        Annotated[PositiveInt, BeforeValidator(_count, json_schema_input_type=PositiveInt | str)]
+        | None
+    ) = None
+    """Parameters in total, with embeddings, as models are named: 60M, 1.5B.
+    The dimensions follow as from `scale`."""
 
     @model_validator(mode="after")
     def _one_size(self) -> ModelShape:
@@ -44,10 +55,15 @@ class ModelShape(Section):
 
 
 class BlockList(Section):
-    """Which block of the teacher each block is copied from, by stack, counted from 0; negative from the end."""
+    """For each block of the student, the block of the teacher that it is copied from.
+
+    Blocks are counted from 0; negative ones from the end.
+    """
 
     encoder: list[int] = Field(min_length=1)
+    """Blocks of the teacher's encoder."""
     decoder: list[int] = Field(min_length=1)
+    """Blocks of the teacher's decoder."""
 
 
 def _kind_of_blocks(value: Any) -> str:
@@ -55,18 +71,24 @@ def _kind_of_blocks(value: Any) -> str:
 
 
 class Init(Section):
-    """First weights from the teacher: some of its blocks, and of their widths what matters most to its LM loss."""
+    """First weights from the teacher: some of its blocks, and the most important of their widths.
 
-    #: Evenly spaced blocks with both ends, the first ones, the last ones, means of adjacent ones, or a list by stack.
+    Importance is measured by the teacher's LM loss.
+    """
+
     blocks: Annotated[
         Annotated[Literal["uniform", "first", "last", "average"], Tag("name")]
         | Annotated[BlockList, Tag("list")],
         Discriminator(_kind_of_blocks),
     ] = "uniform"
-    #: Training rows on which the importance of units is estimated where the student is narrower than its teacher.
+    """Evenly spaced blocks with both ends, the first ones, the last ones, means of adjacent ones,
+    or a list by stack."""
     importance_rows: PositiveInt = 64
-    #: Rows in one pass of that; the same rows in other batches give slightly other importances.
+    """Training rows on which the importance of units is estimated where the student is narrower
+    than its teacher."""
     importance_batch: PositiveInt = 8
+    """Rows in one pass of that estimate. The same rows in other batches give slightly other
+    importances."""
 
 
 def _kind_of_init(value: Any) -> str:
@@ -81,11 +103,15 @@ InitChoice = Annotated[
 
 
 class Student(ModelShape):
+    """The student: its shape and first weights (docs/students.md)."""
+
     init: InitChoice = "layers"
+    """First weights: `layers` takes them from the teacher with the defaults of the section,
+    `random` starts from nothing, and a section says how to take them from the teacher."""
 
     @property
     def from_teacher(self) -> Init | None:
-        """How the first weights are made from the teacher's; None when they are random."""
+        """Return how the first weights are made from the teacher; None when they are random."""
         if isinstance(self.init, Init):
             return self.init
         return Init() if self.init == "layers" else None

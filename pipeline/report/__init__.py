@@ -1,6 +1,15 @@
-"""The report over a run: what its stages left on disk, as report.json, report.md and a page that opens offline.
+"""The report of a run: report.json, report.md and a page that opens offline (docs/report.md).
 
-Data flows one way: `collect` reads the run into a `document`, which `tables` and `charts` lay out for `markdown` and `page`.
+Data flows one way: `assemble` reads the run into a `document`; tables and charts lay it out.
+
+- assemble.py: the whole report from a run on disk.
+- document.py: the form of report.json.
+- quality.py: scores, retention, differences and speed of finished units.
+- stage_records.py: inputs and cost of the stages before fine-tuning; run_index.py, cost.py.
+- loss_curves.py: curves out of metrics.jsonl; run_files.py: lenient reading of a run's files.
+- model_tables.py, stage_tables.py: the tables, as table.py's cells; readable.py: numbers as text.
+- charts/: the charts, as SVG; markup.py: escaped HTML and SVG elements.
+- markdown.py, page.py, page.css: the two layouts.
 """
 
 from __future__ import annotations
@@ -12,7 +21,7 @@ from pipeline.artifacts import atomic
 from pipeline.recipe import Recipe
 
 
-class Written(NamedTuple):
+class WrittenReport(NamedTuple):
     files: list[Path]
     #: The first table, for the terminal.
     table: str
@@ -20,21 +29,23 @@ class Written(NamedTuple):
 
 def write_report(
     run: Path, name: str = "comparison", out: Path | None = None, recipe: Recipe | None = None
-) -> Written:
-    """Report on comparison `name` of `run`, whatever of it is finished: report.json, report.md and report.html.
+) -> WrittenReport:
+    """Write report.json, report.md and report.html of comparison `name` of `run`.
 
-    out: where to write; RUN/finetune/<name> when None. recipe: what is compared; the one that the run keeps when None.
-    Raises DataError when `run` is no run or has other comparisons but not this one.
+    What is not finished is left out and listed as missing.
+    out: where to write; RUN/finetune/<name> when None.
+    recipe: the models and tasks to compare; the recipe that the run keeps when None.
+    Raises DataError when `run` is no run, or has other comparisons but not this one.
     """
-    from pipeline.report import tables
-    from pipeline.report.collect import collect
+    from pipeline.report import model_tables
+    from pipeline.report.assemble import assemble
     from pipeline.report.markdown import layout, markdown
     from pipeline.report.page import page
 
-    report = collect(run, name, recipe)
+    report = assemble(run, name, recipe)
     out = out if out is not None else run / "finetune" / name
     atomic.write_json(out / "report.json", report)
     atomic.write_text(out / "report.md", markdown(report))
     atomic.write_text(out / "report.html", page(report))
     files = [out / f"report.{kind}" for kind in ("json", "md", "html")]
-    return Written(files, layout(tables.overview(report)))
+    return WrittenReport(files, layout(model_tables.overview(report)))

@@ -1,10 +1,13 @@
-"""The form of report.json. Markdown, HTML and the terminal's table show these numbers and no others."""
+"""The form of report.json. Markdown, HTML and the terminal's table show only these numbers."""
 
 from __future__ import annotations
 
 from typing import TypedDict
 
 from pipeline.downstream.speed import Measurement
+
+#: Pairs of step and value, thinned to a few hundred.
+Points = list[list[float]]
 
 
 class Estimate(TypedDict):
@@ -18,18 +21,20 @@ class Estimate(TypedDict):
 
 class TaskInfo(TypedDict):
     kind: str
-    #: The metric that the task is judged by, and all of them, that one first.
+    #: The metric that judges the task.
     metric: str
+    #: All metrics, that one first.
     metrics: list[str]
-    #: Test rows scored.
+    #: Number of test rows scored.
     rows: int
 
 
-class Size(TypedDict):
+class ModelSize(TypedDict):
     encoder_layers: int
     decoder_layers: int
-    #: All weights, and those of them in embeddings and the LM head.
+    #: Of the whole model.
     parameters: int
+    #: Of its embeddings and LM head.
     embedding_parameters: int
 
 
@@ -41,11 +46,11 @@ class Retention(TypedDict):
 
 
 class ModelRow(TypedDict):
-    #: As the recipe has it, the run's own directory left out; None for a baseline.
+    #: As in the recipe, without the run's own directory; None for a baseline.
     directory: str | None
     baseline: bool
-    #: None for a baseline, and for a model whose files are not there.
-    size: Size | None
+    #: None for a baseline, and for a model whose files are missing.
+    size: ModelSize | None
     #: Parameters of the reference ÷ parameters of this model.
     compression: float | None
     validation_lm_loss: float | None
@@ -53,26 +58,28 @@ class ModelRow(TypedDict):
     scores: dict[str, dict[str, Estimate]]
     #: Task → retention; empty for the reference itself, and without one.
     retention: dict[str, Retention]
-    #: Task → how it was trained on it.
+    #: Task → how the model was fine-tuned on it.
     training: dict[str, FineTuning]
     #: Task → measurements of one of its units.
     speed: dict[str, list[Measurement]]
 
 
 class FineTuning(TypedDict):
-    #: Finished seeds and the learning rate shown; None for a baseline.
+    #: Finished seeds.
     seeds: list[int]
+    #: The rate whose scores are shown; None for a baseline.
     learning_rate: float | None
-    #: gold, distilled or both, and the model that labelled the distilled rows.
+    #: gold, distilled or both.
     data: str
+    #: The model that labelled the distilled rows.
     teacher: str | None
-    #: Rows trained on.
+    #: Number of training rows.
     rows: int
-    #: Of each seed: the step whose weights were kept, and the last one.
+    #: For each seed: the step whose weights were kept (`best`), and the last one (`trained`).
     steps: list[dict[str, int]]
 
 
-class Difference(TypedDict):
+class PairedDifference(TypedDict):
     """`model` minus `against` on the task's own metric, paired over the test rows."""
 
     task: str
@@ -83,48 +90,49 @@ class Difference(TypedDict):
     p_value: float
 
 
-class Stage(TypedDict):
-    """One artifact of the run: what it is made from and what it cost."""
+class StageRecord(TypedDict):
+    """One artifact of the run: its inputs and its cost."""
 
-    #: Below the run, such as distill/student.
+    #: Its path below the run, such as distill/student.
     artifact: str
     stage: str
-    #: complete, or begun (some of it is there).
+    #: `complete`, or `begun` (some of it exists).
     state: str
     #: Role → artifact, or a name outside the run.
     inputs: dict[str, str]
-    #: Of distillation: parts and weights in words, and where the first weights come from.
+    #: Of distillation: the preset with changed weights, and the kind of targets.
     objective: str | None
+    #: Of distillation: the source of the first weights.
     initial: str | None
     steps: int | None
     total_steps: int | None
     rows: int | None
     tokens: int | None
-    #: Time spent training or caching, interruptions and start-up left out.
+    #: Time spent training or caching, without interruptions and start-up.
     seconds: float | None
     processes: int
-    #: Of all processes, by `planning.flops`; None where nothing counted them.
+    #: Of all processes, by `planning.flops`; None where they were not counted.
     flops: float | None
     bytes: int | None
     train_loss: float | None
     validation_loss: float | None
-    #: sha256 of recipe.yaml, and the fingerprint.
+    #: sha256 of recipe.yaml.
     recipe: str | None
     fingerprint: str | None
 
 
 class Curve(TypedDict):
-    """Losses by step, thinned to a few hundred points: nats a target token."""
+    """Losses of one artifact by step, in nats a target token."""
 
     artifact: str
-    #: What the pair is called, such as "LM loss".
+    #: Name of both losses, such as "LM loss".
     label: str
-    train: list[list[float]]
-    validation: list[list[float]]
+    train: Points
+    validation: Points
     #: Part of the objective → its unweighted values.
-    parts: dict[str, list[list[float]]]
+    parts: dict[str, Points]
     #: Of fine-tuning: metric → its values on the validation rows.
-    scores: dict[str, list[list[float]]]
+    scores: dict[str, Points]
 
 
 class Report(TypedDict):
@@ -135,9 +143,10 @@ class Report(TypedDict):
     reference: str | None
     tasks: dict[str, TaskInfo]
     models: dict[str, ModelRow]
-    differences: list[Difference]
-    stages: list[Stage]
+    differences: list[PairedDifference]
+    stages: list[StageRecord]
     curves: list[Curve]
-    #: What the recipe asks for and the run does not hold, and what does not fit together: one line each.
+    #: What the recipe asks for and the run does not hold, one line each.
     missing: list[str]
+    #: What cannot be compared, one line each.
     warnings: list[str]

@@ -1,4 +1,4 @@
-"""The report as Markdown, and its first table for the terminal."""
+"""The report as Markdown; its first table also goes to the terminal."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import html
 import re
 import unicodedata
 
-from pipeline.report import links, tables
+from pipeline.report import model_tables, stage_tables
 from pipeline.report.document import Report
 from pipeline.report.table import Table
 
-#: What could begin a tag or an entity.
+#: Characters that could begin a tag or an entity.
 _TAG = re.compile(r"<(?=[a-zA-Z/!?])|&(?=[a-zA-Z#])")
 
 
@@ -19,19 +19,23 @@ def markdown(report: Report) -> str:
     for title, entries in (("Missing", report["missing"]), ("Take care", report["warnings"])):
         if entries:
             lines += [f"{title}:", "", *(f"- {_text(entry)}" for entry in entries), ""]
-    shown = [tables.overview(report)]
-    for task in report["tasks"]:
-        shown += [tables.scores(report, task), tables.differences(report, task)]
-    shown += [tables.speed(report), links.totals(report), links.cost(report), links.lineage(report)]
-    for table in (table for table in shown if table.rows):
+    for table in (table for table in _tables(report) if table.rows):
         lines += [f"## {_text(table.title)}", "", layout(table)]
         if table.note:
             lines += [_text(table.note), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _tables(report: Report) -> list[Table]:
+    tables = [model_tables.overview(report)]
+    for task in report["tasks"]:
+        tables += [model_tables.scores(report, task), model_tables.differences(report, task)]
+    tables += [model_tables.speed(report), stage_tables.totals(report)]
+    return [*tables, stage_tables.cost(report), stage_tables.lineage(report)]
+
+
 def layout(table: Table) -> str:
-    """A Markdown table whose columns also line up as plain text."""
+    """Return a Markdown table whose columns also line up as plain text."""
     rows = [[_text(cell) for cell in row] for row in [table.headings(), *table.rows]]
     widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
     left = [table.is_text(column) for column in range(len(widths))]
@@ -51,7 +55,7 @@ def layout(table: Table) -> str:
 
 
 def _text(value: str) -> str:
-    """One line without markup: what a file says never becomes a tag, a link or another column."""
+    """Return one line without markup: text never becomes a tag, a link or another column."""
     value = "".join(
         " " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in value
     )

@@ -1,16 +1,19 @@
-"""HTML and SVG elements. What is not markup already is text and is escaped, so nothing read from a file becomes a tag."""
+"""HTML and SVG elements.
+
+Anything that is not `Markup` is escaped as text, so nothing read from a file becomes a tag.
+"""
 
 from __future__ import annotations
 
 import html
 import re
-from typing import Any
 
-#: Control characters, lone surrogates and the marks that turn the direction of text (UAX #9): none belongs in a name.
+#: Control characters, lone surrogates, and marks that change the direction of text (UAX #9).
+#: None of them belongs in a name.
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
-#: Elements that have neither content nor an end tag; SVG's are closed like any other.
+#: HTML elements without content or end tag. SVG elements are always closed.
 _VOID = {"meta", "br", "hr"}
 
 
@@ -21,24 +24,25 @@ class Markup(str):
 
 
 def text(value: object) -> Markup:
-    """Escape `value` for use between tags or in quotes; characters that cannot be shown become U+FFFD."""
-    return (
-        value
-        if isinstance(value, Markup)
-        else Markup(html.escape(_UNPRINTABLE.sub("\ufffd", str(value))))
-    )
+    """Escape `value` for use between tags or in quotes; unprintable characters become U+FFFD."""
+    if isinstance(value, Markup):
+        return value
+    return Markup(html.escape(_UNPRINTABLE.sub("\ufffd", str(value))))
 
 
-def el(name: str, /, *children: object, **attributes: Any) -> Markup:
-    """One element. class_ is `class`, x_y is `x-y`; an attribute that is None is left out; a float is cut to two decimals."""
+def el(name: str, /, *children: object, **attributes: object) -> Markup:
+    """Return one element. Attributes: `class_` becomes `class`, `x_y` becomes `x-y`.
+
+    An attribute that is None is left out. A float is rounded to two decimals.
+    """
     shown = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{text(_short(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
-    return Markup(
-        f"<{name}{shown}>" if name in _VOID else f"<{name}{shown}>{join(*children)}</{name}>"
-    )
+    if name in _VOID:
+        return Markup(f"<{name}{shown}>")
+    return Markup(f"<{name}{shown}>{join(*children)}</{name}>")
 
 
 def join(*parts: object) -> Markup:

@@ -1,36 +1,53 @@
-"""The report as one HTML file that opens from disk: no script, nothing fetched, every text escaped."""
+"""The report as one HTML file that opens from disk: no script, nothing fetched, text escaped."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
-from pipeline.report import charts, links, tables, words
+from pipeline.report import model_tables, readable, stage_tables
+from pipeline.report.charts import curves, scores
+from pipeline.report.charts.marker import COLOURS, marker
+from pipeline.report.charts.series import model_series, part_series
 from pipeline.report.document import Report
 from pipeline.report.markup import Markup, el, join, text
-from pipeline.report.panel import COLOURS, marker
 from pipeline.report.table import Table
 
-#: A file that was tampered with still runs no script and asks no host.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+#: Even a file that was tampered with runs no script and contacts no host.
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'"
+)
 
 
 def page(report: Report) -> str:
+    """Return the whole HTML document."""
     sections = [
         ("models", "Models at a glance", _models(report)),
         ("tasks", "Results by task", _tasks(report)),
         ("size-and-speed", "Quality against size and speed", _size_and_speed(report)),
-        (
-            "cost",
-            "Training cost",
-            join(*(_titled(report, table) for table in (links.totals(report), links.cost(report)))),
-        ),
+        ("cost", "Training cost", _cost(report)),
         ("curves", "Loss curves", _curves(report)),
-        ("lineage", "Lineage", _table(report, links.lineage(report))),
+        ("lineage", "Lineage", _table(report, stage_tables.lineage(report))),
     ]
     shown = [(key, title, body) for key, title, body in sections if body]
     anchors = [el("a", title, href=f"#{key}") for key, title, _ in shown]
-    head = el(
+    navigation = el("nav", *anchors, aria_label="Sections")
+    body = el(
+        "body",
+        el("header", *_header(report), navigation, *_notices(report)),
+        el("main", *(el("section", el("h2", title), body, id=key) for key, title, body in shown)),
+        el(
+            "footer",
+            f"Written by miniend {report['version']}. "
+            "report.json, next to this file, holds the same numbers.",
+        ),
+    )
+    return f"<!doctype html>\n{el('html', _head(report), body, lang='en')}\n"
+
+
+def _head(report: Report) -> Markup:
+    return el(
         "head",
         el("meta", charset="utf-8"),
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
@@ -38,21 +55,6 @@ def page(report: Report) -> str:
         el("title", f"{report['name']} · {report['run']}"),
         el("style", Markup(_style())),
     )
-    body = el(
-        "body",
-        el(
-            "header",
-            *_header(report),
-            el("nav", *anchors, aria_label="Sections"),
-            *_notices(report),
-        ),
-        el("main", *(el("section", el("h2", title), body, id=key) for key, title, body in shown)),
-        el(
-            "footer",
-            f"Written by miniend {report['version']}. The same numbers stand in report.json beside this file.",
-        ),
-    )
-    return f"<!doctype html>\n{el('html', head, body, lang='en')}\n"
 
 
 def _style() -> str:
@@ -62,9 +64,8 @@ def _style() -> str:
 def _header(report: Report) -> list[Markup]:
     models = [name for name, row in report["models"].items() if not row["baseline"]]
     baselines = len(report["models"]) - len(models)
-    seeds = {
-        len(how["seeds"]) for row in report["models"].values() for how in row["training"].values()
-    } - {0}
+    rows = report["models"].values()
+    seeds = {len(how["seeds"]) for row in rows for how in row["training"].values()} - {0}
     counts = [_count(len(models), "model"), _count(len(report["tasks"]), "task")]
     if baselines:
         counts.append(_count(baselines, "baseline"))
@@ -87,39 +88,38 @@ def _notices(report: Report) -> list[Markup]:
 
 
 def _models(report: Report) -> Markup:
-    bars = charts.retention(report)
+    bars = scores.retention(report)
+    note = el(
+        "p",
+        "Bars: score ÷ that of the reference on the task’s own metric; whiskers: 95% by bootstrap "
+        "over the test rows, the same resamples for both.",
+        class_="note",
+    )
     return join(
         _tiles(report),
-        _table(report, tables.overview(report)),
-        _panels(bars) if bars else None,
-        el("p", "Bars: score ÷ that of the reference on the task’s own metric; whiskers: 95% by bootstrap over the test rows, "
-           "the same resamples for both.", class_="note") if bars else None,
-    )  # fmt: skip
+        _table(report, model_tables.overview(report)),
+        *([_panels(bars), note] if bars else []),
+    )
 
 
 def _tiles(report: Report) -> Markup | None:
-    """What each smaller model keeps and gains, in one look."""
-    tiles, series = [], charts.series_of(report)
+    """Return one tile a smaller model, with what it retains and what it gains."""
+    tiles, series = [], model_series(report)
     for name, row in report["models"].items():
-        shares = [found["share"] for found in row["retention"].values()]
+        shares = {task: retained["share"] for task, retained in row["retention"].items()}
         if row["baseline"] or not shares:
             continue
-        kept = ", ".join(
-            f"{task} {words.percent(found['share'])}" for task, found in row["retention"].items()
-        )
+        retained = ", ".join(f"{task} {readable.percent(share)}" for task, share in shares.items())
         gains = [f"{row['compression']:.2f}× smaller"] if row["compression"] else []
-        for task, factor in _faster(report, name).items():
-            gains.append(
-                f"{factor:.2f}× faster on {task}"
-                if factor >= 1
-                else f"{1 / factor:.2f}× slower on {task}"
-            )
+        for task, factor in _speed_ups(report, name).items():
+            faster = f"{factor:.2f}× faster" if factor >= 1 else f"{1 / factor:.2f}× slower"
+            gains.append(f"{faster} on {task}")
         tiles.append(
             el(
                 "div",
                 el("div", _sign(series[name]), name, class_="who"),
-                el("div", words.percent(sum(shares) / len(shares)), class_="big"),
-                el("p", f"of {report['reference']} retained: {kept}"),
+                el("div", readable.percent(sum(shares.values()) / len(shares)), class_="big"),
+                el("p", f"of {report['reference']} retained: {retained}"),
                 el("p", "; ".join(gains)),
                 class_="tile",
             )
@@ -127,52 +127,50 @@ def _tiles(report: Report) -> Markup | None:
     return el("div", *tiles, class_="tiles") if tiles else None
 
 
-def _faster(report: Report, model: str) -> dict[str, float]:
-    """Task → latency of the reference ÷ that of `model`, one row alone."""
-    found = {}
-    reference = report["models"][report["reference"]] if report["reference"] else None
+def _speed_ups(report: Report, model: str) -> dict[str, float]:
+    """Return {task: latency of the reference ÷ that of `model`}, for one row alone."""
+    if report["reference"] is None:
+        return {}
+    reference, factors = report["models"][report["reference"]], {}
     for task in report["tasks"]:
-        mine = tables.single_row(report["models"][model], task)
-        theirs = tables.single_row(reference, task) if reference is not None else None
-        if mine and theirs and tables.comparable(mine, theirs):
-            found[task] = theirs["milliseconds"] / mine["milliseconds"]
-    return found
+        one = model_tables.single_row(report["models"][model], task)
+        base = model_tables.single_row(reference, task)
+        if one and base and model_tables.comparable(one, base):
+            factors[task] = base["milliseconds"] / one["milliseconds"]
+    return factors
 
 
 def _tasks(report: Report) -> Markup:
     parts: list[Markup | None] = []
     for task in report["tasks"]:
-        scores, pairs = tables.scores(report, task), tables.differences(report, task)
-        if scores.rows:
-            parts += [el("h3", scores.title), _table(report, scores)]
+        task_scores = model_tables.scores(report, task)
+        pairs = model_tables.differences(report, task)
+        if task_scores.rows:
+            parts += [el("h3", task_scores.title), _table(report, task_scores)]
         if pairs.rows:
-            parts.append(
-                el(
-                    "details",
-                    el("summary", f"Differences between models on {task}"),
-                    _table(report, pairs),
-                )
-            )
+            summary = el("summary", f"Differences between models on {task}")
+            parts.append(el("details", summary, _table(report, pairs)))
     return join(*parts)
 
 
 def _size_and_speed(report: Report) -> Markup:
-    parts = []
-    for task in report["tasks"]:
-        panels = charts.quality_against(report, task)
-        if panels:
-            parts.append(_panels(panels))
-    measured = tables.speed(report)
-    if not parts and not measured.rows:
-        return Markup("")
-    key = _key(_models_of(report)) if parts else None
+    panels = [scores.quality_against(report, task) for task in report["tasks"]]
+    parts = [_panels(of_task) for of_task in panels if of_task]
+    speed = _titled(report, model_tables.speed(report))
+    if not parts:
+        return join(speed)
     note = el(
         "p",
-        "Whiskers: 95% by bootstrap over the test rows. Models of about the same size or speed stand side by side. "
-        "Dashed lines and names at the edge: baselines, which have no weights.",
+        "Whiskers: 95% by bootstrap over the test rows. Models of about the same size or speed "
+        "stand side by side. Dashed lines and names at the edge: baselines, which have no weights.",
         class_="note",
     )
-    return join(key, *parts, note if parts else None, _titled(report, measured))
+    return join(_key(_weighted_models(report)), *parts, note, speed)
+
+
+def _cost(report: Report) -> Markup:
+    tables = (stage_tables.totals(report), stage_tables.cost(report))
+    return join(*(_titled(report, table) for table in tables))
 
 
 def _titled(report: Report, table: Table) -> Markup | None:
@@ -180,29 +178,19 @@ def _titled(report: Report, table: Table) -> Markup | None:
 
 
 def _curves(report: Report) -> Markup:
-    distilled, parts = charts.pretraining(report), charts.objective_parts(report)
-    early = el("p", "The first tenth of the logged steps may lie above the panels.", class_="note")
-    tuned = [panel for task in report["tasks"] for panel in charts.fine_tuning(report, task)]
-    key = el(
-        "ul",
-        el("li", _line_sign("train"), "training"),
-        el("li", _line_sign("validation"), "validation"),
-        el("li", _line_sign("ghost"), "training of the others"),
-        class_="key",
-    )
-    return join(
-        join(el("h3", "Pretraining and distillation"), key, _panels(distilled), early)
-        if distilled
-        else None,
-        join(
-            el("h3", "Parts of the objective, unweighted"),
-            _key(charts.parts_of(report)),
-            _panels(parts),
-        )
-        if parts
-        else None,
-        join(el("h3", "Fine-tuning"), _key(_models_of(report)), _panels(tuned)) if tuned else None,
-    )
+    distilled, parts = curves.pretraining(report), curves.objective_parts(report)
+    tuned = [panel for task in report["tasks"] for panel in curves.fine_tuning(report, task)]
+    groups: list[Markup] = []
+    if distilled:
+        early = "The first tenth of the logged steps may lie above the panels."
+        title = el("h3", "Pretraining and distillation")
+        groups += [title, _line_key(), _panels(distilled), el("p", early, class_="note")]
+    if parts:
+        title = el("h3", "Parts of the objective, unweighted")
+        groups += [title, _key(part_series(report)), _panels(parts)]
+    if tuned:
+        groups += [el("h3", "Fine-tuning"), _key(_weighted_models(report)), _panels(tuned)]
+    return join(*groups)
 
 
 def _panels(panels: Sequence[Markup]) -> Markup:
@@ -212,7 +200,7 @@ def _panels(panels: Sequence[Markup]) -> Markup:
 def _table(report: Report, table: Table) -> Markup | None:
     if not table.rows:
         return None
-    series = charts.series_of(report)
+    series = model_series(report)
     head = [
         el("th", heading, scope="col", class_="words" if table.is_text(column) else None)
         for column, heading in enumerate(table.headings())
@@ -235,23 +223,31 @@ def _kind(cell: str) -> str:
 
 
 def _cell(value: str) -> Markup:
-    """An interval stands back below its number."""
+    """Return a cell with its interval in small type below the number."""
     number, bracket, ends = value.partition(" [")
     if bracket and ends.endswith("]"):
         return join(number, el("span", f"{bracket}{ends}", class_="ends"))
     return Markup(text(value).replace("/", "/<wbr>"))  # a path may break after a directory
 
 
-def _models_of(report: Report) -> dict[str, int]:
-    return {
-        name: index
-        for name, index in charts.series_of(report).items()
-        if not report["models"][name]["baseline"]
-    }
+def _weighted_models(report: Report) -> dict[str, int]:
+    """Return the series of the models that have weights: all but the baselines."""
+    models = report["models"]
+    return {name: i for name, i in model_series(report).items() if not models[name]["baseline"]}
 
 
 def _key(series: Mapping[str, int]) -> Markup:
     return el("ul", *(el("li", _sign(index), name) for name, index in series.items()), class_="key")
+
+
+def _line_key() -> Markup:
+    kinds = {
+        "train": "training",
+        "validation": "validation",
+        "ghost": "training of the others",
+    }
+    entries = [el("li", _line_sign(kind), name) for kind, name in kinds.items()]
+    return el("ul", *entries, class_="key")
 
 
 def _sign(series: int) -> Markup:

@@ -17,50 +17,57 @@ from pipeline.errors import DataError, PipelineError
 from pipeline.models import open_model
 from pipeline.recipe import Recipe
 from pipeline.report.document import (
-    Difference,
     Estimate,
     FineTuning,
     ModelRow,
+    ModelSize,
+    PairedDifference,
     Retention,
-    Size,
     TaskInfo,
 )
 from pipeline.status.progress import read_json
 
-#: Task → model or baseline → its units, one a seed.
-Scores = Mapping[str, Mapping[str, Scored]]
+#: Model or baseline → its units, one a seed.
+ScoresOfTask = Mapping[str, Scored]
+#: Task → its scores.
+Scores = Mapping[str, ScoresOfTask]
 
 
 def task_infos(recipe: Recipe, scores: Scores) -> dict[str, TaskInfo]:
-    """The tasks in the recipe's order; one without a finished unit has no metrics yet."""
+    """Return the tasks in the recipe's order.
+
+    A task without a finished unit has only the metric that judges it.
+    """
     infos = {}
     for task in recipe.finetune.tasks:
         units = [unit for scored in scores.get(task.name, {}).values() for unit in scored.units]
+        metrics = [task.judged_by, *(name for unit in units for name in unit.scores)]
         infos[task.name] = TaskInfo(
             kind=str(task.kind),
             metric=task.judged_by,
-            metrics=list(
-                dict.fromkeys([task.judged_by, *(name for unit in units for name in unit.scores)])
-            ),
+            metrics=list(dict.fromkeys(metrics)),
             rows=units[0].rows["test"] if units else 0,
         )
     return infos
 
 
 def model_rows(recipe: Recipe, scores: Scores) -> dict[str, ModelRow]:
-    """The recipe's models in its order, then the baselines that were scored."""
+    """Return the recipe's models in its order, then the baselines that were scored."""
     names = list(recipe.finetune.models)
-    names += dict.fromkeys(name for found in scores.values() for name in found if name not in names)
+    names += dict.fromkeys(name for task in scores.values() for name in task if name not in names)
     return {
         name: _model_row(
-            recipe, name, {t: found[name] for t, found in scores.items() if name in found}
+            recipe, name, {task: models[name] for task, models in scores.items() if name in models}
         )
         for name in names
     }
 
 
 def reference_of(recipe: Recipe, models: Mapping[str, ModelRow]) -> str | None:
-    """The model that retention and compression refer to: the recipe's teacher, one called so, or that of most parameters."""
+    """Return the model that retention and compression refer to.
+
+    It is the recipe's teacher, else the model called `teacher`, else the largest.
+    """
     sized = {
         name: row["size"]["parameters"] for name, row in models.items() if row["size"] is not None
     }
@@ -68,17 +75,20 @@ def reference_of(recipe: Recipe, models: Mapping[str, ModelRow]) -> str | None:
     return named[0] if named else max(sized, key=lambda name: sized[name], default=None)
 
 
-def differences(scores: Scores) -> list[Difference]:
-    """Every pair of models on every task, by the task's own metric; but for pairs that were scored on different rows."""
-    found = []
+def differences(scores: Scores) -> list[PairedDifference]:
+    """Return every pair of models on every task, by the task's own metric.
+
+    Pairs that were scored on different rows are left out.
+    """
+    pairs = []
     for task, models in scores.items():
         for (name, one), (other, two) in combinations(models.items(), 2):
             try:
                 pair = compare(one, two, one.units[0].metric)
             except DataError:
                 continue
-            found.append(
-                Difference(
+            pairs.append(
+                PairedDifference(
                     task=task,
                     model=name,
                     against=other,
@@ -87,43 +97,49 @@ def differences(scores: Scores) -> list[Difference]:
                     p_value=pair.p_value,
                 )
             )
-    return found
+    return pairs
 
 
 def add_ratios(
-    models: Mapping[str, ModelRow], reference: str, scores: Scores, pairs: Sequence[Difference]
+    models: Mapping[str, ModelRow],
+    reference: str,
+    scores: Scores,
+    pairs: Sequence[PairedDifference],
 ) -> None:
-    """Fill in compression and retention against `reference`; retention where `pairs` says that they were compared."""
+    """Fill in compression and retention against `reference`.
+
+    Retention needs a comparison of the two models in `pairs`.
+    """
     compared = {(pair["task"], pair["model"], pair["against"]) for pair in pairs}
     compared |= {(pair["task"], pair["against"], pair["model"]) for pair in pairs}
-    whole = models[reference]
+    reference_size = models[reference]["size"]
     for name, row in models.items():
-        if row["size"] is not None and whole["size"] is not None:
-            row["compression"] = whole["size"]["parameters"] / row["size"]["parameters"]
-        for task, found in scores.items():
+        if row["size"] is not None and reference_size is not None:
+            row["compression"] = reference_size["parameters"] / row["size"]["parameters"]
+        for task, scored in scores.items():
             if name != reference and not row["baseline"] and (task, name, reference) in compared:
-                share = _retention(found[name], found[reference])
-                if share is not None:
-                    row["retention"][task] = share
+                retention = _retention(scored[name], scored[reference])
+                if retention is not None:
+                    row["retention"][task] = retention
 
 
-def _retention(ours: Scored, theirs: Scored) -> Retention | None:
-    """The ratio of the scores, and its percentiles over resamples of the test rows, the same for both models.
+def _retention(model: Scored, reference: Scored) -> Retention | None:
+    """Return the ratio of the scores, and its percentiles over resamples of the test rows.
 
-    None where the reference scores nothing, or so little that the ratio has no bounds.
+    The resamples are the same for both models. None where the reference scores nothing.
+    The interval is None where the reference scores nothing in a resample: it has no bounds then.
     """
-    metric = ours.units[0].metric
-    if theirs.mean[metric] <= 0:
+    metric = model.units[0].metric
+    if reference.mean[metric] <= 0:
         return None
-    columns = [*ours.columns(metric), *theirs.columns(metric)]
-    found = resampled(columns, ours.resamples)
-    mine, whole = found[: len(ours.units)].mean(0), found[len(ours.units) :].mean(0)
-    if (whole <= 0).any():
-        return Retention(share=ours.mean[metric] / theirs.mean[metric], interval=None)
-    low, high = np.quantile(mine / whole, [TAIL, 1 - TAIL])
-    return Retention(
-        share=ours.mean[metric] / theirs.mean[metric], interval=[float(low), float(high)]
-    )
+    share = model.mean[metric] / reference.mean[metric]
+    columns = [*model.columns(metric), *reference.columns(metric)]
+    values, seeds = resampled(columns, model.resamples), len(model.units)
+    of_model, of_reference = values[:seeds].mean(0), values[seeds:].mean(0)
+    if (of_reference <= 0).any():
+        return Retention(share=share, interval=None)
+    low, high = np.quantile(of_model / of_reference, [TAIL, 1 - TAIL])
+    return Retention(share=share, interval=[float(low), float(high)])
 
 
 def _model_row(recipe: Recipe, name: str, scores: Mapping[str, Scored]) -> ModelRow:
@@ -143,15 +159,15 @@ def _model_row(recipe: Recipe, name: str, scores: Mapping[str, Scored]) -> Model
 
 
 def _estimates(scored: Scored) -> dict[str, Estimate]:
-    found = {}
+    estimates = {}
     for metric, mean in scored.mean.items():
         interval = scored.interval.get(metric)
-        found[metric] = Estimate(
+        estimates[metric] = Estimate(
             mean=mean,
             deviation=scored.deviation.get(metric),
             interval=None if interval is None else list(interval),
         )
-    return found
+    return estimates
 
 
 def _training(scored: Scored) -> FineTuning:
@@ -167,7 +183,7 @@ def _training(scored: Scored) -> FineTuning:
 
 
 def measurements(scored: Scored) -> list[Measurement]:
-    """Of the first of its seeds that was timed."""
+    """Return the measurements of the first seed that was timed."""
     for unit in scored.units:
         path = unit.root / "speed.json"
         if path.is_file():
@@ -184,14 +200,14 @@ def _directory(path: str | None) -> Path | None:
         return None  # not made yet, or made elsewhere
 
 
-def _size(directory: Path | None, scores: Mapping[str, Scored]) -> Size | None:
-    """From the model's own files, else from those of a unit, which has the same shape."""
-    places = [directory, *(unit.root / "hf" for scored in scores.values() for unit in scored.units)]
-    for place in places:
-        if place is None or not (place / "config.json").is_file():
+def _size(directory: Path | None, scores: Mapping[str, Scored]) -> ModelSize | None:
+    """Return the size from the model's own files, else from a unit's, which has the same shape."""
+    units = [unit for scored in scores.values() for unit in scored.units]
+    for path in [directory, *(unit.root / "hf" for unit in units)]:
+        if path is None or not (path / "config.json").is_file():
             continue
-        shape = model_shape(place)
-        return Size(
+        shape = model_shape(path)
+        return ModelSize(
             encoder_layers=shape.encoder_layers,
             decoder_layers=shape.decoder_layers,
             parameters=shape.parameters,
@@ -201,6 +217,6 @@ def _size(directory: Path | None, scores: Mapping[str, Scored]) -> Size | None:
 
 
 def _lm_loss(directory: Path | None) -> float | None:
-    """Validation LM loss of a model that `distill` made, from the summary beside its hf/."""
+    """Return the validation LM loss of a model that `distill` made, from its summary.json."""
     summary = read_json(directory.parent / "summary.json") if directory is not None else None
     return float(summary["validation"]["lm_loss"]) if summary else None

@@ -1,4 +1,4 @@
-"""A table of text cells, laid out later as Markdown or HTML."""
+"""A table of text cells, to be laid out as Markdown or HTML."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 @dataclass
 class Table:
     title: str
-    #: The first column is text; those that begin with "<" are text as well, without it.
+    #: A "<" marks a column of text, and is not shown. The first column is always text.
     header: list[str]
     rows: list[list[str]] = field(default_factory=list)
-    #: What the numbers are, in a sentence or two.
+    #: A sentence or two that say what the numbers are.
     note: str = ""
 
     def is_text(self, column: int) -> bool:

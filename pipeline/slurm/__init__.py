@@ -1,1 +1,7 @@
-"""What the batch scripts in slurm/ leave to Python: planning the jobs of a recipe, starting the ranks of a node, asking Slurm."""
+"""The Python side of the batch scripts in slurm/.
+
+- `plan`, `jobs`, `shards`, `pretraining`, `finetuning`: which jobs a recipe needs.
+- `launch`: the ranks of one node.
+- `queue`: what Slurm knows of jobs.
+- `records`: what the jobs themselves write down.
+"""

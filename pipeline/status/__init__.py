@@ -1,1 +1,1 @@
-"""Watching a run: how far each stage is, told from the files of the run and from Slurm where it runs."""
+"""Watch a run: how far each stage is, from the files of the run, and from Slurm where it runs."""

@@ -1,4 +1,4 @@
-"""`miniend tensorboard RUN`: TensorBoard over every tensorboard/ directory of a run, each under its artifact's name."""
+"""`miniend tensorboard RUN`: TensorBoard over all stages of a run, named like their artifacts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from typing import NoReturn
 
 from pipeline.errors import ConfigError, DataError
 
-#: Seconds between two looks for stages that have begun.
+#: Seconds between two searches for stages that have begun.
 _PAUSE = 10.0
 
 
 def start_tensorboard(run: Path, options: Sequence[str]) -> NoReturn:
-    """Run TensorBoard until it ends, taking up stages as they begin; `options` go to it as they are.
+    """Run TensorBoard until it ends, adding stages as they begin.
 
-    Raises DataError when `run` does not exist.
+    options: passed to TensorBoard unchanged.
+    Raises DataError when `run` does not exist, ConfigError where TensorBoard is not installed.
     """
     if not run.is_dir():
         raise DataError(f"{run} is not a run: give the directory that a recipe names as `run`")
@@ -42,9 +43,10 @@ def start_tensorboard(run: Path, options: Sequence[str]) -> NoReturn:
 
 
 def link_views(run: Path) -> Path:
-    """Link RUN/logs/tensorboard/<artifact> to RUN/<artifact>/tensorboard for every artifact that has one; return that directory.
+    """Link RUN/logs/tensorboard/<artifact> to RUN/<artifact>/tensorboard wherever that exists.
 
-    TensorBoard names a run after its directory, and `distill/student` reads better than `distill/student/tensorboard`.
+    TensorBoard names a run after its directory, and `distill/student` reads better than
+    `distill/student/tensorboard`. Returns RUN/logs/tensorboard.
     """
     views = run / "logs" / "tensorboard"
     views.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""How far one artifact of a run is, from its own files alone."""
+"""Progress of one artifact of a run, from its own files alone."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from typing import Any
 
 import yaml
 
-#: Seconds without a new file after which a stage that no job vouches for no longer counts as running.
+#: Seconds without a new file after which a stage without a job no longer counts as running.
 FRESH = 120.0
 
 
 @dataclass
 class Progress:
-    """done of total units ("shards" or "steps"); None for what is not known."""
+    """Progress of an artifact; None for what is not known."""
 
+    #: "shards" or "steps", of which `done` of `total` are there.
     unit: str = ""
     done: int | None = None
     total: int | None = None
     loss: float | None = None
     tokens_per_second: float | None = None
-    #: Seconds until done reaches total, at the pace of the last while.
+    #: Seconds until done reaches total, at the pace of the last 20 shards or 10 lines of metrics.
     eta: float | None = None
-    #: When a file of the artifact was last written, in seconds since the epoch; 0 when there is none.
+    #: When a file of the artifact was last written, in seconds since the epoch; 0 without one.
     changed: float = 0.0
 
 
 def artifact_progress(run: Path, key: str) -> Progress:
-    """Progress of RUN/<key>, finished or not. key: such as tokens/train, teacher_cache/teacher, distill/student."""
+    """Return the progress of RUN/<key>, finished or not. key: for example tokens/train."""
     root = run / key
     if key == "tokens/tokenizer":
         return Progress(changed=_newest(root))
@@ -74,7 +75,7 @@ def _trained(root: Path) -> Progress:
 
 
 def _steps(root: Path) -> int | None:
-    """The steps that the artifact's own recipe asks for."""
+    """Return the number of steps in the artifact's own recipe."""
     try:
         recipe = yaml.safe_load((root / "recipe.yaml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
@@ -84,28 +85,30 @@ def _steps(root: Path) -> int | None:
     if "finetune" in root.parts[-5:-4]:
         if root.name == "baseline":
             return None
-        own = [
+        of_task = [
             task["max_steps"]
             for task in recipe["finetune"]["tasks"]
             if task["name"] == root.parts[-3]
         ]
-        return int(next(filter(None, own), recipe["finetune"]["max_steps"]))
+        return int(next(filter(None, of_task), recipe["finetune"]["max_steps"]))
     return int(recipe["distill"]["max_steps"])
 
 
 def _shards_of(root: Path) -> int | None:
+    """Return the number of shards of a complete artifact."""
     manifest = read_json(root / "manifest.json")
     return len(manifest["shards"]) if manifest else None
 
 
 def _tokens(root: Path, count: int) -> float:
-    """Mean tokens of a shard, over a few."""
+    """Return the mean tokens of a shard, over a few shards. count: shards that exist."""
     records = [read_json(path) for path in sorted(root.glob("shards/*.json"))[: min(count, 5)]]
     tokens = [record["tokens"] for record in records if record]
     return sum(tokens) / max(1, len(tokens))
 
 
 def _metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of metrics.jsonl."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -118,17 +121,19 @@ def _metrics(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _newest(root: Path) -> float:
-    places = [
+    """Return when a file of the artifact was last written; 0 without one."""
+    paths = [
         root,
         root / "shards",
         root / "checkpoints",
         root / "metrics.jsonl",
         root / "tensorboard",
     ]
-    return max((place.stat().st_mtime for place in places if place.exists()), default=0.0)
+    return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in `path`, None if there is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -137,4 +142,5 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def is_fresh(progress: Progress) -> bool:
+    """Return True if a file of the artifact was written within the last FRESH seconds."""
     return time.time() - progress.changed < FRESH

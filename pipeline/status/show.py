@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
 
-from pipeline.console import say
+from pipeline.console import discard_output, say
 from pipeline.status.collect import Stage, collect
 
 _HEADINGS = ("artifact", "state", "done", "loss", "tokens/s", "left", "job", "note")
@@ -19,12 +18,15 @@ _COLOURS = {
     "cancelled": "31",
     "stopped": "33",
 }
-#: Seconds between two looks.
+#: Seconds until the table is shown again.
 _PAUSE = 5.0
 
 
 def show_status(run: Path, *, watch: bool = False) -> None:
-    """Print the table; with watch, again every few seconds until Ctrl-C. Colours on a terminal only."""
+    """Print the table, with colours on a terminal.
+
+    watch: print it again every few seconds until Ctrl-C.
+    """
     colours = sys.stdout.isatty()
     while True:
         table = format_table(collect(run), colours=colours)
@@ -37,13 +39,13 @@ def show_status(run: Path, *, watch: bool = False) -> None:
             time.sleep(_PAUSE)
         except KeyboardInterrupt:
             return
-        except BrokenPipeError:  # `| head` has seen enough; what is left in the buffer goes nowhere
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:  # `| head` has seen enough
+            discard_output()
             return
 
 
 def format_table(stages: list[Stage], *, colours: bool = False) -> str:
-    """The table as text: columns that are empty throughout are left out."""
+    """Return the table as text, without columns that are empty in every row."""
     rows = [_HEADINGS, *(_cells(stage) for stage in stages)]
     used = [column for column in range(len(_HEADINGS)) if any(row[column] for row in rows[1:])]
     widths = {column: max(len(row[column]) for row in rows) for column in used}

@@ -75,7 +75,7 @@ def resolve(
         "tokens": tokens.fingerprint,
         "teacher": model.content,
         "dtype": dtype,
-        "settings": _identity(recipe.cache),
+        "settings": recipe.cache.identity(),
     }
     if "sampled" in recipe.cache.kinds:
         payload["seed"] = recipe.seed
@@ -101,17 +101,6 @@ def required_teacher(recipe: Recipe) -> Teacher:
             "this recipe names no teacher: add `teacher: {model: DIRECTORY-OR-HUB-NAME}`"
         )
     return recipe.teacher
-
-
-def _identity(settings: Cache) -> dict[str, Any]:
-    """Return the settings that decide a cache's content; those of kinds not cached are left out."""
-    absent = {"states", "sampled", "topk"} - set(settings.kinds)
-    if "states" not in settings.kinds:
-        absent |= {"encoder_cut", "decoder_cut"}
-    identity = settings.model_dump(exclude=absent) | {"kinds": sorted(settings.kinds)}
-    if "states" in identity and settings.states.dtype != "int8":
-        identity["states"] = settings.states.model_dump(exclude={"group_size", "outliers"})
-    return identity
 
 
 def _layers(teacher: ModelDirectory) -> tuple[int, int]:

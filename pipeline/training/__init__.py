@@ -9,7 +9,7 @@ Import from the submodules; this file stays empty so that the light ones load wi
     engine          a model under DeepSpeed: built, loaded, gathered
     inference       the same for forward passes only, partitioned over the ranks
     schedule        the learning rate of a step
-    distributed     ranks, devices and collectives
+    distributed     the process group, through DeepSpeed (ranks: `pipeline.ranks`)
     checkpoints     checkpoints, complete or absent
     resharding      checkpoints of a different number of ranks
     export          the trained model as a Transformers directory

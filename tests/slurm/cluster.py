@@ -1,7 +1,7 @@
-"""A real Slurm cluster on one machine: munged, slurmctld and two slurmd that call themselves n1 and n2.
+"""A real Slurm cluster on one machine: munged, slurmctld and two slurmd with the names n1 and n2.
 
-Everything is on loopback, below one temporary directory, on ports that were free a moment ago, and known by process id. Nothing
-of the machine's own Slurm or munge, running or not, is read or touched.
+Everything is on loopback, below one temporary directory, on ports that were free a moment ago, and
+known by process id. The machine's own Slurm and munge, running or not, are left alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-#: Two nodes of two CPUs. `urgent` preempts `batch`, whose jobs get a SIGTERM and GRACE seconds to save.
+#: Two nodes of two CPUs. `urgent` preempts `batch`: its jobs get SIGTERM and GRACE seconds to save.
 NODES = ("n1", "n2")
 GRACE = 60
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
@@ -32,7 +32,7 @@ SlurmctldPort={ports[0]}
 SlurmUser=root
 AuthType=auth/munge
 CredType=cred/munge
-# cred_expire: a requeued job waits that long before it starts again; five seconds is the least.
+# cred_expire: a requeued job waits this long before it starts again; the minimum is five seconds.
 AuthInfo=socket={root}/munge/socket,cred_expire=5
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 StateSaveLocation={root}/state
@@ -64,13 +64,16 @@ PartitionName=urgent Nodes=n[1-2] PriorityTier=10 PreemptMode=OFF State=UP
 
 
 def missing_programs() -> list[str]:
-    """What of Slurm and munge is not installed here."""
+    """Return the programs of Slurm and munge that are not installed here."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     return [name for name in PROGRAMS if shutil.which(name, path=path) is None]
 
 
 class Cluster:
-    """`with Cluster(directory) as cluster: cluster.run("sbatch", …)`. The directory's path must be short (unix sockets)."""
+    """A running cluster: `with Cluster(directory) as cluster: cluster.run("sbatch", …)`.
+
+    The directory's path must be short, as it holds unix sockets.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -87,7 +90,7 @@ class Cluster:
         self._daemons: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Cluster:
-        # Sees its standard input end when this process does, whatever ended it, and clears up then.
+        # Its standard input ends when this process does, however that ends; then it cleans up.
         self._keeper = subprocess.Popen(
             [sys.executable, __file__, str(self.root)],
             stdin=subprocess.PIPE,
@@ -101,7 +104,7 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End every job, then every daemon and whatever is left of its children, by process id."""
+        """End every job, every daemon and every process left of its children, by process id."""
         if len(self._daemons) > 1:
             self.run("scancel", "--full", "--signal=KILL", "--user=root", check=False)
             self.run("scancel", "--user=root", check=False)
@@ -124,7 +127,7 @@ class Cluster:
         self._keeper.wait()
 
     def processes(self) -> list[int]:
-        """The daemons of this cluster, its steps, the commands run against it, and all that these started."""
+        """Return the ids of the cluster's daemons, steps, commands and all their children."""
         return processes(self.root)
 
     def run(
@@ -138,20 +141,20 @@ class Cluster:
         return done
 
     def job(self, identifier: str) -> dict[str, str]:
-        """What slurmctld knows of a job, by the names that `scontrol show job` prints."""
+        """Return the fields of a job, by the names that `scontrol show job` prints."""
         shown = self.run("scontrol", "show", "job", "-o", identifier).stdout.splitlines()[0]
         return dict(word.split("=", 1) for word in shown.split() if "=" in word)
 
     def wait(
-        self, what: str, condition: Callable[[], bool], timeout: float = 120, every: float = 0.05
+        self, event: str, condition: Callable[[], bool], timeout: float = 120, every: float = 0.05
     ) -> None:
-        """Return once `condition` holds; fail with the queue and the daemons' last words when it does not."""
+        """Return once `condition` holds; else fail with the queue and the daemons' last lines."""
         deadline = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > deadline:
                 queue = self.run("squeue", "-r", "-t", "all", check=False).stdout
                 raise AssertionError(
-                    f"{what} did not happen in {timeout:.0f} s\n{queue}\n{self.last_words()}"
+                    f"{event} did not happen in {timeout:.0f} s\n{queue}\n{self.last_lines()}"
                 )
             time.sleep(every)
 
@@ -164,7 +167,8 @@ class Cluster:
             every=0.3,
         )
 
-    def last_words(self) -> str:
+    def last_lines(self) -> str:
+        """Return the last lines of every daemon's log."""
         logs = sorted(self.root.glob("*.log"))
         return "\n".join(
             f"{log.name}: {line}" for log in logs for line in log.read_text().splitlines()[-5:]
@@ -204,7 +208,7 @@ class Cluster:
     def _idle(self) -> bool:
         for daemon in self._daemons:
             assert daemon.poll() is None, (
-                f"{daemon.args} ended with {daemon.returncode}\n{self.last_words()}"
+                f"{daemon.args} ended with {daemon.returncode}\n{self.last_lines()}"
             )
         shown = self.run("sinfo", "-h", "-N", "-p", "batch", "-o", "%T", check=False)
         return shown.stdout.split() == ["idle"] * len(NODES)
@@ -225,21 +229,22 @@ class Cluster:
 
 
 def processes(root: Path) -> list[int]:
+    """Return the ids of all processes of the cluster in `root`."""
     mark = f"{_MARK}={root}".encode()
-    found = []
+    pids = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
             if mark in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
+                pids.append(int(entry.name))
         except OSError:
             continue  # ended meanwhile
-    return found
+    return pids
 
 
 def _keep(root: Path) -> None:
-    """Wait until whoever started this is gone, then end every process of its cluster and remove its directory."""
+    """Wait for the end of the process that started this; then end its cluster and remove `root`."""
     sys.stdin.read()
     while left := processes(root):
         for pid in left:

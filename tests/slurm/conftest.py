@@ -1,4 +1,7 @@
-"""The cluster of this directory's tests. Without Slurm they are skipped, but never in CI (MINIEND_REQUIRE_SLURM=1)."""
+"""The cluster of this directory's tests.
+
+Without Slurm they are skipped, but never in CI (MINIEND_REQUIRE_SLURM=1).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def _obstacle() -> str | None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    # Here and not in the fixture: pytest folds skips of one place into one line.
+    # Not in the fixture: pytest would fold the skips of one place into one line.
     obstacle = _obstacle() if "cluster" in getattr(item, "fixturenames", ()) else None
     if obstacle and os.environ.get("MINIEND_REQUIRE_SLURM"):
         pytest.fail(f"MINIEND_REQUIRE_SLURM is set, but {obstacle}", pytrace=False)
@@ -45,10 +48,10 @@ def cluster() -> Iterator[Cluster]:
 def undisturbed(
     cluster: Cluster, few_documents: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> SlurmRun:
-    """A whole run from text to table, submitted at once and left alone. Read it, do not change it."""
+    """A whole run from text to table, submitted at once and left alone. Do not change it."""
     run = SlurmRun(tmp_path_factory.mktemp("undisturbed"), few_documents, cluster)
     run.submit("--until", "distill", teacher=True)
-    # The second chain is planned while the first, which makes its tokens and its teacher, is in the queue.
+    # The second chain is planned while the first, which makes its tokens and teacher, is queued.
     run.submit()
     cluster.wait_for_jobs(timeout=400)
     return run

@@ -1,4 +1,4 @@
-"""A site for the tests: a cluster.env for the test cluster, and runs that are submitted with slurm/submit.sh as a user would."""
+"""A site for the tests: cluster.env for the test cluster, and runs that submit.sh submits."""
 
 from __future__ import annotations
 
@@ -19,16 +19,22 @@ PARTITION=batch ACCOUNT= QOS= SBATCH_OPTIONS=() CONTAINER=() SRUN_OPTIONS=()
 PYTHON={PYTHON}
 cluster_setup() {{ export PYTHONPATH={REPOSITORY} HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1; }}
 GPUS_PER_NODE=0 CPUS_PER_GPU=1 MEMORY_PER_NODE=
-declare -A NODES=([tokenize_corpus]=1 [cache_teacher]=1 [distill]=2 [distill_interpolated]=2 [finetune]=1)
-declare -A RANKS=([tokenize_corpus]=2 [cache_teacher]=1 [distill]=1 [distill_interpolated]=1 [finetune]=1)
-declare -A TIME=([tokenize_corpus]=10 [cache_teacher]=10 [distill]=10 [distill_interpolated]=10 [finetune]=10)
+declare -A NODES=([tokenize_corpus]=1 [cache_teacher]=1 [finetune]=1)
+NODES+=([distill]=2 [distill_interpolated]=2)
+declare -A RANKS=([tokenize_corpus]=2 [cache_teacher]=1 [finetune]=1)
+RANKS+=([distill]=1 [distill_interpolated]=1)
+declare -A TIME=([tokenize_corpus]=10 [cache_teacher]=10 [finetune]=10)
+TIME+=([distill]=10 [distill_interpolated]=10)
 CPU_STAGES=(tokenize_corpus)
 CACHE_TASKS=2 ARRAY_AT_ONCE=2 LEAD=10 MAX_STALLED_RESTARTS=3
 """
 
 
 class SlurmRun(TinyRun):
-    """A tiny run whose stages are jobs: enough steps to be interrupted, and a cache that takes a few seconds."""
+    """A tiny run whose stages are jobs.
+
+    It has enough steps to be interrupted, and a cache that takes a few seconds.
+    """
 
     def __init__(self, root: Path, documents: Path, cluster: Cluster) -> None:
         super().__init__(root, documents)
@@ -55,14 +61,14 @@ class SlurmRun(TinyRun):
         )
 
     def submit(self, *arguments: str, settings: str = "", teacher: bool = False) -> dict[str, str]:
-        """Run submit.sh and return {artifact: job number} of what it submitted."""
+        """Run submit.sh; return {artifact: job number} of the jobs that it submitted."""
         done = self.try_submit(*arguments, settings=settings, teacher=teacher)
         assert done.returncode == 0, done.stdout + done.stderr
-        found = re.findall(r"^(\d+) +(\S+)(.*)$", done.stdout, re.MULTILINE)
-        return {key: job for job, key, rest in found if "in the queue already" not in rest}
+        shown = re.findall(r"^(\d+) +(\S+)(.*)$", done.stdout, re.MULTILINE)
+        return {key: job for job, key, rest in shown if "in the queue already" not in rest}
 
     def status(self) -> dict[str, list[str]]:
-        """What `miniend status` prints: {artifact: [state, rest of the line]}."""
+        """Return the lines of `miniend status`: {artifact: [state, rest of the line]}."""
         shown = self.cluster.run(
             PYTHON, "-m", "pipeline.cli", "status", str(self.run)
         ).stdout.splitlines()
@@ -80,11 +86,11 @@ class SlurmRun(TinyRun):
         return Artifact(self.run / key).manifest.content_hash()
 
     def log(self, pattern: str) -> str:
-        """The text of the files below RUN/logs that match."""
+        """Return the text of the files below RUN/logs that match."""
         return "\n".join(path.read_text() for path in sorted((self.run / "logs").glob(pattern)))
 
     def steps(self, key: str) -> int:
-        """Optimiser steps that the metrics of an artifact tell of."""
+        """Return the last optimiser step in the metrics of an artifact."""
         path = self.run / key / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)

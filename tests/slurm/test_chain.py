@@ -1,4 +1,4 @@
-"""A whole pipeline through slurm/submit.sh on two nodes, and what happens to a chain of which a job fails."""
+"""A whole pipeline through slurm/submit.sh on two nodes, and a chain in which a job fails."""
 
 from __future__ import annotations
 
@@ -68,9 +68,8 @@ def test_a_failure_cancels_what_needs_it_and_the_next_submission_makes_only_what
     )
     shard = run.run / "teacher_cache/teacher/shards/00005.safetensors"
     data = bytearray(shard.read_bytes())
-    data[len(data) // 10 :: 1000] = bytes(
-        len(data[len(data) // 10 :: 1000])
-    )  # the size fits, so only who reads a row finds it out
+    # The size stays the same, so only reading a row finds the damage.
+    data[len(data) // 10 :: 1000] = bytes(len(data[len(data) // 10 :: 1000]))
     shard.write_bytes(data)
     jobs = run.submit()
     assert list(jobs) == ["distill/student", "finetune/comparison", "finetune/comparison/report"]

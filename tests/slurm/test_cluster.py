@@ -22,7 +22,7 @@ def test_a_step_runs_on_both_nodes(cluster: Cluster) -> None:
     assert sorted(done.stdout.split()) == ["n1", "n2"]
 
 
-def test_a_second_cluster_starts_beside_the_first_and_leaves_nothing_behind(
+def test_a_second_cluster_starts_next_to_the_first_and_leaves_nothing_behind(
     cluster: Cluster,
 ) -> None:
     root = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))

@@ -1,4 +1,4 @@
-"""Interrupted in every way Slurm knows, a chain comes to the same bytes as one left alone."""
+"""A chain interrupted in every way that Slurm knows ends with the same bytes as one left alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from tests.slurm.site import SlurmRun
 
 pytestmark = pytest.mark.slow
 
-#: Makes each step slow without changing what comes out of it. Saved on a signal alone, or a resume would prove little.
+#: Makes each step slow without changing its result. Only a signal saves a checkpoint in time: with
+#: others, a resume would prove little.
 _SLOW = ("distill.validate_every=1", "distill.log_every=1", "distill.save_every=1000")
 
 
@@ -36,14 +37,14 @@ def _submit_distill(
 
 
 def _ranks(cluster: Cluster) -> list[int]:
-    """Process ids of the ranks that distil."""
-    found = []
+    """Return the process ids of the ranks that distil."""
+    pids = []
     for pid in cluster.processes():
         with contextlib.suppress(OSError):
             arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             if arguments[1:3] == [b"-u", b"stages/distill.py"]:
-                found.append(pid)
-    return found
+                pids.append(pid)
+    return pids
 
 
 def _signal(pids: list[int], number: signal.Signals) -> None:
@@ -88,12 +89,13 @@ def test_a_node_fails_while_distilling(
 def test_a_time_limit_shorter_than_the_job(
     run: SlurmRun, undisturbed: SlurmRun, cluster: Cluster
 ) -> None:
-    # Slurm's shortest limit is a minute; it looks every 30 s and asks up to 30 s early: after 20 to 50 s here.
+    # Slurm's shortest limit is a minute. It checks every 30 s and asks up to 30 s early, so
+    # here after 20 to 50 s.
     job = _submit_distill(run, undisturbed, *_SLOW, settings="TIME[distill]=1 LEAD=10\n")
     cluster.wait("five steps", lambda: run.steps("distill/student") >= 5)
     ranks, asked = _ranks(cluster), run.log("distill/student/job-*.out").count("asked to stop")
     try:
-        # However fast this machine is, the job takes longer than its limit leaves it.
+        # Stopped, so that the job takes longer than its limit on a machine of any speed.
         _signal(ranks, signal.SIGSTOP)
         cluster.wait(
             "the signal",

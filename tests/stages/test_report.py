@@ -1,4 +1,4 @@
-"""`miniend report` on real tiny runs: finished, half finished, hostile; and its page in a real browser."""
+"""`miniend report` on tiny runs: finished, half finished, hostile; its page in a real browser."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SEEDS = (0, 1)
 def compared(
     finished_run: TinyRun, few_documents: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> TinyRun:
-    """The finished run with two models, two seeds and a baseline on a classification and a generation task."""
+    """The finished run with two models, two seeds and a baseline each on two kinds of task."""
     run = TinyRun(tmp_path_factory.mktemp("compared"), few_documents)
     shutil.copytree(finished_run.run, run.run)
     models = {name: f"{run.run}/distill/{name}/hf" for name in MODELS}
@@ -64,7 +64,7 @@ def report(run: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 class Page(HTMLParser):
-    """Rows of the page's tables, its charts, and whatever could reach beyond the file."""
+    """Rows of the page's tables, its charts, and everything that could reach beyond the file."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -310,7 +310,10 @@ def chromium() -> list[str]:
     )
     if program is None:
         pytest.skip("no chromium here to look at the page with")
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update"
+    flags = (
+        "--headless --no-sandbox --disable-gpu --no-first-run "
+        "--disable-background-networking --disable-component-update"
+    )
     return [
         program,
         *flags.split(),
@@ -325,10 +328,14 @@ def test_a_browser_shows_the_page_at_phone_width(
 ) -> None:
     shutil.copy(compared.run / "finetune/wide/report.html", tmp_path)
     (tmp_path / "frame.html").write_text(
-        "<iframe id=f src=report.html style='width:390px;height:844px;border:0'></iframe><pre id=out></pre><script>"
-        "f.onload = () => { const d = f.contentDocument; out.textContent = JSON.stringify({"
-        "width: d.documentElement.scrollWidth, charts: [...d.querySelectorAll('svg.panel')].map(s => s.clientWidth),"
-        "text: Math.min(...[...d.querySelectorAll('svg.panel text')].map(t => t.getBoundingClientRect().height))}) }</script>"
+        "<iframe id=f src=report.html style='width:390px;height:844px;border:0'></iframe>"
+        "<pre id=out></pre><script>"
+        "f.onload = () => { const d = f.contentDocument;"
+        "const all = q => [...d.querySelectorAll(q)];"
+        "out.textContent = JSON.stringify({width: d.documentElement.scrollWidth,"
+        "charts: all('svg.panel').map(s => s.clientWidth),"
+        "text: Math.min(...all('svg.panel text').map(t => t.getBoundingClientRect().height))}) }"
+        "</script>"
     )
     command = [
         *chromium,

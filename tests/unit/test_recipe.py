@@ -1,4 +1,4 @@
-"""Recipes are strict, and every mistake is one line with the mend."""
+"""Recipes are strict, and every mistake is one line that says how to fix it."""
 
 from __future__ import annotations
 
@@ -41,13 +41,15 @@ def test_extends_merges_sections(recipe: Path) -> None:
         ("distill.max_step=1", r"unknown key distill\.max_step; did you mean distill\.max_steps\?"),
         ("distil={}", r"unknown key distil; did you mean distill\?"),
         ("distill.objective.presett=lm", r"did you mean distill\.objective\.preset\?"),
+        ("student.init.block=first", r"did you mean student\.init\.blocks\?"),
+        ("finetune.models={a: {model: b, dat: gold}}", r"did you mean finetune\.models\.a\.data\?"),
         ("distill.max_steps=many", r"distill\.max_steps: .*integer"),
         ("distill.max_steps", r"write section\.key=value"),
         ("distill.name=../x", r"may hold letters"),
         ("corpus.sources=[]", r"corpus\.sources"),
     ],
 )
-def test_a_mistake_names_the_place_and_the_mend(recipe: Path, override: str, message: str) -> None:
+def test_a_mistake_names_the_place_and_the_fix(recipe: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         load_recipe(recipe, [override])
     assert "\n" not in str(caught.value)

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.report import words
-from pipeline.report.axis import linear_axis, size_axis
-from pipeline.report.bars import Bar, bars
+from pipeline.report import readable
+from pipeline.report.charts.axis import linear_axis, size_axis
+from pipeline.report.charts.bars import Bar, bars
+from pipeline.report.charts.frame import HEIGHT, WIDTH
+from pipeline.report.charts.marker import SHAPES
+from pipeline.report.charts.panel import BOTTOM, LEFT, RIGHT, TOP, Panel
 from pipeline.report.markdown import layout
 from pipeline.report.markup import el
-from pipeline.report.panel import BOTTOM, HEIGHT, LEFT, RIGHT, SHAPES, TOP, WIDTH, Panel
 from pipeline.report.table import Table
 
 numbers = st.floats(-1e9, 1e9, allow_nan=False).map(
@@ -70,7 +72,7 @@ def test_a_linear_axis_covers_its_values_with_a_few_even_ticks(values: list[floa
 @given(st.lists(st.floats(1e-3, 1e12), min_size=1, max_size=20))
 def test_a_size_axis_covers_its_values_and_has_ticks(values: list[float]) -> None:
     axis = size_axis("x", values)
-    assert all(-1e-9 <= axis.share(value) <= 1 + 1e-9 for value in values)
+    assert all(-1e-9 <= axis.fraction(value) <= 1 + 1e-9 for value in values)
     assert axis.ticks
     assert axis.logarithmic == (max(values) > 5 * min(values))
 
@@ -89,7 +91,7 @@ def test_marks_of_a_panel_stay_inside_it_and_names_do_not_overlap() -> None:
     panel.level(0.9, "far", "far 0.9")
     svg = ElementTree.fromstring(panel.svg())  # well-formed
     for x, y in points:
-        px, py = panel.place(x, y)
+        px, py = panel.pixel(x, y)
         assert LEFT <= px <= WIDTH - RIGHT
         assert TOP <= py <= HEIGHT - BOTTOM
     named = {
@@ -146,12 +148,12 @@ def test_a_markdown_cell_is_neither_a_tag_nor_a_link_nor_two_cells() -> None:
 
 
 def test_numbers_are_written_as_people_read_them() -> None:
-    assert words.parameters(8_876_544) == "8.88 M"
-    assert words.parameters(2_849_757_184) == "2.85 B"
-    assert words.scaled(569_282_962, "B") == "569 MB"
-    assert words.duration(7.66) == "7.7 s"
-    assert words.duration(3725) == "1 h 2 min"
-    assert words.p_value(0.0004) == "< 0.001"
-    assert words.metric_name("mismatched/accuracy") == "accuracy (mismatched)"
-    assert words.number(None) == words.NOTHING
-    assert not math.isnan(float(words.number(1234.5, 1).replace(",", "")))
+    assert readable.parameters(8_876_544) == "8.88 M"
+    assert readable.parameters(2_849_757_184) == "2.85 B"
+    assert readable.scaled(569_282_962, "B") == "569 MB"
+    assert readable.duration(7.66) == "7.7 s"
+    assert readable.duration(3725) == "1 h 2 min"
+    assert readable.p_value(0.0004) == "< 0.001"
+    assert readable.metric_name("mismatched/accuracy") == "accuracy (mismatched)"
+    assert readable.number(None) == readable.NOTHING
+    assert not math.isnan(float(readable.number(1234.5, 1).replace(",", "")))

@@ -1,4 +1,7 @@
-"""tasks/*.yaml against files in the published schema of each set, word for word as T5 was trained."""
+"""Task files read rows in the published schema of each set.
+
+Sources and targets are word for word those that T5 was trained on.
+"""
 
 from __future__ import annotations
 
@@ -73,12 +76,13 @@ def test_published_rows_become_what_t5_reads(name: str, tmp_path: Path) -> None:
     texts = [DOCUMENTS[0][column] for column in ("extract", "description")]
     assert (data.test.sources[0], data.test.targets[0]) == (source.format(*texts), target)
     assert (data.labels is None) == (name in SUMMARIES)
-    # A model that is always right has the best scores; overlap is found (train and test are one file here).
-    found = judged(data.task, data.test.rows, data.test.targets, data.test.references)
+    # A model that is always right has the best scores.
+    predictions = judged(data.task, data.test.rows, data.test.targets, data.test.references)
     best = 100.0 if name in SUMMARIES else 1.0
-    assert score(data.task, found, data.labels[-1] if data.labels else None) == pytest.approx(
+    assert score(data.task, predictions, data.labels[-1] if data.labels else None) == pytest.approx(
         dict.fromkeys(data.task.metrics, best), abs=0.06
     )
+    # Train and test are one file here, so all rows overlap.
     assert overlap(data)["train_test"] == len(data.train)
     assert stray(
         data, judged(data.task, data.test.rows, ["nonsense"] * 24, data.test.references)

@@ -1,4 +1,4 @@
-"""Numbers and names as people read them."""
+"""Numbers and names in the form that people read."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _METRICS = {
 
 
 def metric_name(metric: str) -> str:
-    """`mismatched/accuracy` → "accuracy (mismatched)"."""
+    """Return a metric's usual name: `mismatched/accuracy` → "accuracy (mismatched)"."""
     part, _, name = metric.rpartition("/")
     return _METRICS.get(name, name) + (f" ({part})" if part else "")
 
 
 def digits_of(metric: str) -> int:
-    """Decimals shown: ROUGE is times 100."""
+    """Return how many decimals to show: ROUGE is scaled by 100."""
     return 2 if metric.rpartition("/")[2].startswith("rouge") else 3
 
 
@@ -48,24 +48,17 @@ def times(factor: float | None) -> str:
 
 
 def scaled(value: float | None, unit: str = "") -> str:
-    """Three digits and a letter for the thousands: 8.88 M."""
+    """Return three digits and a letter for the power of a thousand: 8.88 M."""
     if value is None:
         return NOTHING
-    for limit, letter in (
-        (1e18, "E"),
-        (1e15, "P"),
-        (1e12, "T"),
-        (1e9, "G"),
-        (1e6, "M"),
-        (1e3, "k"),
-    ):
-        if abs(value) >= limit:
-            return f"{_three(value / limit)} {letter}{unit}"
+    for power, letter in zip((18, 15, 12, 9, 6, 3), "EPTGMk", strict=True):
+        if abs(value) >= 10.0**power:
+            return f"{_three(value / 10.0**power)} {letter}{unit}"
     return f"{_three(value)} {unit}".strip()
 
 
 def parameters(value: float | None) -> str:
-    """8.88 M, 2.85 B: the field counts weights in billions."""
+    """Return a number of weights: 8.88 M, 2.85 B (the field says billions, not giga)."""
     return scaled(value).replace(" G", " B")
 
 
@@ -75,11 +68,9 @@ def duration(seconds: float | None) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, hours = seconds / 60, seconds / 3600
-    return (
-        f"{int(minutes)} min {int(seconds % 60)} s"
-        if hours < 1
-        else f"{int(hours)} h {int(minutes % 60)} min"
-    )
+    if hours < 1:
+        return f"{int(minutes)} min {int(seconds % 60)} s"
+    return f"{int(hours)} h {int(minutes % 60)} min"
 
 
 def p_value(value: float) -> str:
