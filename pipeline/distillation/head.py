@@ -46,9 +46,8 @@ Target = DenseTarget | SampledTarget | TopkTarget
 class LossHead(nn.Module):
     """LM loss and divergence from the decoder's output.
 
-    A module of its own that shares the head's weight, because ZeRO-3 gathers a partitioned weight
-    for the module that holds it, before its forward and again before its backward; with a dense
-    target neither model's logits ever exist.
+    A module of its own that shares the head's weight, because ZeRO-3 gathers a partitioned weight for the module that holds
+    it, before its forward and again before its backward; with a dense target neither model's logits ever exist.
     """
 
     def __init__(self, student: PreTrainedModel, family: Family) -> None:
@@ -57,9 +56,8 @@ class LossHead(nn.Module):
         assert isinstance(head.weight, nn.Parameter)
         self.weight = head.weight
         self._scale = head.scale
-        # A buffer of the student's, where there is one: asked for anew, as moving a model to a
-        # device replaces its buffers. In a function, so that the student does not become a part of
-        # this module.
+        # A buffer of the student's, where there is one: asked for anew, as moving a model to a device replaces its buffers. In a
+        # function, so that the student does not become a part of this module.
         self._bias = lambda: family.head(student).bias
 
     def forward(
@@ -77,10 +75,9 @@ class LossHead(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """Return the scalars "lm" (unless with_lm is false) and, with a target, "logits"; without labels "ids" alone.
 
-        hidden: (batch, L_out, d_model), the decoder's output; labels: (batch, L_out), -100 = not
-        valid for either loss. The settings are those of `objectives.logits.divergence`; weights:
-        those of "logits" and "lm" in the total, where nothing else of it comes from these two
-        (`head_divergence`). ids: (batch, L_out), the most probable token at each position.
+        hidden: (batch, L_out, d_model), the decoder's output; labels: (batch, L_out), -100 = not valid for either loss. The
+        settings are those of `objectives.logits.divergence`; weights: those of "logits" and "lm" in the total, where nothing else
+        of it comes from these two (`head_divergence`). ids: (batch, L_out), the most probable token at each position.
         """
         if labels is None:
             return {"ids": Head(self.weight, self._scale, self._bias()).logits(hidden).argmax(-1)}

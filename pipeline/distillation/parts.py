@@ -124,7 +124,7 @@ class HiddenStates(nn.Module):
 
 
 class HiddenLoss(nn.Module):
-    """`hidden_loss` with a trained projection where the widths of teacher and student differ.
+    """Computes `hidden_loss`, with a trained projection where teacher and student widths differ.
 
     It is a module of its own, so that ZeRO-3 gathers the projection where it is used.
     """

@@ -1,7 +1,7 @@
 """Draws of tokens from the teacher: the targets of Sparse Logit Sampling (arXiv 2503.16870).
 
 They are sparse and unbiased. The same logits give the same draws, bit for bit, in any batch, in any
-chunk and on any device: after the logits, nothing is computed that rounds differently elsewhere.
+chunk and on any device. After the logits, nothing is computed that rounds differently elsewhere.
 Probabilities are integers, from a table of powers of two, because the last bit of `exp` differs
 between libraries. Sums of integers do not depend on their order. The random numbers are numpy's
 Philox, keyed by (seed, shard, row) and read position by position.

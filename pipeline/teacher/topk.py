@@ -86,8 +86,8 @@ def _top_ids(values: Tensor, k: int) -> Tensor:
     """Return the ids of the k largest values, (rows, k), the lower id first among equals.
 
     `torch.topk` does not define the order of equals. The k blocks of tokens with the largest maxima
-    (the first among equals) hold all of them, because k tokens come before any token of another
-    block. So only these blocks are ordered.
+    (the first among equals) hold all of them: k tokens come before any token of another block. So
+    only these blocks are ordered.
     """
     blocks = -(-values.shape[1] // _BLOCK)
     if blocks <= k:

@@ -1,4 +1,4 @@
-"""torch.compile of the blocks without hooks inside (docs/adr/0007)."""
+"""Compilation (torch.compile) of the blocks without hooks inside (docs/adr/0007)."""
 
 from __future__ import annotations
 

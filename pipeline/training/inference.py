@@ -53,7 +53,7 @@ def load_partitioned(
 def inference_engine(module: nn.Module, config: dict[str, Any]) -> Engine:
     """Hand a module that holds a partitioned model to DeepSpeed.
 
-    The module's forward must run to its end: DeepSpeed releases weights after the module that used
+    The module's forward must run to its end. DeepSpeed releases weights after the module that used
     them, and a forward pass left midway never gets there.
     """
     import deepspeed
