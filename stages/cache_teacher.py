@@ -4,13 +4,14 @@
     torchrun --nproc_per_node 8 stages/cache_teacher.py --recipe R.yaml [--shards 3,7-9]
 
 Reads   RUN/tokens/train and the model that `teacher.model` names.
-Writes  RUN/teacher_cache/<teacher.name>/, one shard per token shard, with the kinds of target in `cache.kinds`: hidden states at
-        `cache.encoder_cut` and `cache.decoder_cut` with the tail of the teacher that replays them, sampled logits, or
-        top-k logits.
+Writes  RUN/teacher_cache/<teacher.name>/, one shard per token shard, with the kinds of target in
+        `cache.kinds`: hidden states at `cache.encoder_cut` and `cache.decoder_cut` with the tail of
+        the teacher that replays them, sampled logits, or top-k logits.
 
-With N processes, process i takes shards i, i + N, i + 2 N …; they need not start at the same time. Only `teacher.deepspeed`
-(torchrun), which spreads a teacher too large for one device over them, needs all of them together. Starting again touches
-only what is missing. SIGTERM or SIGUSR1 ends it with 75: the shard in progress is lost; run it again to continue.
+With N processes, process i takes shards i, i + N, i + 2 N …; they need not start at the same time.
+Only `teacher.deepspeed` (torchrun) needs all processes together: it partitions a teacher that is
+too large for one device. A second start makes only the missing shards. SIGTERM or SIGUSR1 ends the
+stage with exit code 75. The shard in progress is lost; run the stage again to continue.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shards",
         metavar="3,7-9",
-        help="only these shards; 1::4 is every fourth from 1 on. For job arrays: whoever finds all done writes the manifest",
+        help="only these shards; 1::4 is every fourth from 1 on. For job arrays: the process that "
+        "completes the last shard writes the manifest",
     )
 
 

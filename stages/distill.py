@@ -1,14 +1,17 @@
-"""Stage 3: distil a student from cached targets or with its teacher, or pretrain a model with the LM loss alone.
+"""Stage 3: distil a student from cached targets or with its teacher, or pretrain it without one.
 
     python stages/distill.py --recipe recipes/demo.yaml [section.key=value …]
     torchrun --nproc_per_node 8 stages/distill.py --recipe R.yaml distill.objective.preset=minilm
 
-Reads   RUN/tokens/{tokenizer,train,validation}. Unless the objective is `lm`, it also reads RUN/teacher_cache/<teacher.name>
-        or, with `distill.targets=online`, the teacher itself. The teacher's own weights are read once, to initialise the
-        student (`student.init: layers`).
-Writes  RUN/distill/<distill.name>/: checkpoints, metrics.jsonl, tensorboard/ and at the end hf/, a plain Transformers model.
+Reads   RUN/tokens/{tokenizer,train,validation}. Unless the objective is `lm` (only the LM loss), it
+        also reads RUN/teacher_cache/<teacher.name> or, with `distill.targets=online`, the teacher
+        itself. With `student.init: layers`, the teacher's weights are read once to initialise the
+        student.
+Writes  RUN/distill/<distill.name>/: checkpoints, metrics.jsonl, tensorboard/ and at the end hf/, a
+        plain Transformers model.
 
-A signal (SIGTERM, SIGUSR1, Ctrl-C) finishes the step, saves and exits with 75; starting again resumes.
+On a signal (SIGTERM, SIGUSR1, Ctrl-C) the stage finishes the step, saves and exits with 75.
+Starting it again resumes.
 """
 
 from __future__ import annotations

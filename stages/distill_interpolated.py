@@ -4,13 +4,15 @@
     torchrun --nproc_per_node 8 stages/distill_interpolated.py --recipe R.yaml
 
 Reads   RUN/tokens and the model that `teacher.model` names.
-Writes  RUN/distill_interpolated/<interpolated.name>.assistant-N/ and RUN/distill_interpolated/<interpolated.name>/, each like
-        RUN/distill/<name>, and RUN/teacher_cache/ for the teacher and every assistant.
+Writes  RUN/distill_interpolated/<interpolated.name>.assistant-N/ and
+        RUN/distill_interpolated/<interpolated.name>/, each like RUN/distill/<name>, and
+        RUN/teacher_cache/ for the teacher and every assistant.
 
-The assistants' shapes lie between the teacher's and the student's; the steps of `distill` are shared between the links.
-Each link resumes by itself.
+The assistants' shapes lie between the teacher's and the student's. The steps of `distill` are
+shared between the links. Each link resumes by itself.
 
-With --link and --part a chain runs as a chain of jobs: link N's caching, as cache_teacher.py does it, then its distillation.
+With --link and --part a chain runs as a chain of jobs: first the caching of link N, as in
+cache_teacher.py, then its distillation.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ def _cache(link: Link, shards: str | None) -> None:
     from pipeline.training import distributed
 
     use_local_device()
-    for cache in link.caches()[:1]:  # the other one is the first link's
+    for cache in link.caches()[:1]:  # the other cache belongs to the first link
         cache_teacher(cache, *environment_rank(), shards)
     distributed.shutdown()
 

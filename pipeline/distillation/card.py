@@ -1,4 +1,4 @@
-"""The model card of a distilled student: what it is, how it was made, and from which models, link by link.
+"""The model card of a distilled student: its description, its training, and its lineage by link.
 
 The same run gives the same bytes anywhere and at any time: no paths, no dates, no hosts.
 """
@@ -27,8 +27,8 @@ from pipeline.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Made:
-    """One link: a model, how it was trained and what came out."""
+class LinkRecord:
+    """One link: a model, how it was trained and its results."""
 
     recipe: Recipe
     payload: Mapping[str, Any]
@@ -46,9 +46,12 @@ def model_card(
     steps: int,
     validation: Mapping[str, float],
 ) -> str:
-    """Return the Markdown of README.md. initial: how the first weights were made; steps: those the weights have seen."""
-    own = Made(recipe, output.payload, output.fingerprint, steps, validation)
-    links, first = _lineage(own)
+    """Return the Markdown of README.md.
+
+    initial: how the first weights were made. steps: the number of steps the weights have seen.
+    """
+    student = LinkRecord(recipe, output.payload, output.fingerprint, steps, validation)
+    links, first = _lineage(student)
     settings, tokens = recipe.distill, Artifact(recipe.root / "tokens" / "train", "tokens").manifest
     weights = part_weights(settings.objective)
     lines = [
@@ -60,7 +63,8 @@ def model_card(
         "",
         f"# {settings.name}",
         "",
-        "Pretrained by MiniEnD on unlabelled text, before any task is known; fine-tune it like any encoder-decoder model.",
+        "Pretrained by MiniEnD on unlabelled text, before any task is known; "
+        "fine-tune it like any encoder-decoder model.",
         "",
         "```python",
         "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer",
@@ -73,15 +77,16 @@ def model_card(
         "",
         "| | |",
         "|---|---|",
-        f"| shape | {shape.encoder_layers}+{shape.decoder_layers} blocks, d_model {shape.d_model}, d_ff {shape.d_ff}, "
-        f"{shape.num_heads} heads of {shape.d_kv} |",
+        f"| shape | {shape.encoder_layers}+{shape.decoder_layers} blocks, d_model {shape.d_model}, "
+        f"d_ff {shape.d_ff}, {shape.num_heads} heads of {shape.d_kv} |",
         f"| initial weights | {initial} |",
         f"| objective | {settings.objective.preset}: {_parts(weights)} |",
         f"| targets | {_targets(recipe)} |",
-        f"| optimiser | {steps:,} steps of {settings.batch_size} rows, learning rate {settings.learning_rate:g}, "
-        f"{settings.schedule} after {settings.warmup_steps} steps of warm-up, weight decay {settings.weight_decay:g}, "
-        f"{output.payload['settings']['dtype']} |",
-        f"| measured | {', '.join(f'validation {name} {value:.4f}' for name, value in sorted(validation.items()))} |",
+        f"| optimiser | {steps:,} steps of {settings.batch_size} rows, "
+        f"learning rate {settings.learning_rate:g}, "
+        f"{settings.schedule} after {settings.warmup_steps} steps of warm-up, "
+        f"weight decay {settings.weight_decay:g}, {output.payload['settings']['dtype']} |",
+        f"| measured | {_measured(validation)} |",
         f"| recipe | `{recipe_hash(recipe)}` |",
         f"| fingerprint | `{output.fingerprint}` |",
         "",
@@ -91,13 +96,15 @@ def model_card(
         "|---|---|---|---:|---:|---|",
         *(_row(link) for link in links),
         "",
-        f"{first} Fingerprints and hashes are sha256; a fingerprint is of everything that decides a model's content.",
+        f"{first} Fingerprints and hashes are sha256; "
+        "a fingerprint is of everything that decides a model's content.",
         "",
         "## Data",
         "",
-        f"{tokens.totals['rows']:,} rows of span-corrupted text, {recipe.tokens.views} corruption(s) of the same documents: "
-        f"{_columns(tokens)}, noise density {recipe.tokens.noise_density:g}, mean span {recipe.tokens.mean_span_length:g}. "
-        f"Fingerprint `{tokens.fingerprint}`.",
+        f"{tokens.totals['rows']:,} rows of span-corrupted text, "
+        f"{recipe.tokens.views} corruption(s) of the same documents: "
+        f"{_columns(tokens)}, noise density {recipe.tokens.noise_density:g}, "
+        f"mean span {recipe.tokens.mean_span_length:g}. Fingerprint `{tokens.fingerprint}`.",
         "",
         *(f"> {note.strip()}\n" for note in tokens.provenance.get("text") or []),
         "## Licence",
@@ -118,24 +125,28 @@ def recipe_hash(recipe: Recipe) -> str:
     return sha256_bytes(canonical_json(identity))
 
 
-def _lineage(own: Made) -> tuple[list[Made], str]:
-    """The links down to `own`, the first teacher's side first, and a sentence about that teacher."""
-    links = [own]
+def _measured(validation: Mapping[str, float]) -> str:
+    return ", ".join(f"validation {name} {value:.4f}" for name, value in sorted(validation.items()))
+
+
+def _lineage(student: LinkRecord) -> tuple[list[LinkRecord], str]:
+    """Return the links down to the student, teacher side first, and a sentence on the teacher."""
+    links = [student]
     while True:
-        made = links[0]
-        if made.payload.get("teacher") is None or made.recipe.teacher is None:
+        link = links[0]
+        if link.payload.get("teacher") is None or link.recipe.teacher is None:
             return links, "The first of them learned from text alone."
-        above = _made(Path(made.recipe.teacher.model))
-        if above is None:
-            teacher = made.recipe.teacher
+        teacher_link = _read_link(Path(link.recipe.teacher.model))
+        if teacher_link is None:
+            teacher = link.recipe.teacher
             name = teacher.name if Path(teacher.model).is_dir() else f"`{teacher.model}`"
-            known = f"its configuration and weights have the hash `{made.payload['teacher']}`"
+            known = f"its configuration and weights have the hash `{link.payload['teacher']}`"
             return links, f"The teacher of the first, {name}, was not made here; {known}."
-        links.insert(0, above)
+        links.insert(0, teacher_link)
 
 
-def _made(directory: Path) -> Made | None:
-    """What stands beside the model `directory` when a stage of this pipeline made it."""
+def _read_link(directory: Path) -> LinkRecord | None:
+    """Return the record of the model in `directory`; None when this pipeline did not make it."""
     root = directory.parent
     if directory.name != "hf" or not (root / "manifest.json").is_file():
         return None
@@ -147,21 +158,22 @@ def _made(directory: Path) -> Made | None:
         summary = json.loads((root / "summary.json").read_text(encoding="utf-8"))
     except (ArtifactError, ValidationError, OSError, ValueError):
         return None
-    return Made(
+    return LinkRecord(
         recipe, manifest.payload, manifest.fingerprint, int(summary["steps"]), summary["validation"]
     )
 
 
-def _row(made: Made) -> str:
-    settings = made.recipe.distill
+def _row(link: LinkRecord) -> str:
+    settings = link.recipe.distill
     weights = part_weights(settings.objective)
     teacher = "text alone"
-    if presets.needs_teacher(weights) and made.recipe.teacher is not None:
-        teacher = made.recipe.teacher.name
-    loss = made.validation.get("lm_loss")
+    if presets.needs_teacher(weights) and link.recipe.teacher is not None:
+        teacher = link.recipe.teacher.name
+    loss = link.validation.get("lm_loss")
     return (
-        f"| {settings.name} | {teacher} | {settings.objective.preset} | {made.steps:,} × {settings.batch_size} | "
-        f"{'' if loss is None else f'{loss:.4f}'} | `{made.fingerprint[:16]}` |"
+        f"| {settings.name} | {teacher} | {settings.objective.preset} | "
+        f"{link.steps:,} × {settings.batch_size} | "
+        f"{'' if loss is None else f'{loss:.4f}'} | `{link.fingerprint[:16]}` |"
     )
 
 
@@ -170,7 +182,8 @@ def _targets(recipe: Recipe) -> str:
     if not presets.needs_teacher(part_weights(settings.objective)):
         return "the text's own tokens"
     return {
-        "states": f"replayed from cached hidden states ({cache.states.dtype}), cut at blocks {cache.encoder_cut} and {cache.decoder_cut}",
+        "states": f"replayed from cached hidden states ({cache.states.dtype}), "
+        f"cut at blocks {cache.encoder_cut} and {cache.decoder_cut}",
         "sampled": f"{cache.sampled.draws} cached draws a position, {cache.sampled.method}",
         "topk": f"the {cache.topk.k} most probable tokens a position, cached",
         "online": "the teacher itself at every step",
@@ -191,12 +204,13 @@ def _shown(weight: Scheduled) -> str:
 
 def _columns(tokens: Manifest) -> str:
     columns = tokens.shards[0].columns
-    return f"{columns['input_ids'].row_shape[0]} input and {columns['labels'].row_shape[0]} target tokens"
+    inputs, targets = columns["input_ids"].row_shape[0], columns["labels"].row_shape[0]
+    return f"{inputs} input and {targets} target tokens"
 
 
 def _licence(*, teaches: bool) -> str:
-    both = "the teacher's weights and of the text" if teaches else "the text"
+    sources = "the teacher's weights and of the text" if teaches else "the text"
     return (
-        f"This card grants nothing: the licences of {both} say what may be done with weights derived from them. "
-        "State them here before you publish."
+        f"This card grants nothing: the licences of {sources} say what may be done with weights "
+        "derived from them. State them here before you publish."
     )

@@ -1,4 +1,7 @@
-"""The student together with its objective, as one module: DeepSpeed wraps it, its forward gives every part's loss."""
+"""The student and its objective as one module, which DeepSpeed wraps.
+
+Its forward pass returns the loss of every part.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +26,17 @@ from pipeline.objectives.schedules import Taid, scheduled, taid_step
 from pipeline.recipe import Objective
 from pipeline.training.loader import Batch
 
-#: What a forward pass gives: the objective's losses; the LM loss alone; the most probable tokens.
+#: The result of a forward pass: the objective's losses, only the LM loss, or the most probable
+#: tokens.
 Wanted = Literal["losses", "lm", "ids"]
 
 
 class Distiller(nn.Module):
     """Computes the parts of an objective for one batch.
 
-    Holds the student, and the projections that the part `hidden` trains where widths differ (left out
-    of `hf/`). The teachers are not part of the module. TAID's share is the one thing it carries from
-    step to step (`state`, `restore`).
+    The module holds the student, and the projections that the part `hidden` trains where widths
+    differ (they are not exported to `hf/`). The teachers are not part of the module. TAID's share
+    is the only state it carries from step to step (`state`, `restore`).
     """
 
     def __init__(
@@ -42,9 +46,9 @@ class Distiller(nn.Module):
         sides: Sequence[Side],
         max_steps: int,
     ) -> None:
-        """sides: the teachers; none when the objective is the LM loss alone.
+        """Build the parts; raises ConfigError for shapes that do not fit.
 
-        Raises ConfigError for shapes that do not fit.
+        sides: the teachers; none when the objective is only the LM loss.
         """
         super().__init__()
         self.student = student
@@ -60,11 +64,11 @@ class Distiller(nn.Module):
     def forward(
         self, batch: Batch, step: int = 0, wanted: Wanted = "losses"
     ) -> dict[str, torch.Tensor]:
-        """Return "loss", the weighted sum, and every part, plain and as "weighted_<name>": scalars.
+        """Return scalars: "loss", the weighted sum, and every part, plain and as "weighted_<name>".
 
-        batch: input_ids, attention_mask, labels and what the teachers read. wanted "lm": "lm" alone,
-        for validation. wanted "ids": "ids" alone, (rows, L_out): the most probable token after each
-        position of the labels before it.
+        batch: input_ids, attention_mask, labels and the columns that the teachers read.
+        wanted: "lm" returns only "lm", for validation. "ids" returns only "ids", (rows, L_out): the
+            most probable token at each position, given the labels before it.
         """
         labels = batch["labels"]
         outputs = self._run(batch)
@@ -77,24 +81,28 @@ class Distiller(nn.Module):
             parts = self.head(outputs.decoder, labels, None)
             weighted = {"lm": weights["lm"] * parts["lm"].float()}
         for number, share in enumerate(shares(self._sides, step)):
-            # The LM loss compares with no teacher: it is computed once, with the first side.
-            own = {
+            # The LM loss does not need a teacher: it is computed once, with the first side.
+            side_weights = {
                 part: weight if part == "lm" else share * weight
                 for part, weight in weights.items()
                 if part != "lm" or number == 0
             }
             side = self._sides[number]
-            losses = self._losses(number, outputs, side.targets_of(batch), own)
+            losses = self._losses(number, outputs, side.targets_of(batch), side_weights)
             parts |= {side.logged(part): loss for part, loss in losses.items()}
             weighted |= {
-                side.logged(part): weight * losses[part].float() for part, weight in own.items()
+                side.logged(part): weight * losses[part].float()
+                for part, weight in side_weights.items()
             }
         total = torch.stack(list(weighted.values())).sum()
         detached = {f"weighted_{part}": value.detach() for part, value in weighted.items()}
         return {"loss": total, **parts, **detached}
 
     def flops(self, source: int, target: int) -> float:
-        """Return the operations of training on one example: the student's, and each teacher's forward or replay."""
+        """Return the operations of training on one example.
+
+        They include the student's, and the forward pass or replay of each teacher.
+        """
         total = self._architecture.training_flops(source, target).total
         logits = "logits" in self._weights
         for side in self._sides:
@@ -103,7 +111,7 @@ class Distiller(nn.Module):
         return total
 
     def after_step(self, step: int, means: Mapping[str, float]) -> None:
-        """Move TAID's share; means: the parts' means over the step's micro batches and ranks."""
+        """Update TAID's share. means: of each part over the step's micro batches and ranks."""
         if self._taid is not None and self._objective.taid is not None and "logits" in means:
             settings = self._objective.taid
             self._taid = taid_step(
@@ -117,11 +125,11 @@ class Distiller(nn.Module):
 
     @property
     def follows_means(self) -> bool:
-        """Whether `after_step` needs the means of every step."""
+        """Return whether `after_step` needs the means of every step."""
         return self._taid is not None
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps besides the weights."""
+        """Return the state to store in a checkpoint in addition to the weights."""
         return {} if self._taid is None else {"taid": list(self._taid)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -129,7 +137,10 @@ class Distiller(nn.Module):
             self._taid = Taid(*state["taid"])
 
     def _parts_of(self, side: Side) -> dict[str, Part]:
-        """Return the parts that compare blocks with one teacher; what they train becomes part of the module."""
+        """Return the parts that compare blocks with one teacher.
+
+        Parts with weights of their own become submodules.
+        """
         if side.teacher is None:
             return {}
         check_objective(self._objective, self._architecture.shape, side.teacher.shape)
@@ -154,7 +165,7 @@ class Distiller(nn.Module):
     def _losses(
         self, number: int, student: Outputs, batch: Batch, weights: Mapping[str, float]
     ) -> dict[str, torch.Tensor]:
-        """Return every part against one side; weights: what each part counts in the total."""
+        """Return the loss of every part for one side. weights: of each part in the total."""
         side, labels = self._sides[number], batch["labels"]
         reference = side.teacher.reference(batch) if side.teacher is not None else None
         losses = self._head_losses(student, batch, reference, weights)
@@ -171,7 +182,7 @@ class Distiller(nn.Module):
         reference: Reference | None,
         weights: Mapping[str, float],
     ) -> dict[str, torch.Tensor]:
-        """Return the parts "lm" and "logits", as far as `weights` has them."""
+        """Return the parts "lm" and "logits", if `weights` has them."""
         target = _target(batch, reference) if "logits" in weights else None
         if target is None and "lm" not in weights:
             return {}
@@ -190,7 +201,7 @@ class Distiller(nn.Module):
 
 
 def _target(batch: Batch, reference: Reference | None) -> Target:
-    """Return a teacher's distributions, from its outputs or from what is cached in the batch."""
+    """Return a teacher's distributions, from its outputs or from cached targets in the batch."""
     if reference is not None:
         return DenseTarget(reference.decoder, reference.head)
     if "sampled_ids" in batch:

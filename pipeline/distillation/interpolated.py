@@ -1,4 +1,7 @@
-"""Stage 4: a chain teacher ▶ assistants ▶ student, each link the same caching and distillation as stages 2 and 3."""
+"""Stage 4: a chain teacher ▶ assistants ▶ student.
+
+Each link is cached and distilled like stages 2 and 3.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from pipeline.training import distributed
 
 
 def run_chain(links: Sequence[Link]) -> list[Output]:
-    """Run every link to completion, each resuming where it stopped. Every rank calls it."""
+    """Complete every link, each resuming where it stopped; every rank calls it."""
     distributed.setup()
     outputs = []
     for link in links:

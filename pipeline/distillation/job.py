@@ -1,4 +1,7 @@
-"""What stage 3, and each link of stage 4, works on: resolved once from recipe and disk. No heavy imports."""
+"""The job of stage 3 and of each link of stage 4, resolved once from recipe and disk.
+
+No heavy imports.
+"""
 
 from __future__ import annotations
 
@@ -34,17 +37,17 @@ ORIGINAL = "original"
 class TeacherSide:
     """One teacher that an objective compares with, and its share."""
 
-    #: Before the names of its targets and losses; empty for the recipe's teacher.
+    #: The prefix of the names of its targets and losses; empty for the recipe's teacher.
     prefix: str
-    #: None for what the other sides leave.
+    #: Its share of the objective; None for the rest that the other sides leave.
     share: Scheduled | None
-    #: Its cache, finished or, with `targets: online`, never made.
+    #: Its cache, which is finished, or never made with `targets: online`.
     cache: CacheJob
 
 
 @dataclass(frozen=True)
 class DistillJob:
-    """A student, the rows it is trained on and the teachers it is compared with."""
+    """A student, its training rows and the teachers it is compared with."""
 
     output: Output
     label: str
@@ -53,9 +56,9 @@ class DistillJob:
     settings: Distill
     train: Artifact
     validation: Artifact
-    #: What the recipe says of the student's shape and first weights.
+    #: The recipe's settings of the student's shape and first weights.
     asked: Student
-    #: The teacher whose vocabulary and, for `init: layers`, weights the student takes.
+    #: The teacher from which the student takes its vocabulary and, for `init: layers`, weights.
     teacher: ModelDirectory | None
     sides: tuple[TeacherSide, ...]
     #: Tokens of an input, as the recipe says.
@@ -65,17 +68,17 @@ class DistillJob:
 
     @property
     def init(self) -> Init | None:
-        """How the first weights are made from the teacher's; None when they are random."""
+        """Return how the first weights are made from the teacher's; None when they are random."""
         return self.asked.from_teacher
 
     @cached_property
     def tokenizer(self) -> Path:
-        """The tokenizer the tokens were made with."""
+        """Return the tokenizer that made the tokens."""
         return open_tokenizer(self.run)
 
     @cached_property
     def student(self) -> Architecture:
-        """The student's architecture; raises ConfigError for a shape that cannot be."""
+        """Return the student's architecture; raises ConfigError for an impossible shape."""
         from pipeline.models.directory import load_tokenizer
         from pipeline.student.shapes import student_architecture
 
@@ -85,15 +88,15 @@ class DistillJob:
 
     @property
     def cached(self) -> bool:
-        """Whether the teachers' targets are read from caches."""
+        """Return whether the teachers' targets are read from caches."""
         return needs_cache(self.settings)
 
 
 def resolve(recipe: Recipe, stage: StudentStage = "distill") -> DistillJob:
     """Return the job of distilling the recipe's student.
 
-    Raises ConfigError for targets that cannot serve the objective, and IncompleteArtifact or
-    StaleArtifact when tokens or caches are missing or made from something else.
+    Raises ConfigError for targets that cannot serve the objective. Raises IncompleteArtifact or
+    StaleArtifact when tokens or caches are missing or do not match the recipe.
     """
     check_targets(recipe.distill, recipe.cache)
     run, settings = Run(recipe.root), recipe.distill
@@ -122,7 +125,7 @@ def resolve(recipe: Recipe, stage: StudentStage = "distill") -> DistillJob:
 
 
 def _sides(recipe: Recipe, teacher: ModelDirectory | None) -> tuple[TeacherSide, ...]:
-    """Return the teachers the objective compares with; none for the LM loss alone."""
+    """Return the teachers that the objective compares with; none for only the LM loss."""
     settings = recipe.distill
     if not presets.needs_teacher(part_weights(settings.objective)):
         return ()
@@ -136,7 +139,7 @@ def _sides(recipe: Recipe, teacher: ModelDirectory | None) -> tuple[TeacherSide,
 
 
 def _finished(cache: CacheJob) -> InputRecord:
-    """Return the record of a finished cache; raises when it was made from something else than the recipe says."""
+    """Return the record of a finished cache; raises when it does not match the recipe."""
     cache.output.complete()
     return Artifact(cache.output.root, "teacher_cache").as_input()
 
@@ -147,7 +150,7 @@ def _payload(
     teacher: ModelDirectory | None,
     inputs: dict[str, InputRecord],
 ) -> dict[str, Any]:
-    """Return what decides the student's content."""
+    """Return the settings and inputs that decide the student's content."""
     settings = recipe.distill
     caches = {name: record.fingerprint for name, record in inputs.items()}
     payload: dict[str, Any] = {

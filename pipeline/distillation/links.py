@@ -1,7 +1,7 @@
 """The links of stage 4, resolved from a recipe: teacher ▶ assistants ▶ student.
 
 A link is a recipe of its own, which is also its record on disk. It becomes a job only when its turn
-comes: what a link is made from can be told only once the link before it is there.
+comes: its inputs are known only once the link before it is there.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 class Link:
     """One link of a chain."""
 
-    #: What a recipe would say of this link alone.
+    #: The recipe of this link alone.
     recipe: Recipe
 
     @property
     def name(self) -> str:
-        """Its result below RUN/distill_interpolated/."""
+        """Return the name of its result below RUN/distill_interpolated/."""
         return self.recipe.distill.name
 
     def job(self) -> DistillJob:
-        """Return its distillation; its teacher and the caches it reads must be there."""
+        """Return its distillation; its teacher and the caches it reads must exist."""
         return job.resolve(self.recipe, "distill_interpolated")
 
     def caches(self) -> list[CacheJob]:
-        """Return the caches it reads, its own teacher's first; the teachers must be there."""
+        """Return the caches it reads, its own teacher's first; the teachers must exist."""
         if not needs_cache(self.recipe.distill):
             return []
         original = self.recipe.distill.original
@@ -52,7 +52,7 @@ class Link:
         return [teacher_job.resolve(self.recipe, teacher) for teacher in teachers]
 
     def complete(self) -> bool:
-        """Return whether it is finished and made from what its recipe says now."""
+        """Return whether it is finished and matches its current recipe."""
         root = Run(self.recipe.root).student("distill_interpolated", self.name)
         return (root / "manifest.json").exists() and self.job().output.complete()
 
@@ -60,8 +60,8 @@ class Link:
 def resolve_links(recipe: Recipe) -> list[Link]:
     """Return the links, teacher side first; the last one makes the student.
 
-    Link i's teacher is link i-1's result. The steps of `distill` are shared between the links, so that
-    a chain costs as many student steps as the direct way.
+    The teacher of link i is the result of link i-1. The steps of `distill` are shared between the
+    links, so that a chain costs as many student steps as direct distillation.
     """
     teacher = required_teacher(recipe)
     architecture, shapes = _shapes(recipe)
@@ -81,8 +81,8 @@ def resolve_links(recipe: Recipe) -> list[Link]:
 def link_names(recipe: Recipe) -> list[str]:
     """Return the names of the links' results below RUN/distill_interpolated/, teacher side first.
 
-    The last one is the student. Raises ConfigError where their number follows from the teacher
-    (`assistants: auto`) and it is not there yet.
+    The last one is the student. Raises ConfigError when their number depends on the teacher
+    (`assistants: auto`) and the teacher does not exist yet.
     """
     assistants = recipe.interpolated.assistants
     if isinstance(assistants, int):
@@ -96,13 +96,13 @@ def link_steps(recipe: Recipe, links: int) -> list[int]:
     shares = recipe.interpolated.step_shares or [1.0] * links
     if len(shares) != links:
         raise ConfigError(
-            f"interpolated.step_shares has {len(shares)} entries for {links} links: give one for each "
-            "assistant and one more"
+            f"interpolated.step_shares has {len(shares)} entries for {links} links: "
+            "give one for each assistant and one more"
         )
-    total, steps = sum(shares), recipe.distill.max_steps
-    taken = [max(1, round(steps * share / total)) for share in shares]
-    taken[-1] = max(1, steps - sum(taken[:-1]))
-    return taken
+    total, max_steps = sum(shares), recipe.distill.max_steps
+    steps = [max(1, round(max_steps * share / total)) for share in shares]
+    steps[-1] = max(1, max_steps - sum(steps[:-1]))
+    return steps
 
 
 def resolve_link(recipe: Recipe, number: int) -> Link:
@@ -118,7 +118,7 @@ def _names(recipe: Recipe, links: int) -> list[str]:
 
 
 def _shapes(recipe: Recipe) -> tuple[Architecture, list[Shape]]:
-    """Return the teacher's architecture, and the shape of every link's result."""
+    """Return the teacher's architecture, and the shape of each link's result."""
     from pipeline.student.chain import chain_shapes
     from pipeline.student.shapes import student_shape
 
@@ -130,32 +130,32 @@ def _shapes(recipe: Recipe) -> tuple[Architecture, list[Shape]]:
 def _with_training(link: Recipe, original: Teacher | None, name: str, steps: int) -> Recipe:
     """Return `link` with its name and its share of the steps.
 
-    original: the chain's first teacher, where it may take part in the objective.
+    original: the chain's first teacher, if it may take part in the objective.
     """
-    whole, weight = link.distill, link.interpolated.original_weight
-    warmup = round(whole.warmup_steps * steps / whole.max_steps)
+    chain, weight = link.distill, link.interpolated.original_weight
+    warmup = round(chain.warmup_steps * steps / chain.max_steps)
     update: dict[str, Any] = {"name": name, "max_steps": steps, "warmup_steps": warmup}
     if original is not None and weight != 0.0:
         update["original"] = Original(teacher=original, weight=weight)
-    settings = whole.model_copy(update=update)
+    settings = chain.model_copy(update=update)
     check_targets(settings, link.cache)
     return link.model_copy(update={"distill": settings})
 
 
 def _students(recipe: Recipe, shapes: list[Shape]) -> list[Student]:
-    """Return what a recipe would say of each link's result alone."""
-    own: list[Any] = [None] * len(shapes)
+    """Return the settings of each link's result."""
+    inits: list[Any] = [None] * len(shapes)
     if not isinstance(recipe.interpolated.assistants, (int, str)):
-        own[:-1] = [assistant.init for assistant in recipe.interpolated.assistants]
+        inits[:-1] = [assistant.init for assistant in recipe.interpolated.assistants]
     default = recipe.student.init
     lists_blocks = isinstance(default, Init) and isinstance(default.blocks, BlockList)
-    if lists_blocks and any(init is None for init in own[:-1]):
+    if lists_blocks and any(init is None for init in inits[:-1]):
         raise ConfigError(
             "student.init.blocks lists blocks, and each link has a teacher of its own: list "
             "interpolated.assistants too, each with its init, or set student.init.blocks=uniform"
         )
     students = []
-    for shape, init in zip(shapes, own, strict=True):
+    for shape, init in zip(shapes, inits, strict=True):
         size = asdict(shape) | {"scale": None, "params": None}
         update = size | {"init": default if init is None else init}
         students.append(recipe.student.model_copy(update=update))
@@ -163,7 +163,7 @@ def _students(recipe: Recipe, shapes: list[Shape]) -> list[Student]:
 
 
 def _check(recipe: Recipe, shapes: list[Shape], students: list[Student]) -> None:
-    """Raise ConfigError, before the first link is begun, for a link that its shapes do not allow."""
+    """Raise ConfigError, before the first link begins, for a link that its shapes do not allow."""
     from pipeline.distillation.places import check_objective
     from pipeline.objectives import presets
     from pipeline.student.initial import check_init
@@ -171,16 +171,19 @@ def _check(recipe: Recipe, shapes: list[Shape], students: list[Student]) -> None
     objective = recipe.distill.objective
     compares = presets.needs_teacher(part_weights(objective))
     has_original = recipe.interpolated.original_weight != 0.0
-    for (teacher, student), made in zip(itertools.pairwise(shapes), students, strict=True):
-        if made.from_teacher is not None:
-            check_init(made.from_teacher, student, teacher)
+    for (teacher, student), settings in zip(itertools.pairwise(shapes), students, strict=True):
+        if settings.from_teacher is not None:
+            check_init(settings.from_teacher, student, teacher)
         teachers = {teacher, shapes[0]} if has_original else {teacher}
         for shape in teachers if compares else ():
-            check_objective(objective, student, _seen(recipe, shape))
+            check_objective(objective, student, _visible_shape(recipe, shape))
 
 
-def _seen(recipe: Recipe, teacher: Shape) -> Shape:
-    """Return what an objective can look at of a teacher: all of it, or what is after its cache's cut."""
+def _visible_shape(recipe: Recipe, teacher: Shape) -> Shape:
+    """Return the shape of the part of a teacher that an objective can compare with.
+
+    It is the whole teacher, or the part after its cache's cut.
+    """
     cuts = resolve_cuts(recipe.cache, teacher.encoder_layers, teacher.decoder_layers)
     if recipe.distill.targets == "online":
         cuts = 0, 0

@@ -1,4 +1,4 @@
-"""The parts of an objective that compare what a block computes: relations, attention, hidden states.
+"""The parts of an objective that compare blocks: relations, attention, hidden states.
 
 The LM loss and the divergence of the distributions come from the LM head together (head.py).
 """
@@ -24,12 +24,12 @@ from pipeline.objectives.relations import relation_loss
 from pipeline.recipe import HiddenPair, Objective
 from pipeline.student.shapes import default_relation_heads
 
-#: By stack, the positions that count: (batch, length), nonzero where valid.
+#: The valid positions of each stack: (batch, length), nonzero where valid.
 Valid = Mapping[Stack, torch.Tensor]
 
 
 class Part(Protocol):
-    """A part of an objective: how far the student is from one teacher in one respect."""
+    """A part of an objective: one kind of distance between the student and one teacher."""
 
     def loss(self, student: Outputs, teacher: Outputs, valid: Valid) -> torch.Tensor:
         """Return a scalar."""
@@ -40,16 +40,17 @@ class Relations:
     """Multi-head relations of q, k and v at one attention (MiniLMv2, arXiv 2012.15828)."""
 
     def __init__(self, part: str, heads: int) -> None:
-        """heads: relation heads that q, k and v are split into again."""
+        """Choose the attention of a part. heads: relation heads that q, k and v are split into."""
         self._attention, self._pairs = presets.ATTENTION_OF[part], presets.RELATION_PAIRS[part]
         self._heads = heads
 
     def loss(self, student: Outputs, teacher: Outputs, valid: Valid) -> torch.Tensor:
-        theirs, ours = teacher.projections[self._attention], student.projections[self._attention]
+        teacher_qkv = teacher.projections[self._attention]
+        student_qkv = student.projections[self._attention]
         losses = [
             relation_loss(
-                (theirs[pair.a], theirs[pair.b]),
-                (ours[pair.a], ours[pair.b]),
+                (teacher_qkv[pair.a], teacher_qkv[pair.b]),
+                (student_qkv[pair.a], student_qkv[pair.b]),
                 relation_heads=self._heads,
                 query_mask=valid[pair.rows],
                 key_mask=valid[pair.columns],
@@ -79,11 +80,11 @@ class AttentionDistributions:
 
     def loss(self, student: Outputs, teacher: Outputs, valid: Valid) -> torch.Tensor:
         attention, config = self._attention, self._student.config
-        theirs, ours = teacher.projections[attention], student.projections[attention]
-        rows, columns = ours["q"].shape[1], ours["k"].shape[1]
+        teacher_qkv, student_qkv = teacher.projections[attention], student.projections[attention]
+        rows, columns = student_qkv["q"].shape[1], student_qkv["k"].shape[1]
         return attention_loss(
-            (theirs["q"], theirs["k"]),
-            (ours["q"], ours["k"]),
+            (teacher_qkv["q"], teacher_qkv["k"]),
+            (student_qkv["q"], student_qkv["k"]),
             heads=self._family.shape(config).num_heads,
             teacher_scale=self._teacher.attention_scale,
             student_scale=self._family.attention_scale(config),
@@ -98,7 +99,7 @@ class AttentionDistributions:
 
 
 class HiddenStates(nn.Module):
-    """Hidden states at pairs of places, through projections it trains where widths differ."""
+    """Hidden states at pairs of blocks, through trained projections where widths differ."""
 
     def __init__(
         self, objective: Objective, teacher_width: int, student_width: int, dtype: torch.dtype
@@ -123,16 +124,16 @@ class HiddenStates(nn.Module):
 
 
 class HiddenLoss(nn.Module):
-    """`hidden_loss` with the projection it trains where the widths of teacher and student differ.
+    """Computes `hidden_loss`, with a trained projection where teacher and student widths differ.
 
-    A module of its own, so that ZeRO-3 gathers the projection where it is used.
+    It is a module of its own, so that ZeRO-3 gathers the projection where it is used.
     """
 
     def __init__(self, teacher_width: int, student_width: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.register_parameter("projection", None)
         if teacher_width != student_width:
-            # The same on every rank and at every start.
+            # The same weights on every rank and at every start.
             generator = torch.Generator().manual_seed(0)
             weight = torch.randn(teacher_width, student_width, generator=generator)
             self.projection = nn.Parameter((weight * student_width**-0.5).to(dtype))
@@ -154,7 +155,7 @@ def comparing_parts(
     family: Family,
     teacher: ReferenceTeacher,
 ) -> dict[str, Part]:
-    """Return the parts among `names` that compare what blocks compute, for one teacher."""
+    """Return the parts among `names` that compare blocks with one teacher."""
     shape: Shape = family.shape(student.config)
     parts: dict[str, Part] = {}
     for name in names:
@@ -169,9 +170,9 @@ def comparing_parts(
     return parts
 
 
-def _at(outputs: Outputs, pair: HiddenPair, who: Literal["student", "teacher"]) -> torch.Tensor:
-    """Return the hidden states at one side of a pair."""
-    block = getattr(pair, who)
+def _at(outputs: Outputs, pair: HiddenPair, model: Literal["student", "teacher"]) -> torch.Tensor:
+    """Return the hidden states of one model at a pair of blocks."""
+    block = getattr(pair, model)
     if block == "output":
         return outputs.encoder if pair.stack == "encoder" else outputs.decoder
     return outputs.inputs[BlockInput(pair.stack, block)]

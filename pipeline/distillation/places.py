@@ -1,4 +1,4 @@
-"""Which blocks of teacher and student an objective looks at, and whether their shapes allow it."""
+"""The blocks of teacher and student that an objective compares, and the check of their shapes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pipeline.objectives import presets
 from pipeline.recipe import HiddenPair, Objective
 from pipeline.student.shapes import check_relation_heads, default_relation_heads
 
-#: What must be recorded of a model: the block of each attention, and block inputs.
+#: The parts of a model to record: the block of each attention, and block inputs.
 Places = tuple[dict[Attention, int], list[BlockInput]]
 
 
 def student_places(objective: Objective) -> Places:
-    """Return what must be recorded of the student."""
+    """Return the blocks of the student to record."""
     blocks = objective.blocks
     return _places(objective, blocks.student_encoder, blocks.student_decoder, "student")
 
 
 def teacher_places(objective: Objective, default: int) -> Places:
-    """Return what must be recorded of the teacher; default: the block where the recipe names none."""
+    """Return the blocks of the teacher to record. default: the block if the recipe names none."""
     blocks = objective.blocks
     encoder = default if blocks.teacher_encoder is None else blocks.teacher_encoder
     decoder = default if blocks.teacher_decoder is None else blocks.teacher_decoder
@@ -51,7 +51,7 @@ def stack_of(attention: Attention) -> Stack:
 def check_objective(objective: Objective, student: Shape, teacher: Shape) -> None:
     """Raise ConfigError for shapes that a part of the objective cannot compare.
 
-    teacher: its layers are those that can be replayed.
+    teacher: a shape whose layers are those that can be replayed.
     """
     weights = part_weights(objective)
     if any(part.endswith("_relations") for part in weights):
@@ -62,9 +62,9 @@ def check_objective(objective: Objective, student: Shape, teacher: Shape) -> Non
     compares_attention = any(part.endswith("_attention") for part in weights)
     if compares_attention and student.num_heads != teacher.num_heads:
         raise ConfigError(
-            "the objective's attention parts need equally many heads, but the student has "
-            f"{student.num_heads} and the teacher {teacher.num_heads}: use the relation parts, or set "
-            f"student.num_heads={teacher.num_heads}"
+            "the objective's attention parts need the same number of heads, but the student has "
+            f"{student.num_heads} and the teacher {teacher.num_heads}: use the relation parts, or "
+            f"set student.num_heads={teacher.num_heads}"
         )
     for name, block, layers in _named_blocks(objective, student, teacher):
         if block is not None and -block > layers:
@@ -77,7 +77,7 @@ def check_objective(objective: Objective, student: Shape, teacher: Shape) -> Non
 def _named_blocks(
     objective: Objective, student: Shape, teacher: Shape
 ) -> list[tuple[str, int | None, int]]:
-    """Return each block that the objective names: (key, block from the end, blocks there are)."""
+    """Return each block that the objective names: (key, block from the end, number of blocks)."""
     blocks = objective.blocks
     named: list[tuple[str, int | None, int]] = [
         ("blocks.teacher_encoder", blocks.teacher_encoder, teacher.encoder_layers),
@@ -86,15 +86,15 @@ def _named_blocks(
         ("blocks.student_decoder", blocks.student_decoder, student.decoder_layers),
     ]
     for index, pair in enumerate(_hidden_pairs(objective)):
-        for who, shape in (("teacher", teacher), ("student", student)):
+        for model, shape in (("teacher", teacher), ("student", student)):
             layers = shape.encoder_layers if pair.stack == "encoder" else shape.decoder_layers
-            block = getattr(pair, who)
-            named.append((f"hidden.{index}.{who}", None if block == "output" else block, layers))
+            block = getattr(pair, model)
+            named.append((f"hidden.{index}.{model}", None if block == "output" else block, layers))
     return named
 
 
 def _places(
-    objective: Objective, encoder: int, decoder: int, who: Literal["teacher", "student"]
+    objective: Objective, encoder: int, decoder: int, model: Literal["teacher", "student"]
 ) -> Places:
     weights = part_weights(objective)
     attentions = {presets.ATTENTION_OF[part] for part in weights if part in presets.ATTENTION_OF}
@@ -102,8 +102,8 @@ def _places(
         attention: encoder if stack_of(attention) == "encoder" else decoder
         for attention in attentions
     }
-    sides = [(pair.stack, getattr(pair, who)) for pair in _hidden_pairs(objective)]
-    return blocks, [BlockInput(stack, block) for stack, block in sides if block != "output"]
+    hidden = [(pair.stack, getattr(pair, model)) for pair in _hidden_pairs(objective)]
+    return blocks, [BlockInput(stack, block) for stack, block in hidden if block != "output"]
 
 
 def _hidden_pairs(objective: Objective) -> list[HiddenPair]:

@@ -1,4 +1,4 @@
-"""A teacher's side of an objective: replayed from a cache, or run with the student at every step."""
+"""The teacher's outputs in an objective: replayed from a cache, or computed at every step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.training.loader import Batch
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model makes of a batch, as far as an objective compares it."""
+    """A model's outputs for one batch that an objective compares."""
 
     #: (batch, L_in, d_model), after the final norm.
     encoder: torch.Tensor
@@ -35,17 +35,17 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Reference(Outputs):
-    """What a teacher makes of a batch; its head makes logits of `decoder`."""
+    """A teacher's outputs for one batch; its head turns `decoder` into logits."""
 
     head: Head
 
 
 class ReferenceTeacher(Protocol):
-    """A teacher that gives its `Reference` for each batch."""
+    """A teacher that returns its `Reference` for each batch."""
 
     @property
     def shape(self) -> Shape:
-        """Its shape; the layers are those that can be looked at."""
+        """Return its shape; the layers are those that can be compared."""
         ...
 
     @property
@@ -58,7 +58,7 @@ class ReferenceTeacher(Protocol):
     def reference(self, batch: Batch) -> Reference: ...
 
     def flops(self, source: int, target: int, logits: bool) -> float:
-        """Return the operations of `reference` on one example; logits: whether its head runs."""
+        """Return the operations of `reference` on one example. logits: whether its head runs."""
         ...
 
     def parameters(self) -> Iterator[torch.Tensor]:
@@ -66,7 +66,7 @@ class ReferenceTeacher(Protocol):
         ...
 
     def close(self) -> None:
-        """Free what it holds besides its tensors."""
+        """Release everything it holds except its tensors."""
         ...
 
 
@@ -74,9 +74,10 @@ class CachedTeacher:
     """Replays the tail of a cache; reads attention_mask and the cached states from the batch."""
 
     def __init__(self, tail: Tail, settings: States, *, replays_encoder: bool = True) -> None:
-        """settings: how the cache stores states.
+        """Hold the tail.
 
-        replays_encoder: whether the batch holds no encoder output.
+        settings: how the cache stores states.
+        replays_encoder: False if the batch holds the encoder's output.
         """
         self._tail, self._settings, self._replays_encoder = tail, settings, replays_encoder
         self._architecture = Architecture.of(tail.model.config)
@@ -123,7 +124,7 @@ class CachedTeacher:
 
 
 class OnlineTeacher:
-    """Runs a whole teacher on the batch: no cache, at the price of its forward pass at every step."""
+    """Runs a whole teacher on the batch: no cache, but a forward pass at every step."""
 
     def __init__(
         self,
@@ -131,7 +132,7 @@ class OnlineTeacher:
         blocks: Mapping[Attention, int],
         inputs: Iterable[BlockInput] = (),
     ) -> None:
-        """blocks, inputs: what is recorded; negative indices count from the end."""
+        """Prepare the recording. blocks, inputs: what to record; negative indices: from the end."""
         self._teacher, self._blocks = teacher, dict(blocks)
         self._recorder = Recorder(teacher.model, teacher.family, blocks, inputs)
         self._architecture = Architecture.of(teacher.model.config)

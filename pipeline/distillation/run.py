@@ -1,4 +1,4 @@
-"""Stage 3: a student trained on the corpus from cached targets, with its teacher, or with the LM loss alone."""
+"""Stage 3: a student trained on the corpus: from cached targets, with its teacher, or alone."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from pipeline.training.order import SampleOrder
 
 
 def distill(job: DistillJob) -> Output:
-    """Bring job.output to completion, resuming where an earlier run stopped; it ends with `hf/`.
+    """Complete job.output, resuming where an earlier run stopped; `hf/` is written last.
 
-    Every rank calls it. Raises ConfigError for anything in the recipe that cannot work, before
-    training starts.
+    Every rank calls it. Raises ConfigError before training starts for anything in the recipe that
+    cannot work.
     """
     output, settings = job.output, job.settings
     if output.complete():
@@ -69,8 +69,8 @@ def distill(job: DistillJob) -> Output:
     )
     source = TokenSource(job.train, job.student, targets)
     order = SampleOrder(source.shard_rows, settings.batch_size, job.seed)
-    place = Destination(output.root, output.fingerprint, job.seed)
-    trained = train(model, task, source, order, settings, place)
+    destination = Destination(output.root, output.fingerprint, job.seed)
+    trained = train(model, task, source, order, settings, destination)
     _finish(job, sides, trained)
     return output
 
@@ -94,7 +94,7 @@ def _finish(job: DistillJob, sides: list[Side], trained: Trained) -> None:
 
 
 def _check(job: DistillJob, targets: dict[str, CachedTargets]) -> None:
-    """Raise ConfigError for what would fail later, before anything is written."""
+    """Raise ConfigError early, before anything is written, for settings that cannot work."""
     settings = job.settings
     if job.teacher is not None:
         check_vocabulary(job.teacher, job.tokenizer)
@@ -108,8 +108,8 @@ def _check(job: DistillJob, targets: dict[str, CachedTargets]) -> None:
         if cached is not None:
             check_targets(settings, cached.settings)
             if cached.kind == "states":
-                seen = tail_architecture(cached.cache).shape
-                check_objective(settings.objective, student.shape, seen)
+                tail_shape = tail_architecture(cached.cache).shape
+                check_objective(settings.objective, student.shape, tail_shape)
         else:
             teacher = side.cache.teacher.architecture
             teacher.check_dtype(side.cache.dtype, "teacher.dtype")
@@ -119,7 +119,7 @@ def _check(job: DistillJob, targets: dict[str, CachedTargets]) -> None:
 
 
 def _initial_student(job: DistillJob) -> ModelDirectory:
-    """Return the student's first weights, made by rank 0 when they are not there yet."""
+    """Return the student's first weights; rank 0 makes them if they do not exist yet."""
     directory = job.output.root / "initial"
     if distributed.rank() == 0:
         job.output.begin(alone=True)
@@ -145,7 +145,7 @@ def _write_initial(job: DistillJob, directory: Path) -> None:
 def _importance_batches(job: DistillJob) -> list[Batch]:
     """Return the rows on which the importance of the teacher's units is estimated.
 
-    They are the first that a training run of this seed would see.
+    They are the first rows that a training run with this seed sees.
     """
     init = job.init
     assert init is not None
@@ -156,7 +156,7 @@ def _importance_batches(job: DistillJob) -> list[Batch]:
 
 
 def _required(job: DistillJob) -> Architecture:
-    """Return the teacher that first weights come from; raises ConfigError when the recipe names none."""
+    """Return the teacher of the first weights; raises ConfigError when the recipe names none."""
     required_teacher(job.recipe)
     assert job.teacher is not None
     return job.teacher.architecture

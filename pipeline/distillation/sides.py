@@ -1,7 +1,8 @@
-"""The teachers of a student, side by side: each takes a share of the objective.
+"""The sides of an objective: a student's teachers, each with a share.
 
-A batch holds each side's cached targets under the side's prefix, and each side's parts are logged under
-it: plain for the first, `original.` and `original_` for the original teacher of a chain.
+A batch holds each side's cached targets under the side's prefix, and each side's parts are logged
+under it. The first side has no prefix. The original teacher of a chain has `original.` in batches
+and `original_` in logs.
 """
 
 from __future__ import annotations
@@ -26,45 +27,45 @@ from pipeline.training.loader import Batch
 class Side:
     """One teacher in an objective."""
 
-    #: Before the names of its targets and losses; empty for the first side.
+    #: The prefix of the names of its targets and losses; empty for the first side.
     prefix: str
-    #: Its share of every part that compares; None for what the other sides leave.
+    #: Its share of every part that compares; None for the rest that the other sides leave.
     share: Scheduled | None
-    #: None where its targets in the batch are all that is needed.
+    #: None if the cached targets need no model.
     teacher: ReferenceTeacher | None
 
     def targets_of(self, batch: Batch) -> Batch:
-        """Return the batch as this side sees it: its own targets under their plain names."""
+        """Return the batch of this side, with its own targets under their plain names."""
         return plain_names(batch, self.prefix)
 
     def logged(self, part: str) -> str:
-        """Return the name of a part of this side."""
+        """Return the name under which a part of this side is logged."""
         return f"{self.prefix}_{part}" if self.prefix else part
 
 
 def column_prefix(prefix: str) -> str:
-    """Return what stands before the names of a side's targets in a batch."""
+    """Return the prefix of the names of a side's targets in a batch."""
     return f"{prefix}." if prefix else ""
 
 
 def plain_names(batch: Batch, prefix: str) -> Batch:
     """Return `batch` with one side's targets under their plain names."""
-    before = column_prefix(prefix)
-    if not before:
+    start = column_prefix(prefix)
+    if not start:
         return batch
-    own = {n.removeprefix(before): column for n, column in batch.items() if n.startswith(before)}
-    return batch | own
+    targets = {n.removeprefix(start): column for n, column in batch.items() if n.startswith(start)}
+    return batch | targets
 
 
 def shares(sides: Sequence[Side], step: int) -> list[float]:
-    """Return each side's share of the objective at a step; together they are 1."""
-    given = [None if side.share is None else scheduled(side.share, step) for side in sides]
-    left = 1.0 - sum(share for share in given if share is not None)
-    return [left if share is None else share for share in given]
+    """Return each side's share of the objective at a step; they sum to 1."""
+    fixed = [None if side.share is None else scheduled(side.share, step) for side in sides]
+    rest = 1.0 - sum(share for share in fixed if share is not None)
+    return [rest if share is None else share for share in fixed]
 
 
 def open_targets(job: CacheJob, settings: Distill) -> CachedTargets:
-    """Open the finished cache of one side; raises ConfigError when it does not hold the kind asked for."""
+    """Open the finished cache of one side; raises ConfigError when it lacks the kind of target."""
     assert settings.targets != "online"
     cache = Artifact(job.output.root, "teacher_cache")
     encoder_blocks = looks_at_encoder_blocks(settings.objective)
@@ -81,11 +82,11 @@ def open_side(
 ) -> Side:
     """Open one side of the objective.
 
-    targets: its cached targets; None when the teacher itself is run at every step. Raises
-    CorruptArtifact when the cached targets are not those of the labels.
+    targets: its cached targets; None when the teacher itself runs at every step. Raises
+    CorruptArtifact when the cached targets do not belong to the labels.
     """
     if targets is None:
-        # Captured states are not used, but a block must be named: the first.
+        # Captured states are not used, but a block must be named.
         loaded = load_teacher(job.teacher, job.dtype, (0, 0), job.deepspeed)
         return Side(prefix, share, OnlineTeacher(loaded, *teacher_places(objective, -1)))
     tail = None

@@ -1,4 +1,4 @@
-"""Distillation as the training loop sees it."""
+"""Distillation as a task of the training loop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Distillation(Task):
         self.label, self._model, self._held_out = label, model, held_out
         self.follows_means = model.follows_means
         self._rows = first_rows(held_out, settings.validation_rows)
-        self._shown = self._rows[: settings.samples]
+        self._sample_rows = self._rows[: settings.samples]
         self._tokenizer, self._pad = tokenizer, pad_token_id
 
     def loss(self, engine: Engine, batch: Batch, step: int) -> dict[str, torch.Tensor]:
@@ -41,9 +41,9 @@ class Distillation(Task):
         return {"lm_loss": mean_over_rows(engine, self._held_out, self._rows, lm_score)}
 
     def samples(self, engine: Engine) -> dict[str, str]:
-        if not self._shown:
+        if not self._sample_rows:
             return {}
-        return samples(engine, self._held_out, self._shown, self._tokenizer, self._pad)
+        return samples(engine, self._held_out, self._sample_rows, self._tokenizer, self._pad)
 
     def flops(self, source: int, target: int) -> float:
         return self._model.flops(source, target)
@@ -59,6 +59,9 @@ class Distillation(Task):
 
 
 def lm_score(engine: Engine, batch: Batch) -> tuple[float, int]:
-    """Return the LM loss of a `Distiller` under DeepSpeed, weighted by its target tokens."""
+    """Return the sum of the LM loss over target tokens, and their number.
+
+    engine: of a `Distiller`.
+    """
     tokens = int((batch["labels"] != -100).sum())
     return float(engine(batch=batch, wanted="lm")["lm"]) * tokens, tokens

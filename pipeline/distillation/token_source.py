@@ -1,4 +1,4 @@
-"""Distillation's rows: token rows joined with each teacher's cached targets."""
+"""The rows of distillation: token rows joined with each teacher's cached targets."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pipeline.training.loader import Batch
 class TokenSource:
     """Rows of a token artifact, with the cached targets of each side under its prefix.
 
-    Raises StaleArtifact unless cache shard i was made from the very bytes of token shard i. Raises
-    CorruptArtifact at once, and not after days, when a shard is missing or cut short.
+    Raises StaleArtifact unless each cache shard was made from the bytes of its token shard. Raises
+    CorruptArtifact at once, not after days, when a shard is missing or truncated.
     """
 
     def __init__(
@@ -26,7 +26,10 @@ class TokenSource:
         architecture: Architecture,
         targets: Mapping[str, CachedTargets] | None = None,
     ) -> None:
-        """architecture: the student's, for its padding id and vocabulary; targets: by a side's prefix."""
+        """Check that the shards fit.
+
+        architecture: the student's, for its padding id and vocabulary. targets: by a side's prefix.
+        """
         self._tokens, self._targets = tokens, dict(targets or {})
         self._pad, self._vocab_size = architecture.pad_token_id, architecture.vocab_size
         self.shard_rows = [shard.rows for shard in tokens.shards]
@@ -45,6 +48,6 @@ class TokenSource:
         batch = model_inputs(gather(self._tokens, rows, ("input_ids", "labels")), self._pad)
         for prefix, cached in self._targets.items():
             columns = cached.read(rows, batch["labels"], self._vocab_size)
-            before = column_prefix(prefix)
-            batch |= {before + name: column for name, column in columns.items()}
+            start = column_prefix(prefix)
+            batch |= {start + name: column for name, column in columns.items()}
         return batch

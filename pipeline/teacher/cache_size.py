@@ -1,4 +1,4 @@
-"""What a cache will take on disk, before its first byte is written."""
+"""The disk space of a cache, computed before its first byte is written."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from pipeline.recipe import Cache, States
 from pipeline.teacher import states
 from pipeline.teacher.sparse import TOPK
 
-#: Bytes a target position of `sampled` takes: benchmarks/cache_size.py measures 17 to 27 at 50 draws; more draws, more ids.
+#: Bytes per draw at each target position of `sampled`. benchmarks/cache_size.py measures 17 to 27
+#: bytes per position at 50 draws; more draws give more ids.
 SAMPLED_BYTES_PER_DRAW = 0.6
-#: Of a shard's file, what is not rows: the header and its length (`artifacts.shard`).
+#: Bytes of a shard's file that are not rows: the header and its length (`artifacts.shard`).
 SHARD_BYTES = 8 + 4096
 
 
 def state_bytes(settings: States, width: int, computed: str) -> float:
-    """Bytes of one position's hidden states. computed: the dtype the teacher computes in."""
+    """Return the bytes of one position's hidden states.
+
+    computed: the dtype that the teacher computes in.
+    """
     if settings.dtype == "int8":
         return width + 2 * -(-width // settings.group_size) + 2 * min(settings.outliers, width)
     dtype = computed if settings.dtype == "auto" else settings.dtype
@@ -29,7 +33,10 @@ def state_bytes(settings: States, width: int, computed: str) -> float:
 def row_bytes(
     cache: Cache, length_in: int, length_out: int, width: int, vocab_size: int, computed: str
 ) -> float:
-    """Bytes of one row of the kinds that `cache` holds: exact but for `sampled` (see SAMPLED_BYTES_PER_DRAW)."""
+    """Return the bytes of one row of the kinds in `cache`.
+
+    The result is exact except for `sampled` (see SAMPLED_BYTES_PER_DRAW).
+    """
     row, columns = 0.0, 0
     if "states" in cache.kinds:
         stacks = 3 if cache.states.encoder_output else 2
@@ -48,7 +55,10 @@ def row_bytes(
 def cache_bytes(
     cache: Cache, tokens: Sequence[ShardRecord], width: int, vocab_size: int, computed: str
 ) -> float:
-    """Bytes that caching these token shards takes: exact but for `sampled`, and for the sidecars."""
+    """Return the bytes of the cache of these token shards.
+
+    The result is exact except for `sampled`, and does not count the sidecars.
+    """
     total = 0.0
     for shard in tokens:
         length_in, length_out = (
@@ -61,10 +71,11 @@ def cache_bytes(
 
 
 def require_disk(directory: Path, need: float) -> None:
-    """Raise ArtifactError unless the disk of `directory` has room for `need` bytes more."""
+    """Raise ArtifactError unless the disk of `directory` has room for `need` more bytes."""
     free = shutil.disk_usage(directory).free
     if need > free:
         raise ArtifactError(
-            f"{directory} will take {need / 1e9:.1f} GB more, but {free / 1e9:.1f} GB are free there: free some space, "
-            "cache smaller targets (cache.states.dtype=int8, cache.kinds=[sampled]), or move the run to another disk"
+            f"{directory} will take {need / 1e9:.1f} GB more, but {free / 1e9:.1f} GB are free "
+            "there: free some space, cache smaller targets (cache.states.dtype=int8, "
+            "cache.kinds=[sampled]), or move the run to another disk"
         )

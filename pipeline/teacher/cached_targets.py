@@ -1,4 +1,4 @@
-"""Reading cached targets, and telling whether they belong to the labels beside them."""
+"""Reading of cached targets, and the check that they belong to the labels of their rows."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from pipeline.teacher.fidelity import label_log_probs
 from pipeline.teacher.model_inputs import model_inputs
 from pipeline.teacher.tail import AT_THE_CUT, TAIL_FILES, Tail, load_tail
 
-#: How far, in nats and in the mean, the labels' replayed log-probabilities may be from those noted when they were cached. Rounding
-#: in another batch shape moves bf16's by some 0.01; rows off by one move even an untrained teacher's by 0.3.
+#: The largest mean distance, in nats, between the labels' replayed log-probabilities and those
+#: noted when they were cached. Rounding in another batch shape moves bf16's by about 0.01; rows off
+#: by one move even an untrained teacher's by 0.3.
 LOG_PROB_TOLERANCE = 0.04
-#: Large logits round more coarsely. Then the noted values must be so many times nearer than the same ones one position on.
+#: Large logits round more coarsely. The noted values must then be this many times nearer than the
+#: same values shifted by one position.
 NEARER = 4.0
 
 
@@ -30,7 +32,10 @@ def open_tail(
     blocks: Mapping[Attention, int] = AT_THE_CUT,
     inputs: Iterable[BlockInput] = (),
 ) -> Tail:
-    """Load the tail of a cache after checking its bytes; blocks, inputs: what a replay records. Raises CorruptArtifact."""
+    """Load the tail of a cache after checking its bytes.
+
+    blocks, inputs: what a replay records. Raises CorruptArtifact when its files are damaged.
+    """
     for name in TAIL_FILES:
         cache.verify_file(name)
     return load_tail(cache.root / "tail", device, blocks, inputs)
@@ -40,16 +45,18 @@ class CachedTargets:
     """Reads one kind of target from a cache."""
 
     def __init__(self, cache: Artifact, kind: TargetKind, *, encoder_blocks: bool = True) -> None:
-        """encoder_blocks: whether anything of the encoder's blocks is looked at; else a cached encoder output is read alone.
+        """Choose the columns to read.
 
-        Raises ConfigError when the cache does not hold this kind.
+        encoder_blocks: whether the objective uses the encoder's blocks. Otherwise only the
+        encoder's output is read, if it is cached. Raises ConfigError when the cache does not hold
+        this kind.
         """
         self.cache, self.kind = cache, kind
         self.settings = Cache.model_validate(cache.manifest.payload["settings"])
         if kind not in self.settings.kinds:
             raise ConfigError(
-                f"{cache.root} holds {', '.join(self.settings.kinds)}: set distill.targets to one of these, "
-                f"or add {kind} to cache.kinds and cache again"
+                f"{cache.root} holds {', '.join(self.settings.kinds)}: set distill.targets to one "
+                f"of these, or add {kind} to cache.kinds and cache again"
             )
         self._columns: tuple[str, ...] = ()
         if kind == "states":
@@ -66,7 +73,10 @@ class CachedTargets:
     def read(
         self, rows: list[Row], labels: torch.Tensor, vocab_size: int
     ) -> dict[str, torch.Tensor]:
-        """Return what `Distiller` and `CachedTeacher` read of these rows; labels: (rows, L_out), -100 where not scored."""
+        """Return the targets of these rows, as `Distiller` and `CachedTeacher` read them.
+
+        labels: (rows, L_out), -100 where not scored.
+        """
         if self.kind == "sampled":
             coded = gather_ragged(self.cache, rows, sparse.SAMPLED)
             try:
@@ -78,20 +88,23 @@ class CachedTargets:
                 raise CorruptArtifact(
                     f"among shards {shards} of {self.cache.root}: {error}; run miniend verify on it"
                 ) from None
-        found = gather(self.cache, rows, self._columns)
-        return sparse.read_topk(found) if self.kind == "topk" else found
+        columns = gather(self.cache, rows, self._columns)
+        return sparse.read_topk(columns) if self.kind == "topk" else columns
 
 
 def require_aligned(tokens: Artifact, cache: Artifact) -> None:
-    """Raise StaleArtifact unless cache shard i was made from the very bytes of token shard i, for every i."""
+    """Raise StaleArtifact unless each cache shard was made from the bytes of its token shard."""
     if len(tokens.shards) != len(cache.shards):
         raise StaleArtifact(
-            f"{cache.root} has {len(cache.shards)} shards, {tokens.root} has {len(tokens.shards)}: cache again"
+            f"{cache.root} has {len(cache.shards)} shards, {tokens.root} has "
+            f"{len(tokens.shards)}: cache again"
         )
-    for ours, theirs in zip(tokens.shards, cache.shards, strict=True):
-        if theirs.notes.get("token_shard_sha256") != ours.sha256 or theirs.rows != ours.rows:
+    for token_shard, cache_shard in zip(tokens.shards, cache.shards, strict=True):
+        source = cache_shard.notes.get("token_shard_sha256")
+        if source != token_shard.sha256 or cache_shard.rows != token_shard.rows:
+            index = token_shard.index
             raise StaleArtifact(
-                f"shard {ours.index} of {cache.root} was not made from shard {ours.index} of {tokens.root}: "
+                f"shard {index} of {cache.root} was not made from shard {index} of {tokens.root}: "
                 "remove its sidecar and run cache_teacher again"
             )
 
@@ -99,22 +112,23 @@ def require_aligned(tokens: Artifact, cache: Artifact) -> None:
 def check_labels(
     tokens: Artifact, targets: CachedTargets, shard: int, pad_token_id: int, tail: Tail | None
 ) -> None:
-    """Compare a shard's targets with its labels, as was done when it was cached: a shift of one against the other shows.
+    """Raise CorruptArtifact unless the first rows of a shard's targets fit its labels.
 
-    tail: that of the cache, for states. The first rows of the shard are read; for states the replayed teacher must give their labels
-    the log-probabilities noted, for sampled and topk the sum that ties them to the labels must be
-    the one noted. Raises CorruptArtifact.
+    For states, the replayed teacher must give the labels the noted log-probabilities. For sampled
+    and topk, `label_digest` must give the noted number. A shift between targets and labels changes
+    both.
+    tail: the tail of the cache, for states.
     """
     notes = targets.cache.shards[shard].notes
     count = len(notes["label_log_probs"]) if targets.kind == "states" else notes["sample_rows"]
     rows = [(shard, row) for row in range(count)]
     batch = model_inputs(gather(tokens, rows, ("input_ids", "labels")), pad_token_id)
     labels = batch["labels"]
-    found = targets.read(rows, labels, vocab_size=1 << 20)
+    stored = targets.read(rows, labels, vocab_size=1 << 20)
     if targets.kind == "states":
         assert tail is not None
         settings, dtype, device = targets.settings.states, tail.model.dtype, tail.model.device
-        columns = {name: tensor.to(device) for name, tensor in found.items()}
+        columns = {name: tensor.to(device) for name, tensor in stored.items()}
         decoder_states = states.restore("decoder_states", columns, settings, dtype)
         assert decoder_states is not None
         replayed = tail.replay(
@@ -128,18 +142,18 @@ def check_labels(
         ).cpu()
         noted = torch.tensor([value for row in notes["label_log_probs"] for value in row])
         fits = len(values) == len(noted) and _close(values, noted)
-        what = "the replayed teacher gives them other log-probabilities than were noted"
+        problem = "the replayed teacher gives them other log-probabilities than were noted"
     else:
         if targets.kind == "sampled":
-            digest = sparse.sampled_digest(found["sampled_ids"], found["sampled_counts"])
+            digest = sparse.sampled_digest(stored["sampled_ids"], stored["sampled_counts"])
         else:
             digest = sparse.topk_digest(gather(targets.cache, rows, sparse.TOPK))
-        fits = sparse.tie(digest, labels) == notes[targets.kind]["tie"]
-        what = "together they are not what was noted"
+        fits = sparse.label_digest(digest, labels) == notes[targets.kind]["tie"]
+        problem = "together they differ from what was noted"
     if not fits:
         raise CorruptArtifact(
-            f"shard {shard} of {targets.cache.root} does not belong to the labels of {tokens.root}: {what}: "
-            f"{targets.cache.rebuild_hint(shard)}"
+            f"shard {shard} of {targets.cache.root} does not belong to the labels of "
+            f"{tokens.root}: {problem}: {targets.cache.rebuild_hint(shard)}"
         )
 
 

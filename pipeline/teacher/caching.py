@@ -1,4 +1,7 @@
-"""Caching a teacher: for every token shard the targets a recipe asks for, and once the tail that replays its states."""
+"""Caching of a teacher: the recipe's targets for each token shard, and once the tail.
+
+The tail replays the cached states.
+"""
 
 from __future__ import annotations
 
@@ -25,20 +28,20 @@ from pipeline.teacher.tail import TAIL_FILES, Tail, write_tail
 from pipeline.teacher.vocabulary import check_vocabulary
 from pipeline.teacher.writing import Writing
 
-#: The most a replay may differ from the teacher, as a share of its largest value. Rounding differs where
-#: a GPU chooses other kernels; more than this is a fault.
+#: The largest difference between a replay and the teacher, relative to the teacher's largest value.
+#: Rounding differs where a GPU chooses other kernels; more than this is a fault.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 1e-2}
 
 
 def cache_teacher(
     job: CacheJob, rank: int = 0, world: int = 1, shards: str | None = None
 ) -> Output:
-    """Bring job.output to completion; this process takes what is missing of every `world`-th shard.
+    """Complete job.output; this process writes the missing shards among every `world`-th one.
 
     shards: restricts the work of all processes to these, as `chosen_shards` reads them.
-    Raises ConfigError when teacher and tokens do not fit, and ArtifactError when the disk is too small
-    for the whole cache. Raises CorruptArtifact when replaying a shard's sample does not give what the
-    teacher gives.
+    Raises ConfigError when teacher and tokens do not fit, and ArtifactError when the disk is too
+    small for the whole cache. Raises CorruptArtifact when the replay of a shard's sample differs
+    from the teacher.
     """
     output = job.output
     if output.complete():
@@ -73,26 +76,26 @@ def cache_teacher(
 
 
 def chosen_shards(text: str | None, count: int) -> list[int]:
-    """Return the indices below `count` that `text` names, all when None.
+    """Return the indices below `count` that `text` names, or all if it is None.
 
-    text: `3,7-9`, or `1::4` for every fourth from 1 on; indices beyond the last are left out. Raises
+    text: `3,7-9`, or `1::4` for every fourth from 1 on; indices beyond the last are ignored. Raises
     ConfigError for anything else.
     """
     if text is None:
         return list(range(count))
     chosen: set[int] = set()
     for item in text.split(","):
-        found = re.fullmatch(r"(\d+)(?:-(\d+)|::([1-9]\d*))?", item)
-        if found is None:
+        match = re.fullmatch(r"(\d+)(?:-(\d+)|::([1-9]\d*))?", item)
+        if match is None:
             raise ConfigError(f"--shards {text}: write 3,7-9, or 1::4 for every fourth from 1 on")
-        first, last, step = found.groups()
+        first, last, step = match.groups()
         stop = int(last) + 1 if last else count if step else int(first) + 1
         chosen.update(range(int(first), min(stop, count), int(step or 1)))
     return sorted(chosen)
 
 
 def _check(job: CacheJob) -> None:
-    """Raise ConfigError for what would fail later, before anything is written."""
+    """Raise ConfigError early, before anything is written, for settings that cannot work."""
     teacher, settings = job.teacher.architecture, job.settings
     teacher.check_dtype(job.dtype, "teacher.dtype")
     check_vocabulary(job.teacher, job.tokenizer)
@@ -106,7 +109,7 @@ def _check(job: CacheJob) -> None:
 
 
 def _require_disk(job: CacheJob, missing: Sequence[int]) -> None:
-    """Raise ArtifactError unless the shards that are missing fit on the disk."""
+    """Raise ArtifactError unless the missing shards fit on the disk."""
     tokens, teacher = [job.tokens.shards[index] for index in missing], job.teacher.architecture
     width, vocab_size = teacher.shape.d_model, teacher.vocab_size
     need = cache_bytes(job.settings, tokens, width, vocab_size, job.dtype)
@@ -121,8 +124,8 @@ class _Worker:
         architecture = job.teacher.architecture
         self.pad_token_id, self.vocab_size = architecture.pad_token_id, architecture.vocab_size
         self.has_states = "states" in self.cache.kinds
-        #: Whether a pass runs to its end.
-        self.whole = bool({"sampled", "topk"} & set(self.cache.kinds))
+        #: Whether a pass runs to its end, not just to the decoder's cut.
+        self.to_end = bool({"sampled", "topk"} & set(self.cache.kinds))
         self.tail: Tail | None = None
         if self.has_states:
             self.tail_state: TailState = teacher.tail_state()
@@ -133,14 +136,14 @@ class _Worker:
         records = [self.job.tokens.shards[index] for index in shards]
         rows = sum(record.rows for record in records)
         with Writing() as writing, Progress("cache_teacher", rows, "row", quiet=quiet) as progress:
-            # Where ranks make their passes together, those that are done early take part in what the
-            # others still need.
+            # Where ranks make their passes together, those that finish early take part in the
+            # remaining passes of the others.
             batches = sum(math.ceil(record.rows / self.cache.batch_size) for record in records)
             passes = batches + self.has_states * len(records)
             for record in records:
                 self._shard(record, writing, progress)
             for _ in range(self.teacher.most_passes(passes) - passes):
-                self.teacher.run(self._batch(0, 0, 1), self.whole)
+                self.teacher.run(self._batch(0, 0, 1), self.to_end)
 
     def _batch(self, shard: int, start: int, stop: int) -> dict[str, torch.Tensor]:
         rows = self.job.tokens.rows(shard, slice(start, stop), ("input_ids", "labels"))
@@ -154,7 +157,7 @@ class _Worker:
         for start in range(0, record.rows, size):
             stop = min(start + size, record.rows)
             batch = self._batch(index, start, stop)
-            captured = self.teacher.run(batch, self.whole)
+            captured = self.teacher.run(batch, self.to_end)
             columns = self._columns(captured, batch["labels"], index, start)
             if start == 0:
                 notes |= self._fidelity(index, batch, columns)
@@ -170,7 +173,7 @@ class _Worker:
     def _columns(
         self, captured: Captured, labels: torch.Tensor, shard: int, first_row: int
     ) -> dict[str, Rows]:
-        """The columns of one batch, in the order of its rows."""
+        """Return the columns of one batch, in the order of its rows."""
         columns: dict[str, Rows] = {}
         if "states" in self.cache.kinds:
             settings = self.cache.states
@@ -178,7 +181,7 @@ class _Worker:
             columns |= states.store("decoder_states", captured.decoder_states, settings)
             if settings.encoder_output:
                 columns |= states.store("encoder_output", captured.encoder_output, settings)
-        if self.whole:
+        if self.to_end:
             assert captured.decoder_output is not None
             head, scored = self.teacher.head, labels != -100
             if "sampled" in self.cache.kinds:
@@ -199,7 +202,10 @@ class _Worker:
     def _fidelity(
         self, index: int, batch: dict[str, torch.Tensor], columns: dict[str, Rows]
     ) -> dict[str, Any]:
-        """Notes on a shard from its first batch: how well it gives back the teacher, and what ties it to its labels."""
+        """Return notes on a shard from its first batch.
+
+        They say how well a replay matches the teacher, and bind the targets to their labels.
+        """
         notes: dict[str, Any] = {"sample_rows": len(batch["labels"])}
         if self.tail is not None:
             dtype = getattr(torch, self.job.dtype)
@@ -210,16 +216,19 @@ class _Worker:
             decoder = states.restore("decoder_states", tensors, self.cache.states, dtype)
             assert encoder is not None
             assert decoder is not None
-            found = replay_fidelity(self.teacher, self.tail, self.job.cuts, batch, encoder, decoder)
-            self._require_faithful(index, found)
-            notes |= found
+            fidelity = replay_fidelity(
+                self.teacher, self.tail, self.job.cuts, batch, encoder, decoder
+            )
+            self._require_faithful(index, fidelity)
+            notes |= fidelity
         notes |= sparse.sparse_notes(self.cache, columns, batch["labels"].cpu(), self.vocab_size)
         return notes
 
-    def _require_faithful(self, index: int, found: dict[str, Any]) -> None:
-        errors = {name: error["max"] for name, error in found["replay_error"].items()}
+    def _require_faithful(self, index: int, fidelity: dict[str, Any]) -> None:
+        """Raise CorruptArtifact when a replay differs too much; fidelity: of `replay_fidelity`."""
+        errors = {name: error["max"] for name, error in fidelity["replay_error"].items()}
         worst = max(errors, key=lambda name: errors[name])
-        finite = all(error < float("inf") for error in (*errors.values(), found["replay_kl"]))
+        finite = all(error < float("inf") for error in (*errors.values(), fidelity["replay_kl"]))
         allowed = (
             TOLERANCE[self.job.dtype]
             if states.lossless(self.cache.states, self.job.dtype)
@@ -227,8 +236,9 @@ class _Worker:
         )
         if not finite or not errors[worst] <= allowed:
             raise CorruptArtifact(
-                f"cache shard {index}: replayed {worst} differs from the teacher by {errors[worst]:.3g} of its largest value "
-                f"(allowed {allowed}); nothing was written for it: check that the teacher's weights are finite"
+                f"cache shard {index}: replayed {worst} differs from the teacher by "
+                f"{errors[worst]:.3g} of its largest value (allowed {allowed}); nothing was "
+                "written for it: check that the teacher's weights are finite"
             )
 
 

@@ -1,4 +1,4 @@
-"""The cut: run a teacher and take the hidden states that enter a block of each stack."""
+"""The cut: run a teacher and record the hidden states that enter one block of each stack."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipeline.families.stacks import decode, encode
 
 
 class _DecoderCutReached(Exception):
-    """Leaves the teacher's forward where nothing after the decoder's cut is cached."""
+    """Ends the teacher's forward pass early when nothing after the decoder's cut is cached."""
 
 
 @dataclass
 class Captured:
-    """What one forward pass of the teacher leaves, in its dtype and on its device."""
+    """Hidden states of one forward pass of the teacher, in its dtype and on its device."""
 
     #: (batch, L_in, d_model), entering encoder block cuts[0].
     encoder_states: torch.Tensor
@@ -27,7 +27,7 @@ class Captured:
     decoder_states: torch.Tensor
     #: (batch, L_in, d_model), after the final norm.
     encoder_output: torch.Tensor
-    #: (batch, L_out, d_model), after the final norm; None when the forward was left at the cut.
+    #: (batch, L_out, d_model), after the final norm; None when the pass ended at the cut.
     decoder_output: torch.Tensor | None
 
 
@@ -40,16 +40,17 @@ def capture(
     *,
     whole: bool = False,
 ) -> Captured:
-    """Run the teacher on a batch: to its decoder's cut, or to the end when `whole`. The LM head is not run.
+    """Run the teacher on a batch to its decoder's cut, without the LM head.
 
     batch: input_ids, attention_mask (batch, L_in) and labels (batch, L_out), -100 where ignored.
+    whole: run to the end of the decoder instead.
     """
     states: dict[str, torch.Tensor] = {}
 
-    def keep(stack: str, leave: bool) -> Any:
+    def record(stack: str, stop: bool) -> Any:
         def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             states[stack] = args[0] if args else kwargs["hidden_states"]
-            if leave:
+            if stop:
                 raise _DecoderCutReached
 
         return hook
@@ -57,7 +58,7 @@ def capture(
     stacks: tuple[tuple[Stack, int], ...] = (("encoder", cuts[0]), ("decoder", cuts[1]))
     handles = [
         family.blocks(teacher, stack)[cut].register_forward_pre_hook(
-            keep(stack, stack == "decoder" and not whole), with_kwargs=True
+            record(stack, stack == "decoder" and not whole), with_kwargs=True
         )
         for stack, cut in stacks
     ]

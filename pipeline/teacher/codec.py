@@ -1,16 +1,22 @@
-"""A compact lossless code for one example's sampled targets: ids and counts a position, in about 24 bytes for 12 ids.
+"""A compact lossless code for one example's sampled targets.
 
-Ids ascend within a position, so what is coded is each one's distance from the one before (the first's from -1), less 1.
-Distances and counts - 1 are written in exponential Golomb codes (Teuhola 1978): for a value v and a parameter k, x = v + 2^k
-has w + 1 bits; w - k zeros and a one say w, then come the w bits below the leading one. k is chosen for each example. On
-uniform ids this takes 0.4 bytes a position more than Rice codes, on ids as frequent as a language's it takes 2 to 5 fewer,
-and no value is long in it. How many ids a position has is not stored: its counts end where they sum to `draws`.
+It stores the ids and counts of each position, in about 24 bytes for 12 ids. Ids ascend within a
+position. The code therefore stores the distance of each id from the one before (of the first from
+-1), less 1. Distances and counts - 1 are written in exponential Golomb codes (Teuhola 1978). For a
+value v and a parameter k, x = v + 2^k has w + 1 bits. The code of v is w - k zeros and a one, then
+the w bits of x below its leading one. k is chosen for each example.
 
-    header    <BBBBIIII: version, k of the distances, k of the counts, 0, draws, positions, ids, CRC-32 of all the rest
-    bits      w - k of all distances in unary, those of all counts, the low bits of all distances, those of all counts;
-              high bit first, zeros up to a whole byte
+On uniform ids this takes 0.4 bytes a position more than Rice codes. On ids with the frequencies of
+a language it takes 2 to 5 bytes fewer, and no value has a long code. The number of ids of a
+position is not stored: its counts end where they sum to `draws`.
 
-Unary parts stand together so that all of them are found by one search for ones, and the rest by their offsets.
+    header    <BBBBIIII: version, k of the distances, k of the counts, 0, draws, positions, ids,
+              CRC-32 of all the rest
+    bits      w - k of all distances in unary, then of all counts, then the low bits of all
+              distances, then of all counts; high bit first, zeros up to a whole byte
+
+The unary parts come first and together, so that one search for ones finds them all. The offsets of
+the low bits follow from them.
 """
 
 from __future__ import annotations
@@ -27,7 +33,8 @@ from numpy.typing import NDArray
 from pipeline.errors import CorruptArtifact
 
 VERSION = 1
-#: Ids are below 2^20 and counts at most 2^20, so that no code has more than 20 low bits and any 4 bytes hold one.
+#: Ids are below 2^20 and counts at most 2^20, so that each code has at most 20 low bits, which fit
+#: in any 4 bytes.
 MAX_VOCABULARY = MAX_DRAWS = 1 << 20
 _HEADER = struct.Struct("<BBBBIIII")
 _MAX_K = 20
@@ -40,14 +47,18 @@ class Targets(NamedTuple):
 
     #: (sum of lengths,): ascending within a position.
     ids: Ints
-    #: (sum of lengths,): how often each was drawn; at least 1, and `draws` in all for each position.
+    #: (sum of lengths,): how often each was drawn; at least 1, and `draws` in all for each
+    #: position.
     counts: Ints
     #: (positions,): at least 1.
     lengths: Ints
 
 
 def count_draws(samples: torch.Tensor) -> Targets:
-    """Count how often each id was drawn. samples: (positions, draws) int64, ascending, as `sample_targets` returns them."""
+    """Count how often each id was drawn.
+
+    samples: (positions, draws) int64, ascending, as `sample_targets` returns them.
+    """
     drawn = samples.cpu().numpy()
     first = np.ones(drawn.shape, np.bool_)
     first[:, 1:] = drawn[:, 1:] != drawn[:, :-1]
@@ -56,7 +67,11 @@ def count_draws(samples: torch.Tensor) -> Targets:
 
 
 def encode(targets: Targets, draws: int) -> bytes:
-    """Code the targets of one example. Raises ValueError unless they are as `Targets` says and `draws` fits them."""
+    """Encode the targets of one example.
+
+    Raises ValueError unless they are as `Targets` says and the counts of each position sum to
+    `draws`.
+    """
     ids, counts, lengths = (np.asarray(part, np.int64) for part in targets)
     if not (
         len(ids) == len(counts) == lengths.sum() and (lengths > 0).all() and (counts > 0).all()
@@ -94,26 +109,32 @@ def encode(targets: Targets, draws: int) -> bytes:
 
 
 def decode(data: bytes | memoryview, *, draws: int, positions: int, vocab_size: int) -> Targets:
-    """Undo `encode`. draws, positions, vocab_size: what the reader expects.
+    """Decode the bytes that `encode` wrote.
 
-    Raises CorruptArtifact for bytes that `encode` did not write, and when they hold something else than is expected.
-    Takes memory in proportion to len(data), whatever the bytes.
+    draws: the expected draws of each position.
+    positions: the expected number of positions.
+    vocab_size: the expected bound on ids.
+
+    Raises CorruptArtifact for bytes that `encode` did not write, and for values other than the
+    expected ones. Takes memory in proportion to len(data), for any bytes.
     """
     if len(data) < _HEADER.size:
         raise CorruptArtifact(
             f"sampled targets: {len(data)} bytes are fewer than a header; the shard must be rebuilt"
         )
     *fields, checksum = _HEADER.unpack_from(data)
-    version, id_k, count_k, _, found_draws, found_positions, size = fields
+    version, id_k, count_k, _, stored_draws, stored_positions, size = fields
     body = bytes(data[_HEADER.size :])
     if version != VERSION or checksum != _checksum(tuple(fields), body):
         raise CorruptArtifact(
-            f"sampled targets: the checksum or the version ({version}, not {VERSION}) is wrong; the shard must be rebuilt"
+            f"sampled targets: the checksum or the version ({version}, not {VERSION}) is wrong; "
+            "the shard must be rebuilt"
         )
-    if (found_draws, found_positions) != (draws, positions):
+    if (stored_draws, stored_positions) != (draws, positions):
         raise CorruptArtifact(
-            f"sampled targets: {found_positions} positions of {found_draws} draws where {positions} of {draws} belong: "
-            "the cache and the labels are not of the same rows; cache again"
+            f"sampled targets: {stored_positions} positions of {stored_draws} draws instead of "
+            f"{positions} of {draws}: the cache and the labels are not of the same rows; "
+            "cache again"
         )
     targets = _decode_body(body, id_k, count_k, size, draws)
     if (
@@ -130,11 +151,12 @@ def decode(data: bytes | memoryview, *, draws: int, positions: int, vocab_size: 
 def pad_targets(
     targets: Sequence[Targets], mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Put a batch's targets in the form that `pipeline.objectives.logits.sampled_kl` takes.
+    """Pad a batch's targets for `pipeline.objectives.logits.sampled_kl`.
 
-    mask: (batch, L), true where a label is scored; targets[b] holds the positions of row b where it is, in order.
-    Returns ids (batch, L, widest) int64 and counts (batch, L, widest) float32 on the CPU; 0 where unused.
-    Raises CorruptArtifact when a row has another number of positions than targets.
+    mask: (batch, L), true where a label is scored. targets: targets[b] holds the scored positions
+    of row b, in order.
+    Returns ids (batch, L, widest) int64 and counts (batch, L, widest) float32 on the CPU; 0 where
+    unused. Raises CorruptArtifact when a row has a different number of positions and targets.
     """
     scored = mask.cpu().numpy().astype(np.bool_)
     lengths = np.concatenate([part.lengths for part in targets])
@@ -156,7 +178,7 @@ def pad_targets(
 
 
 def _decode_body(body: bytes, id_k: int, count_k: int, size: int, draws: int) -> Targets | None:
-    """The targets, or None where the bits do not hold together."""
+    """Return the targets, or None when the bits contradict each other."""
     if id_k > _MAX_K or count_k > _MAX_K or 2 * size > 8 * len(body):
         return None
     ones = np.flatnonzero(np.unpackbits(np.frombuffer(body, np.uint8)))[: 2 * size]
@@ -172,7 +194,8 @@ def _decode_body(body: bytes, id_k: int, count_k: int, size: int, draws: int) ->
     values = _gather(body, head + np.cumsum(widths) - widths, widths) + (1 << widths)
     distances, counts = values[:size] - (1 << id_k), values[size:] - (1 << count_k) + 1
     drawn = np.cumsum(counts)
-    # A position ends where its counts reach `draws`: each multiple of it up to the last sum must be met.
+    # A position ends where its counts reach `draws`: each multiple of it up to the last sum must be
+    # met.
     last = np.flatnonzero(drawn % draws == 0)
     if size and (len(last) * draws != drawn[-1] or last[-1] != size - 1):
         return None
@@ -185,8 +208,8 @@ def _decode_body(body: bytes, id_k: int, count_k: int, size: int, draws: int) ->
 
 
 def _golomb(values: Ints) -> tuple[int, Ints, Ints]:
-    """The k that codes `values` in fewest bits, then w - k of each and its w low bits."""
-    # Beyond the largest value every step of k costs each code a bit more.
+    """Return the k that needs the fewest bits, then w - k and the w low bits of each value."""
+    # Beyond the largest value, each step of k costs each code one more bit.
     largest = int(values.max()).bit_length() if len(values) else 0
     costs = [
         2 * int(np.frexp(values + (1 << k))[1].sum()) - k * len(values) for k in range(largest + 1)
@@ -198,7 +221,10 @@ def _golomb(values: Ints) -> tuple[int, Ints, Ints]:
 
 
 def _spread(values: Ints, widths: Ints) -> NDArray[np.uint8]:
-    """The bits of all values one after the other, high bit first, as many of each as its width."""
+    """Return the bits of all values, one value after the other, high bit first.
+
+    widths: the number of bits of each value.
+    """
     shift = np.repeat(np.cumsum(widths), widths) - 1 - np.arange(widths.sum())
     return ((np.repeat(values, widths) >> shift) & 1).astype(np.uint8)
 
@@ -206,7 +232,7 @@ def _spread(values: Ints, widths: Ints) -> NDArray[np.uint8]:
 def _gather(body: bytes, offsets: Ints, widths: Ints) -> Ints:
     """Read an integer of widths[i] bits (at most 25) at bit offsets[i], high bit first."""
     padded = np.frombuffer(body + bytes(8), np.uint8)
-    # All overlapping 4-byte words of the bytes, without a copy.
+    # A view of all overlapping 4-byte words.
     words = np.ndarray((len(padded) - 3,), dtype=">u4", buffer=padded, strides=(1,))
     read = words[offsets >> 3].astype(np.int64)
     return (read >> (32 - (offsets & 7) - widths)) & ((1 << widths) - 1)

@@ -1,4 +1,4 @@
-"""Where a teacher is cut: the block of each stack whose input is cached."""
+"""The cuts of a teacher: the block of each stack whose input is cached."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pipeline.recipe import Cache
 
 
 def resolve_cuts(settings: Cache, encoder_layers: int, decoder_layers: int) -> tuple[int, int]:
-    """Return the cuts of the encoder and the decoder as block indices; raises ConfigError for no such block."""
+    """Return the cuts of the encoder and the decoder as block indices.
+
+    Raises ConfigError when there is no such block.
+    """
     return (
         resolve_cut(settings.encoder_cut, encoder_layers, "encoder_cut"),
         resolve_cut(settings.decoder_cut, decoder_layers, "decoder_cut"),
@@ -15,7 +18,10 @@ def resolve_cuts(settings: Cache, encoder_layers: int, decoder_layers: int) -> t
 
 
 def resolve_cut(cut: int, layers: int, name: str) -> int:
-    """Turn a cut (negative counts from the end) into a block index; raises ConfigError for no such block."""
+    """Return the block index of a cut, which may be negative and then counts from the end.
+
+    Raises ConfigError when there is no such block.
+    """
     if not -layers <= cut < layers:
         raise ConfigError(f"cache.{name} {cut}: the teacher's stack has blocks 0 to {layers - 1}")
     return cut % layers

@@ -1,4 +1,4 @@
-"""What stage 2 works on, resolved once from recipe and disk. No heavy imports."""
+"""The job of stage 2, resolved once from recipe and disk. No heavy imports."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class CacheJob:
     tokens: Artifact
     run: Run
     teacher: ModelDirectory
-    #: The dtype the teacher computes in, resolved.
+    #: The dtype that the teacher computes in, resolved.
     dtype: str
-    #: The DeepSpeed JSON of a teacher that is spread over all ranks; None for a whole one.
+    #: The DeepSpeed JSON of a teacher partitioned over all ranks; None for a whole one.
     deepspeed: str | None
     settings: Cache
     #: Decides the draws of sampled targets.
@@ -40,27 +40,31 @@ class CacheJob:
 
     @cached_property
     def tokenizer(self) -> Path:
-        """The tokenizer the tokens were made with."""
+        """Return the tokenizer that made the tokens."""
         return open_tokenizer(self.run)
 
     @cached_property
     def cuts(self) -> tuple[int, int]:
-        """The encoder and the decoder block whose input is cached; raises ConfigError when there is none."""
+        """Return the encoder and the decoder block whose input is cached.
+
+        Raises ConfigError when there is no such block.
+        """
         return resolve_cuts(self.settings, *_layers(self.teacher))
 
     @property
     def together(self) -> bool:
-        """Whether all ranks load and run the teacher together."""
+        """Return whether all ranks load and run the teacher together."""
         return self.deepspeed is not None
 
 
 def resolve(
     recipe: Recipe, teacher: Teacher | None = None, model: ModelDirectory | None = None
 ) -> CacheJob:
-    """Return the job of caching the recipe's teacher, or another one in its place.
+    """Return the job of caching the recipe's teacher.
 
-    model: the teacher's directory, where it is open already.
-    Raises ConfigError when there is no teacher, and IncompleteArtifact when there are no tokens yet.
+    teacher: another teacher to cache instead. model: the teacher's directory, if already open.
+    Raises ConfigError when there is no teacher, and IncompleteArtifact when there are no
+    tokens yet.
     """
     spec, run = teacher or required_teacher(recipe), Run(recipe.root)
     tokens, model = open_tokens(run, "train"), model or open_model(spec.model)
@@ -91,6 +95,7 @@ def resolve(
 
 
 def required_teacher(recipe: Recipe) -> Teacher:
+    """Return the recipe's teacher; raises ConfigError when it names none."""
     if recipe.teacher is None:
         raise ConfigError(
             "this recipe names no teacher: add `teacher: {model: DIRECTORY-OR-HUB-NAME}`"

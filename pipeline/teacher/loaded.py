@@ -1,4 +1,4 @@
-"""A teacher that is ready to run, whole on this process's device."""
+"""A loaded teacher, whole on this process's device."""
 
 from __future__ import annotations
 
@@ -20,37 +20,41 @@ TailState = tuple[PretrainedConfig, dict[str, torch.Tensor]]
 
 
 class Teacher(Protocol):
-    """A loaded teacher: whole (`WholeTeacher`) or spread over the ranks (`PartitionedTeacher`)."""
+    """A loaded teacher: whole (`WholeTeacher`) or partitioned (`PartitionedTeacher`)."""
 
-    #: For its configuration and for hooks; `run` runs it.
+    #: For its configuration and for hooks; use `run` to run it.
     model: PreTrainedModel
     family: Family
-    #: With its whole weight, on `device`.
+    #: The LM head with its whole weight, on `device`.
     head: Head
     device: torch.device
 
     def run(self, batch: Batch, whole: bool) -> Captured:
-        """Make a forward pass, as `capture` says. whole: run to the end, not to the decoder's cut."""
+        """Make a forward pass like `capture`. whole: run to the end, not to the decoder's cut."""
         ...
 
     def tail_state(self) -> TailState:
         """Return configuration and weights of the tail from the cuts on."""
         ...
 
-    def most_passes(self, own: int) -> int:
-        """Return how many forward passes this process must make, of which `own` are its own work."""
+    def most_passes(self, needed: int) -> int:
+        """Return how many forward passes this process must make.
+
+        needed: the number it makes for its own work. Ranks that run the teacher together all make
+        as many as the one that needs most.
+        """
         ...
 
     def close(self) -> None:
-        """Free what the teacher holds besides its tensors."""
+        """Release everything the teacher holds except its tensors."""
         ...
 
 
 class WholeTeacher:
-    """A model that is whole on its device; each process runs its own."""
+    """A whole model on its device; each process runs its own."""
 
     def __init__(self, model: PreTrainedModel, cuts: tuple[int, int]) -> None:
-        """cuts: the encoder and decoder block whose input is captured."""
+        """Prepare a model for inference. cuts: the blocks of each stack whose input is captured."""
         self.model = model.eval().requires_grad_(False)
         self.family = family_of(model.config)
         self.head = self.family.head(model)
@@ -63,8 +67,8 @@ class WholeTeacher:
     def tail_state(self) -> TailState:
         return self.family.tail_state(self.model, *self._cuts)
 
-    def most_passes(self, own: int) -> int:
-        return own
+    def most_passes(self, needed: int) -> int:
+        return needed
 
     def close(self) -> None:
         pass
@@ -73,10 +77,10 @@ class WholeTeacher:
 def load_teacher(
     directory: ModelDirectory, dtype: str, cuts: tuple[int, int], deepspeed: str | None = None
 ) -> Teacher:
-    """Load a teacher onto this process's device, or over all ranks when a DeepSpeed JSON is named.
+    """Load a teacher onto this process's device, or over all ranks if a DeepSpeed JSON is named.
 
-    dtype: what it computes in. In the latter case every rank calls it, and all make their forward
-    passes together; raises ConfigError when the JSON does not ask for ZeRO-3.
+    dtype: the dtype it computes in. With a JSON, every rank must call it, and all make their
+    forward passes together. Raises ConfigError when the JSON does not ask for ZeRO-3.
     """
     if deepspeed is not None:
         from pipeline.teacher.partitioned import PartitionedTeacher

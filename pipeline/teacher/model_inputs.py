@@ -1,4 +1,4 @@
-"""Token rows as a model takes them."""
+"""Token rows as inputs of a model."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import torch
 
 
 def model_inputs(rows: dict[str, torch.Tensor], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Turn stored `input_ids` and `labels` (any integer dtype, padded with pad_token_id) into model inputs.
+    """Turn stored `input_ids` and `labels` into model inputs.
 
-    Returns int64 `input_ids` and `attention_mask` of shape (batch, L_in) and `labels` (batch, L_out), -100 at padding.
+    rows: of any integer dtype, padded with pad_token_id.
+    Returns int64 `input_ids` and `attention_mask` of shape (batch, L_in) and `labels` (batch,
+    L_out), -100 at padding.
     """
     input_ids, labels = rows["input_ids"].to(torch.int64), rows["labels"].to(torch.int64)
     return {

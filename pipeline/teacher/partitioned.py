@@ -1,4 +1,7 @@
-"""A teacher too large for one device: spread over the ranks, its weights gathered where they are used."""
+"""A teacher too large for one device, partitioned over the ranks.
+
+Its weights are gathered where they are used.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,15 @@ if TYPE_CHECKING:
 
 
 class PartitionedTeacher:
-    """A teacher under ZeRO-3 inference. Every rank makes it, and all make their forward passes together."""
+    """A teacher under ZeRO-3 inference.
+
+    Every rank creates it, and all make their forward passes together.
+    """
 
     def __init__(
         self, directory: ModelDirectory, dtype: str, cuts: tuple[int, int], deepspeed: str
     ) -> None:
-        """deepspeed: a JSON such as ds_configs/zero3_inference.json."""
+        """Load the model. deepspeed: a JSON such as ds_configs/zero3_inference.json."""
         config = inference_config(deepspeed, dtype)
         self.model = load_partitioned(directory, dtype, config)
         self.family = directory.architecture.family
@@ -50,20 +56,20 @@ class PartitionedTeacher:
         tensors = weights | dict(self.model.named_buffers())
         return config, {name: whole_weight(tensors[source]) for name, source in names.items()}
 
-    def most_passes(self, own: int) -> int:
-        return distributed.largest(own)
+    def most_passes(self, needed: int) -> int:
+        return distributed.largest(needed)
 
     def close(self) -> None:
         self._engine.destroy()
 
 
 class _Capture(nn.Module):
-    """A forward pass that captures, as the root module whose forward DeepSpeed follows."""
+    """A forward pass that captures, as the root module that DeepSpeed hooks into."""
 
     def __init__(self, model: PreTrainedModel, family: Family, cuts: tuple[int, int]) -> None:
         super().__init__()
         self.model, self._family, self._cuts = model, family, cuts
 
     def forward(self, batch: dict[str, torch.Tensor]) -> Captured:
-        # To the end, always (see `inference_engine`).
+        # Always to the end (see `inference_engine`).
         return capture(self.model, self._family, self._cuts, batch, whole=True)

@@ -1,12 +1,14 @@
-"""Drawing tokens from the teacher: the sparse, unbiased targets of Sparse Logit Sampling (arXiv 2503.16870).
+"""Draws of tokens from the teacher: the targets of Sparse Logit Sampling (arXiv 2503.16870).
 
-The same logits give the same draws, bit for bit, whatever the batch, the chunk or the device: from the logits on, nothing
-is computed that rounds differently elsewhere. Probabilities are integers (a table of powers of two instead of `exp`, whose
-last bit is each library's own), sums of integers do not depend on their order, and the random numbers are numpy's Philox,
-keyed by (seed, shard, row) and read position after position.
+They are sparse and unbiased. The same logits give the same draws, bit for bit, in any batch, in any
+chunk and on any device. After the logits, nothing is computed that rounds differently elsewhere.
+Probabilities are integers, from a table of powers of two, because the last bit of `exp` differs
+between libraries. Sums of integers do not depend on their order. The random numbers are numpy's
+Philox, keyed by (seed, shard, row) and read position by position.
 
-The price is a grid: log2-probabilities are rounded to 2^-12, so a probability is off by a factor within 1 ± 8.5e-5 (bf16
-logits are off by some 100 times that), and a token less likely than 2^-40 of the likeliest is never drawn.
+The price is a grid. log2-probabilities are rounded to 2^-12, so a probability is off by a factor
+within 1 ± 8.5e-5; bf16 logits are off by about 100 times that. A token less likely than 2^-40 of
+the likeliest is never drawn.
 """
 
 from __future__ import annotations
@@ -25,47 +27,54 @@ from pipeline.errors import ArtifactError
 
 Method = Literal["independent", "systematic"]
 
-#: Bits after the point of a log2-probability, and of the likeliest token's weight.
+#: Fractional bits of a log2-probability, and bits of the likeliest token's weight.
 _GRID_BITS, _WEIGHT_BITS = 12, 40
-#: Logits in one chunk: the integers made of 2^17 of them (1 MiB each) stay in a core's cache.
+#: Logits in one chunk: the integers made from 2^17 of them (1 MiB each) stay in a core's cache.
 _CHUNK_CPU, _CHUNK_CUDA = 1 << 17, 1 << 25
-#: Tokens summed up at once; only one such block a draw is then searched token by token.
+#: Tokens in a block; each draw searches only one block token by token.
 _BLOCK = 256
 
 
 def uniforms(
     seed: int, shard: int, row: int, positions: int, draws: int, method: Method = "independent"
 ) -> Tensor:
-    """Random numbers in [0, 1), float64 (positions, draws): the first positions stay the same when there are more.
+    """Return random numbers in [0, 1), float64 (positions, draws).
 
-    shard, row: where the example lies in the token artifact. method "independent": all are independent, as in the paper.
-    "systematic": the i-th draw of a position is (i + u) / draws with one u a position (Madow 1949; in particle filters,
-    arXiv cs/0507025, section 2.4); each token's expected count is the same, so targets stay unbiased, but a count never
-    differs from its expectation by 1 or more.
+    The numbers of the first positions stay the same when there are more positions. shard, row: the
+    index of the example in the token artifact.
+
+    With the method "independent" all are independent, as in the paper. With "systematic", draw i of
+    a position is (i + u) / draws with one u per position (Madow 1949; in particle filters, arXiv
+    cs/0507025, section 2.4). Each token's expected count is the same, so targets stay unbiased, but
+    a count never differs from its expectation by 1 or more.
     """
     digest = hashlib.sha256(f"sampled targets/{seed}/{shard}/{row}".encode()).digest()
     stream = np.random.Philox(key=int.from_bytes(digest[:16], "little"))
-    # Raw words alone never change between numpy releases; 53 bits of each fill a float64.
+    # Only raw words never change between numpy releases; 53 bits of each fill a float64.
     each = draws if method == "independent" else 1
-    u = (stream.random_raw(positions * each) >> 11).astype(np.float64).reshape(
-        positions, each
-    ) * 2.0**-53
+    words = stream.random_raw(positions * each) >> 11
+    u = words.astype(np.float64).reshape(positions, each) * 2.0**-53
     if method == "systematic":
         u = (np.arange(draws) + u) / draws
     return torch.from_numpy(u)
 
 
 def sample_targets(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
-    """Draw token ids from softmax(logits / temperature) by inverting its distribution function at `uniforms`.
+    """Draw token ids from softmax(logits / temperature).
 
-    logits: (positions, vocabulary), any float dtype; -inf is a token that is never drawn. uniforms: (positions, draws)
-    in [0, 1), float64. Returns ids (positions, draws) int64 on the logits' device, ascending in each position.
-    Raises ArtifactError when a position has a NaN, an infinite or no finite logit; ValueError for shapes that do not fit.
-    Nothing of positions × vocabulary is made beyond one chunk.
+    Its distribution function is inverted at `uniforms`.
+
+    logits: (positions, vocabulary), any float dtype; a token with logit -inf is never drawn.
+    uniforms: (positions, draws) in [0, 1), float64.
+    Returns ids (positions, draws) int64 on the logits' device, ascending in each position.
+
+    Raises ArtifactError when a position has a NaN, an infinite or no finite logit. Raises
+    ValueError for shapes that do not fit. No tensor larger than one chunk is made.
     """
     if logits.dim() != 2 or uniforms.dim() != 2 or len(logits) != len(uniforms):
         raise ValueError(
-            f"logits {tuple(logits.shape)} and uniforms {tuple(uniforms.shape)} need the same positions"
+            f"logits {tuple(logits.shape)} and uniforms {tuple(uniforms.shape)} need the same "
+            "positions"
         )
     if not 0.0 < temperature < math.inf:
         raise ValueError(f"temperature must be above 0, not {temperature}")
@@ -81,22 +90,23 @@ def sample_targets(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) -
         ids[part] = _invert(weights, u[part])
     if not worst.isfinite():
         raise ArtifactError(
-            "the teacher's logits are not finite: check its weights, and use bfloat16 or float32 as teacher.dtype"
+            "the teacher's logits are not finite: check its weights, and use bfloat16 or float32 "
+            "as teacher.dtype"
         )
     return ids
 
 
 def _weights(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Integers proportional to the probabilities, int64 (rows, blocks * _BLOCK), 0 beyond the vocabulary; and the top logits."""
+    """Return integers proportional to the probabilities, and the top logits.
+
+    The integers are int64 (rows, blocks * _BLOCK), 0 beyond the vocabulary.
+    """
     logits = logits.float()
     top = logits.amax(dim=1, keepdim=True)
-    # How far below the top, in steps of 2^-12 bits. Each product and difference is correctly rounded on every device;
-    # a division by a number would not be (CUDA multiplies by its reciprocal).
-    below = (
-        (top - logits)
-        .mul_(float(np.float32((1 << _GRID_BITS) / (math.log(2.0) * temperature))))
-        .round_()
-    )
+    # The distance below the top, in steps of 2^-12 bits. Each product and difference is correctly
+    # rounded on every device; a division by a number is not (CUDA multiplies by its reciprocal).
+    steps_per_logit = float(np.float32((1 << _GRID_BITS) / (math.log(2.0) * temperature)))
+    below = (top - logits).mul_(steps_per_logit).round_()
     steps = below.clamp_(max=float((_WEIGHT_BITS + 1) << _GRID_BITS)).to(torch.int32)
     vocabulary = logits.shape[1]
     weights = torch.zeros(
@@ -110,7 +120,10 @@ def _weights(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 
 
 def _invert(weights: Tensor, u: Tensor) -> Tensor:
-    """The token whose share of the cumulative weights holds u of the total; first the block, then within it."""
+    """Return the token that holds the share u of the cumulative weights.
+
+    The block is searched first, then the token within it.
+    """
     blocks = weights.unflatten(1, (-1, _BLOCK))
     ends = blocks.sum(dim=2).cumsum(dim=1)
     total = ends[:, -1:]
@@ -125,7 +138,10 @@ def _invert(weights: Tensor, u: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _table(device: torch.device) -> Tensor:
-    """2^(40 - j / 4096) for j = 0 … 4095, rounded to integers, int64: in decimal arithmetic, the same on every machine."""
+    """Return 2^(40 - j / 4096) for j = 0 … 4095, rounded to int64.
+
+    It is computed in decimal arithmetic and so the same on every machine.
+    """
     context = Context(prec=40)
     ln2 = context.ln(Decimal(2))
     size = 1 << _GRID_BITS

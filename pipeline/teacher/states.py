@@ -1,4 +1,4 @@
-"""How hidden states are stored: as they are, in another float dtype, or as int8."""
+"""Storage of hidden states: as they are, in another float dtype, or as int8."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pipeline.teacher.quantise import Quantised, dequantise, quantise
 def store(name: str, states: torch.Tensor, settings: States) -> dict[str, torch.Tensor]:
     """Return the cache columns of `states` (rows, length, d_model), on their device.
 
-    `name` itself; for int8 also `name.scales` and `name.outliers`. Raises ArtifactError when they are not finite.
+    The columns are `name`, and for int8 also `name.scales` and `name.outliers`. Raises
+    ArtifactError when the states are not finite.
     """
     if settings.dtype == "int8":
         parts = quantise(states, settings.group_size, min(settings.outliers, states.shape[-1]))
@@ -29,7 +30,10 @@ def store(name: str, states: torch.Tensor, settings: States) -> dict[str, torch.
 def restore(
     name: str, columns: Mapping[str, torch.Tensor], settings: States, dtype: torch.dtype
 ) -> torch.Tensor | None:
-    """Undo `store`: (rows, length, d_model) in `dtype`, which the tail computes in; None when the columns are not there."""
+    """Undo `store`: return (rows, length, d_model), or None when the columns are not there.
+
+    dtype: the dtype of the result, which the tail computes in.
+    """
     if name not in columns:
         return None
     if settings.dtype == "int8":
@@ -39,10 +43,10 @@ def restore(
 
 
 def names(name: str, settings: States) -> tuple[str, ...]:
-    """The columns that `store` writes for `name`."""
+    """Return the names of the columns that `store` writes for `name`."""
     return (name, f"{name}.scales", f"{name}.outliers") if settings.dtype == "int8" else (name,)
 
 
 def lossless(settings: States, computed: str) -> bool:
-    """Whether states computed in the dtype `computed` come back bit for bit."""
+    """Return whether states computed in the dtype `computed` come back bit for bit."""
     return settings.dtype in ("auto", computed, "float32")

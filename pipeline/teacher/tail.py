@@ -1,4 +1,4 @@
-"""The tail and its replay: from cached states to everything the teacher computes after the cut, exactly."""
+"""The tail and its replay: an exact copy of what the teacher computes after the cut."""
 
 from __future__ import annotations
 
@@ -21,27 +21,30 @@ from pipeline.families.stacks import decode, encode
 from pipeline.models.architecture import Architecture
 
 TAIL_FILES = ("tail/config.json", "tail/model.safetensors")
-#: Every attention at the block of the cut: the first of the tail.
+#: Each attention at the block of the cut, which is the first of the tail.
 AT_THE_CUT: dict[Attention, int] = {"encoder_self": 0, "decoder_self": 0, "cross": 0}
 
 
 @dataclass
 class Replayed:
+    """The result of a replay."""
+
     #: (batch, L_in, d_model), after the final norm.
     encoder_output: torch.Tensor
-    #: (batch, L_out, d_model), after the final norm; `Tail.head` makes logits of it.
+    #: (batch, L_out, d_model), after the final norm; `Tail.head` turns it into logits.
     decoder_output: torch.Tensor
-    #: q, k, v of the attentions asked for.
+    #: q, k, v of the recorded attentions.
     projections: dict[Attention, QKV]
-    #: The states entering the blocks asked for.
+    #: The states that enter the recorded blocks.
     inputs: dict[BlockInput, torch.Tensor]
 
 
 class Tail:
     """The blocks after the cut, the final norms and the head of a teacher.
 
-    Replaying states captured in the same batch shape gives bit for bit what the teacher gave; other batch shapes differ by
-    rounding. Costs (blocks after the cut ÷ all blocks) of a teacher's forward.
+    A replay of states captured in the same batch shape equals the teacher's result bit for bit.
+    Other batch shapes differ by rounding. A replay costs (blocks after the cut ÷ all blocks) of a
+    teacher's forward pass.
     """
 
     def __init__(
@@ -50,7 +53,10 @@ class Tail:
         blocks: Mapping[Attention, int] = AT_THE_CUT,
         inputs: Iterable[BlockInput] = (),
     ) -> None:
-        """blocks, inputs: what a replay records, as block indices of the tail (negative counts from the end)."""
+        """Prepare the recording of a replay.
+
+        blocks, inputs: what it records, as block indices of the tail (negative: from the end).
+        """
         self.model = model
         self.family = family_of(model.config)
         self.blocks = dict(blocks)
@@ -58,7 +64,7 @@ class Tail:
 
     @property
     def shape(self) -> Shape:
-        """The shape of the tail: its layers are those from the cut on."""
+        """Return the shape of the tail: its layers are those from the cut on."""
         return self.family.shape(self.model.config)
 
     @property
@@ -76,8 +82,11 @@ class Tail:
     ) -> Replayed:
         """Run the tail.
 
-        decoder_states: (batch, L_out, d_model); attention_mask: (batch, L_in); encoder_states: (batch, L_in, d_model), or, where
-        nothing of the encoder's blocks is asked for, the cached encoder_output of the same shape instead.
+        decoder_states: (batch, L_out, d_model).
+        attention_mask: (batch, L_in).
+        encoder_states: (batch, L_in, d_model).
+        encoder_output: the cached output of that shape, instead of encoder_states. Nothing of the
+            encoder's blocks can be recorded then.
         """
         with self._recorder as recorder:
             if encoder_output is None:
@@ -89,6 +98,7 @@ class Tail:
 
 
 def cut_tail(teacher: PreTrainedModel, cuts: tuple[int, int]) -> Tail:
+    """Return the tail of a teacher, which shares its weights."""
     family = family_of(teacher.config)
     return Tail(family.build_tail(*family.tail_state(teacher, *cuts)))
 

@@ -1,6 +1,8 @@
-"""The teacher's k most probable tokens and the mass of all others: biased targets, unlike those of `sampling`.
+"""The teacher's k most probable tokens and the mass of all others.
 
-For comparison, and for divergences that samples cannot serve. 4 bytes an entry (6 beyond 65,536 tokens) and 4 a position.
+These targets are biased, unlike those of `sampling`. They serve for comparison, and for divergences
+that samples cannot estimate. They take 4 bytes per entry (6 beyond 65,536 tokens) and 4 per
+position.
 """
 
 from __future__ import annotations
@@ -14,27 +16,30 @@ from pipeline.errors import ArtifactError
 
 #: Logits in one chunk: 2^17 of them are 512 KiB, which stays in a core's cache.
 _CHUNK_CPU, _CHUNK_CUDA = 1 << 17, 1 << 25
-#: Tokens whose maximum decides whether they are looked at one by one.
+#: Tokens in a block; the maximum of a block decides whether its tokens are compared one by one.
 _BLOCK = 32
 
 
 class TopK(NamedTuple):
-    """At temperature 1, most probable first; of equally probable tokens the one with the lower id comes first."""
+    """Targets at temperature 1, most probable first, and the lower id first among equals."""
 
     #: (positions..., k) uint16, or uint32 for more than 65,536 tokens.
     ids: Tensor
-    #: (positions..., k) float16: natural logarithms; an error of 2^-11 of their size.
+    #: (positions..., k) float16: natural logarithms, with a relative error of 2^-11.
     log_probs: Tensor
-    #: (positions...) float32: the logarithm of what all other tokens have together; -inf when there are none.
+    #: (positions...) float32: the log of the total mass of all other tokens; -inf if there are
+    #: none.
     log_tail: Tensor
 
 
 def top_k_targets(logits: Tensor, k: int) -> TopK:
-    """Take the k most probable of each position.
+    """Return the k most probable tokens of each position.
 
-    logits: (positions..., vocabulary), any float dtype; -inf is a token of probability 0. Computed in float32, on the
-    logits' device, a few positions at a time. Which tokens are taken is the same on every device and in every batch.
-    Raises ArtifactError when a position has a NaN, an infinite or no finite logit; ValueError unless 1 <= k <= vocabulary.
+    logits: (positions..., vocabulary), any float dtype; a token with logit -inf has probability 0.
+    They are computed in float32, on the logits' device, a few positions at a time. The chosen
+    tokens are the same on every device and in every batch.
+    Raises ArtifactError when a position has a NaN, an infinite or no finite logit. Raises
+    ValueError unless 1 <= k <= vocabulary.
     """
     vocabulary = logits.shape[-1]
     if not 1 <= k <= vocabulary:
@@ -50,13 +55,14 @@ def top_k_targets(logits: Tensor, k: int) -> TopK:
         ids[part] = _top_ids(values, k)
         total = values.logsumexp(-1, keepdim=True)
         log_probs[part] = values.gather(1, ids[part]) - total
-        # Taken from the tail itself: 1 less the k probabilities would leave rounding errors where the tail is small.
-        log_tail[part] = values.clone().scatter_(1, ids[part], -torch.inf).logsumexp(
-            -1
-        ) - total.squeeze(1)
+        # Summed over the tail itself: 1 minus the k probabilities would leave rounding errors where
+        # the tail is small.
+        tail = values.clone().scatter_(1, ids[part], -torch.inf).logsumexp(-1)
+        log_tail[part] = tail - total.squeeze(1)
     if log_probs[:, 0].isnan().any():
         raise ArtifactError(
-            "the teacher's logits are not finite: check its weights, and use bfloat16 or float32 as teacher.dtype"
+            "the teacher's logits are not finite: check its weights, and use bfloat16 or float32 "
+            "as teacher.dtype"
         )
     shape = logits.shape[:-1]
     small = torch.uint16 if vocabulary <= 1 << 16 else torch.uint32
@@ -66,9 +72,10 @@ def top_k_targets(logits: Tensor, k: int) -> TopK:
 
 
 def top_k_probabilities(targets: TopK) -> tuple[Tensor, Tensor]:
-    """Undo `top_k_targets`: int64 ids and float32 probabilities, as `pipeline.objectives.logits.topk_kl` takes them.
+    """Return int64 ids and float32 probabilities for `pipeline.objectives.logits.topk_kl`.
 
-    The probabilities are scaled to what the tail leaves, so that float16's rounding does not reach the tail's mass.
+    The probabilities are scaled to sum to 1 minus the tail's mass, so that float16's rounding does
+    not change that mass.
     """
     p = targets.log_probs.float().exp()
     inside = -torch.expm1(targets.log_tail.clamp(max=0.0)).unsqueeze(-1)
@@ -76,10 +83,11 @@ def top_k_probabilities(targets: TopK) -> tuple[Tensor, Tensor]:
 
 
 def _top_ids(values: Tensor, k: int) -> Tensor:
-    """(rows, k): the k largest, the lower id first among equals, which `topk` alone leaves open.
+    """Return the ids of the k largest values, (rows, k), the lower id first among equals.
 
-    Of blocks of tokens, the k with the largest maxima (the first among equals) hold them all: a token of another block has
-    k that come before it. So only these are ordered.
+    `torch.topk` does not define the order of equals. The k blocks of tokens with the largest maxima
+    (the first among equals) hold all of them: k tokens come before any token of another block. So
+    only these blocks are ordered.
     """
     blocks = -(-values.shape[1] // _BLOCK)
     if blocks <= k:
@@ -93,8 +101,9 @@ def _top_ids(values: Tensor, k: int) -> Tensor:
 
 
 def _first(values: Tensor, k: int) -> Tensor:
-    """(rows, k): where the k largest are, largest first, and of equals the one to the left first."""
-    # A float's bits order as integers once those of negative floats are turned round; + 0.0 makes -0.0 equal to 0.0.
+    """Return the indices of the k largest, (rows, k), largest first, then the lower index first."""
+    # The bits of floats order as integers once those of negative floats are inverted; + 0.0 makes
+    # -0.0 equal to 0.0.
     bits = (values + 0.0).view(torch.int32).long()
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     keys = (ordered << 32) | torch.arange(values.shape[1] - 1, -1, -1, device=values.device)

@@ -1,4 +1,4 @@
-"""Whether a model knows the tokens of a run."""
+"""The check that a model knows the tokens of a run."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pipeline.models.directory import load_tokenizer, same_vocabulary
 
 
 def check_vocabulary(model: ModelDirectory, tokenizer: Path) -> None:
-    """Refuse a model whose tokenizer is not the one the tokens were made with.
+    """Raise ConfigError unless the tokens were made with the model's tokenizer.
 
-    Raises ConfigError. A model directory without a tokenizer passes when every token id fits its
-    vocabulary.
+    A model directory without a tokenizer passes when every token id fits its vocabulary.
     """
-    ours, vocab_size = load_tokenizer(tokenizer), model.architecture.vocab_size
-    if len(ours) > vocab_size:
+    corpus_tokenizer, vocab_size = load_tokenizer(tokenizer), model.architecture.vocab_size
+    if len(corpus_tokenizer) > vocab_size:
         raise ConfigError(
             f"{model.name} has a vocabulary of {vocab_size}, but the corpus was tokenised with "
-            f"{len(ours)} tokens ({tokenizer}): set tokenizer.path to {model.name} and tokenise again"
+            f"{len(corpus_tokenizer)} tokens ({tokenizer}): set tokenizer.path to {model.name} and "
+            "tokenise again"
         )
-    if model.has_tokenizer and not same_vocabulary(model.tokenizer, ours):
+    if model.has_tokenizer and not same_vocabulary(model.tokenizer, corpus_tokenizer):
         raise ConfigError(
             f"{model.name} comes with another tokenizer than the one the corpus was tokenised with "
             f"({tokenizer}): set tokenizer.path to {model.name} and tokenise again"

@@ -1,4 +1,4 @@
-"""Writing cache shards in the background while the teacher computes."""
+"""Writing of cache shards in the background while the teacher computes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pipeline.artifacts import Output
 from pipeline.artifacts.output import ShardWriter
 from pipeline.artifacts.shard import Rows
 
-#: Batches computed but not yet written; more would only hold memory.
+#: Batches computed but not yet written; more would only use memory.
 _AHEAD = 4
 
 
 class Writing:
-    """Shards written in one thread while the next batch is computed; holds at most _AHEAD batches."""
+    """Writes shards in a thread while the next batch is computed; holds at most _AHEAD batches."""
 
     def __enter__(self) -> Writing:
         self._thread = ThreadPoolExecutor(1, "writer")

@@ -1,7 +1,8 @@
 """Checkpoints that are complete or absent.
 
-DeepSpeed writes its `latest` file before the last rank is done, so it is neither written nor read here. A checkpoint
-counts when `complete.json` stands in it: the last file written, naming every other with its size and sha256.
+DeepSpeed writes its `latest` file before the last rank is done, so it is neither written nor read
+here. A checkpoint counts if it holds `complete.json`. This file is written last and lists every
+other file with its size and sha256.
 """
 
 from __future__ import annotations
@@ -32,82 +33,72 @@ class NotFinite(PipelineError):
 
 
 class Checkpoint(NamedTuple):
+    """A complete checkpoint on disk."""
+
     directory: Path
     step: int
     world_size: int
-    #: What the loss carries from step to step.
+    #: The state that the loss carries from step to step.
     state: dict[str, Any]
 
     @property
     def resharded(self) -> bool:
-        """Whether another number of ranks saved it."""
+        """Return whether a different number of ranks saved it."""
         return self.world_size != distributed.world_size()
 
 
 class Checkpoints:
-    def __init__(self, root: Path, identity: str, keep: int, keep_every: int | None = None) -> None:
-        """root: the directory of all checkpoints of a run; identity: fingerprint of what is being trained.
+    """The checkpoints of one run."""
 
-        keep: how many of the newest are kept; keep_every: keep also those after a multiple of so many steps.
+    def __init__(self, root: Path, identity: str, keep: int, keep_every: int | None = None) -> None:
+        """Hold the settings; nothing is read or written yet.
+
+        root: the directory of all checkpoints of a run.
+        identity: the fingerprint of the model being trained.
+        keep: how many of the newest to keep.
+        keep_every: also keep checkpoints whose step is a multiple of this.
         """
         self.root, self.identity, self.keep, self.keep_every = root, identity, keep, keep_every
-        self._unsound: set[Path] = set()
+        self._damaged: set[Path] = set()
 
     def save(
         self, engine: Engine, step: int, state: Mapping[str, Any], best: int | None = None
     ) -> None:
-        """Save the engine after `step` optimiser steps, and `state` (JSON values) beside it; every rank must call it.
+        """Save the engine after `step` optimiser steps; every rank must call it.
 
-        Once it is complete those that are kept no longer are removed; best: a step whose checkpoint is kept.
-        Raises NotFinite, and writes nothing, when a weight or a moment of the optimizer is not finite.
+        state: JSON values to save with it. best: a step whose checkpoint is always kept.
+        Checkpoints that are no longer needed are removed once the new one is complete. Raises
+        NotFinite, and writes nothing, when a weight or a moment of the optimizer is not finite.
         """
         if not is_finite(engine):
             raise NotFinite(
-                f"weights or moments are not finite after step {step}, so nothing was saved: lower learning_rate or use dtype "
-                f"float32; {self.root} ends before that step (remove it to begin anew)"
+                f"weights or moments are not finite after step {step}, so nothing was saved: lower "
+                f"learning_rate or use dtype float32; {self.root} ends before that step (remove it "
+                "to start again)"
             )
         directory = self._directory(step)
-        tag = directory.name
         if distributed.rank() == 0:
-            # Left by a run that was killed while saving this very step, or found damaged at start.
+            # Left by a run that was killed while saving this step, or found damaged at the start.
             _remove(directory)
             write_json(directory / "begun.json", {"identity": self.identity})
         distributed.barrier()
-        engine.save_checkpoint(str(self.root), tag=tag, save_latest=False)
+        engine.save_checkpoint(str(self.root), tag=directory.name, save_latest=False)
         distributed.barrier()
         if distributed.rank() == 0:
-            self._check_all_ranks_saved(directory)
-            files = {
-                str(path.relative_to(directory)): {
-                    "bytes": path.stat().st_size,
-                    "sha256": _synced_hash(path),
-                }
-                for path in sorted(directory.rglob("*"))
-                if path.is_file()
-            }
-            record = {
-                "step": step,
-                "identity": self.identity,
-                "world_size": distributed.world_size(),
-                "state": dict(state),
-                "files": files,
-            }
-            write_sealed(directory / "complete.json", record)
-            fsync_directory(self.root)
+            self._complete(directory, step, state)
             self._prune(step, best)
         distributed.barrier()
 
     def newest(self) -> Checkpoint | None:
-        """The newest complete checkpoint, None when there is none; every rank must ask.
+        """Return the newest complete checkpoint, or None; every rank must call it.
 
-        An incomplete or damaged one is passed over with a word.
+        Incomplete or damaged checkpoints are skipped with a message.
         """
         if distributed.rank() == 0:
-            for left in self.root.glob(
-                "universal-step-*"
-            ):  # of a run that was killed while it converted
-                shutil.rmtree(left, ignore_errors=True)
-        # Rank 0 alone reads every byte; -1 stands for none.
+            # Copies left by a run that was killed while it converted a checkpoint.
+            for copy in self.root.glob("universal-step-*"):
+                shutil.rmtree(copy, ignore_errors=True)
+        # Only rank 0 reads every byte; -1 stands for none.
         step = distributed.largest(self._newest_sound() if distributed.rank() == 0 else -1)
         if step < 0:
             return None
@@ -116,7 +107,10 @@ class Checkpoints:
         return Checkpoint(directory, step, record["world_size"], record["state"])
 
     def load(self, engine: Engine, checkpoint: Checkpoint) -> None:
-        """Restore `checkpoint`; the engine was initialised with `checkpoint.resharded` as its `universal`."""
+        """Restore `checkpoint`.
+
+        The engine must have been initialised with `checkpoint.resharded` as its `universal`.
+        """
         if not checkpoint.resharded:
             engine.load_checkpoint(str(self.root), tag=checkpoint.directory.name)
             return
@@ -124,33 +118,38 @@ class Checkpoints:
             engine.load_checkpoint(str(self.root), tag=tag)
 
     def weights(self, step: int) -> dict[str, torch.Tensor]:
-        """Every weight after `step` as float32 on the CPU, whatever the number of ranks that saved it. For one rank.
+        """Return every weight after `step` as float32 on the CPU; only one rank calls it.
 
-        Raises CorruptArtifact when that checkpoint is absent or damaged.
+        Any number of ranks may have saved the checkpoint. Raises CorruptArtifact when it is absent
+        or damaged.
         """
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
         directory = self._directory(step)
         if problem := self._problem(directory):
             raise CorruptArtifact(
-                f"the best checkpoint {directory} cannot be exported, {problem}: train with export=last, or anew"
+                f"the best checkpoint {directory} cannot be exported, {problem}: train with "
+                "export=last, or train again"
             )
         with (
+            # Hides the progress bars.
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),
-        ):  # its progress bars
+        ):
             return get_fp32_state_dict_from_zero_checkpoint(str(self.root), tag=directory.name)
 
     def _newest_sound(self) -> int:
+        """Return the step of the newest complete checkpoint, -1 when there is none."""
         for directory in reversed(self._begun()):
             problem = self._problem(directory)
             if problem is None:
                 return _step(directory)
-            self._unsound.add(directory)
-            say(f"passing over checkpoint {directory}: {problem}")
+            self._damaged.add(directory)
+            say(f"skipping checkpoint {directory}: {problem}")
         return -1
 
     def _problem(self, directory: Path) -> str | None:
+        """Return why a checkpoint cannot be used, or None."""
         try:
             record = unseal((directory / "complete.json").read_bytes())
             if record["identity"] != self.identity or not isinstance(record["state"], dict):
@@ -169,35 +168,59 @@ class Checkpoints:
             return "its complete.json is damaged"
         return None
 
+    def _complete(self, directory: Path, step: int, state: Mapping[str, Any]) -> None:
+        """Write `complete.json` after every file of the checkpoint is on disk."""
+        self._check_all_ranks_saved(directory)
+        files = {
+            str(path.relative_to(directory)): {
+                "bytes": path.stat().st_size,
+                "sha256": _synced_hash(path),
+            }
+            for path in sorted(directory.rglob("*"))
+            if path.is_file()
+        }
+        record = {
+            "step": step,
+            "identity": self.identity,
+            "world_size": distributed.world_size(),
+            "state": dict(state),
+            "files": files,
+        }
+        write_sealed(directory / "complete.json", record)
+        fsync_directory(self.root)
+
     def _check_all_ranks_saved(self, directory: Path) -> None:
         optimizer_files = list(directory.glob("*optim_states.pt"))
         if len(optimizer_files) != distributed.world_size():
             raise RuntimeError(
-                f"{directory}: {len(optimizer_files)} optimiser files from {distributed.world_size()} ranks; is the directory shared?"
+                f"{directory}: {len(optimizer_files)} optimiser files from "
+                f"{distributed.world_size()} ranks; is the directory shared?"
             )
 
     def _prune(self, newest: int, best: int | None) -> None:
-        """Remove checkpoints of this run before step `newest` that are kept no longer, and what it never completed.
+        """Remove this run's incomplete and unneeded checkpoints up to step `newest`.
 
-        Later ones, which were passed over at start, and whatever belongs to another run stay.
+        Later checkpoints, which were skipped at the start, and those of another run stay.
         """
-        self._unsound.discard(self._directory(newest))
-        mine = [
+        self._damaged.discard(self._directory(newest))
+        candidates = [
             path
             for path in self._begun()
             if _step(path) <= newest and _identity(path) == self.identity
         ]
         sound = [
-            path for path in mine if (path / "complete.json").exists() and path not in self._unsound
+            path
+            for path in candidates
+            if (path / "complete.json").exists() and path not in self._damaged
         ]
-        kept = {path for path in sound if self.keep_every and _step(path) % self.keep_every == 0}
-        kept |= {path for path in sound if _step(path) == best} | set(sound[-self.keep :])
-        for path in mine:
-            if path not in kept:
+        needed = {path for path in sound if self.keep_every and _step(path) % self.keep_every == 0}
+        needed |= {path for path in sound if _step(path) == best} | set(sound[-self.keep :])
+        for path in candidates:
+            if path not in needed:
                 _remove(path)
 
     def _begun(self) -> list[Path]:
-        """The directories of all checkpoints, complete or not, by step."""
+        """Return the directories of all checkpoints, complete or not, by step."""
         return sorted(
             path for path in self.root.glob("step-*") if path.name.removeprefix("step-").isdecimal()
         )
@@ -211,7 +234,7 @@ def _step(directory: Path) -> int:
 
 
 def _identity(directory: Path) -> str | None:
-    """The run that began a checkpoint, complete or not; None when it does not say."""
+    """Return the identity of the run that began a checkpoint, complete or not; None if unknown."""
     for name in ("begun.json", "complete.json"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             return str(json.loads((directory / name).read_text())["identity"])
@@ -219,7 +242,7 @@ def _identity(directory: Path) -> str | None:
 
 
 def _remove(directory: Path) -> None:
-    # In this order, so that what a kill leaves midway does not count as complete.
+    # In this order, so that a checkpoint half removed by a kill does not count as complete.
     (directory / "complete.json").unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""DeepSpeed's JSON: read, completed by the recipe, and what of both decides a result. No heavy imports."""
+"""DeepSpeed's JSON, read and completed by the recipe. No heavy imports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.recipe import Optimisation
 
 
 def read_deepspeed_json(path: str) -> dict[str, Any]:
-    """Return the content of a DeepSpeed JSON; raises ConfigError for one that is not there or not valid."""
+    """Return the content of a DeepSpeed JSON; raises ConfigError if it is missing or not valid."""
     try:
         config = json.loads(Path(path).read_text())
     except FileNotFoundError:
@@ -33,10 +33,10 @@ def is_partitioned(settings: Optimisation) -> bool:
 
 
 def deepspeed_config(settings: Optimisation, world: int) -> dict[str, Any]:
-    """Return the recipe's DeepSpeed JSON with each "auto" filled, for `world` ranks.
+    """Return the recipe's DeepSpeed JSON for `world` ranks, with each "auto" filled in.
 
-    Raises ConfigError for a value that the recipe owns but the JSON sets too, and for a batch that
-    does not divide.
+    Raises ConfigError for a value that the recipe owns but the JSON sets too, and for a batch size
+    that does not divide.
     """
     config = read_deepspeed_json(settings.deepspeed)
     dtype = resolve_dtype(settings.dtype)
@@ -59,14 +59,18 @@ def deepspeed_config(settings: Optimisation, world: int) -> dict[str, Any]:
             target = target.setdefault(section, {})
         if target.get(key, "auto") != "auto":
             raise ConfigError(
-                f'{settings.deepspeed}: {path} belongs to the recipe; write "auto" there or leave it out'
+                f"{settings.deepspeed}: {path} belongs to the recipe; "
+                'write "auto" there or leave it out'
             )
         target[key] = value
     return config | {"steps_per_print": 10**12}
 
 
 def micro_batch_size(settings: Optimisation, world: int) -> int:
-    """Return the examples of one forward pass on one rank; raises ConfigError when the batch does not divide."""
+    """Return the number of examples in one forward pass on one rank.
+
+    Raises ConfigError when the batch size does not divide.
+    """
     micro = settings.micro_batch_size or max(1, settings.batch_size // world)
     if settings.batch_size % (micro * world):
         raise ConfigError(

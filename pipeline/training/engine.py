@@ -1,4 +1,4 @@
-"""A Transformers model under DeepSpeed: built under `zero.Init`, its weights loaded and gathered."""
+"""A Transformers model under DeepSpeed: built in `zero.Init`, its weights loaded and gathered."""
 
 from __future__ import annotations
 
@@ -25,21 +25,20 @@ from pipeline.training.task import Engine
 
 
 def prepare_config(config: PretrainedConfig, settings: Optimisation) -> None:
-    """Change a model's configuration to what it is trained with: the recipe's dropout, and no block left out."""
+    """Set the recipe's dropout in a model's configuration, and switch layer dropout off."""
     for name in ("dropout_rate", "dropout", "attention_dropout", "activation_dropout"):
         if hasattr(config, name):
             setattr(config, name, settings.dropout)
     for name in ("encoder_layerdrop", "decoder_layerdrop"):
-        if hasattr(
-            config, name
-        ):  # a block left out has no q, k, v to compare, and ZeRO-3 would wait for it
+        # A block left out has no q, k, v to compare, and ZeRO-3 would wait for it.
+        if hasattr(config, name):
             setattr(config, name, 0.0)
 
 
 def load_model(directory: ModelDirectory, settings: Optimisation) -> PreTrainedModel:
-    """Build a model for training: partitioned from the start under ZeRO-3, else whole.
+    """Build a model for training; under ZeRO-3 it is partitioned from the start.
 
-    Parameters get the compute dtype; dropout is the recipe's.
+    Parameters get the compute dtype, and dropout is the recipe's.
     """
     config = copy.deepcopy(directory.architecture.config)
     prepare_config(config, settings)
@@ -81,7 +80,10 @@ def build_model(
 
 
 def initialize(model: nn.Module, settings: Optimisation, *, universal: bool = False) -> Engine:
-    """Hand `model` to DeepSpeed; returns its engine. universal: a universal checkpoint will be loaded into it."""
+    """Hand `model` to DeepSpeed and return its engine.
+
+    universal: whether a universal checkpoint will be loaded into it.
+    """
     import deepspeed
 
     config = deepspeed_config(settings, distributed.world_size())
@@ -101,15 +103,16 @@ def initialize(model: nn.Module, settings: Optimisation, *, universal: bool = Fa
 
 
 def set_learning_rate(engine: Engine, rate: float) -> None:
-    """Set the learning rate of the next step; weights whose rate is scaled take their share of it."""
+    """Set the learning rate of the next step, scaled for each parameter group."""
     for group, scale in zip(engine.optimizer.param_groups, engine.rate_scales, strict=True):
         group["lr"] = rate * scale
 
 
 def group_by_scale(parameters: list[nn.Parameter]) -> dict[float, list[nn.Parameter]]:
-    """Group parameters by the root mean square of their values, rounded to a power of 2 so that there are few groups.
+    """Group parameters by the root mean square of their values.
 
-    The same values give the same groups on any number of ranks. Adafactor's floor of 1e-3 lets weights move that begin at zero.
+    It is rounded to a power of 2, so that there are few groups. The same values give the same
+    groups on any number of ranks. Adafactor's floor of 1e-3 lets weights that begin at zero move.
     """
     import deepspeed
 
@@ -168,7 +171,7 @@ def _require_all(
 
 
 def _compute_missing(model: PreTrainedModel, loaded: set[int]) -> None:
-    """Fill tables that are computed, not learned, and need not be in a file (Marian's positions)."""
+    """Fill tables that are computed, not learned, and need no file (Marian's positions)."""
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             if id(parameter) not in loaded:
@@ -178,9 +181,10 @@ def _compute_missing(model: PreTrainedModel, loaded: set[int]) -> None:
 
 
 def replace_weights(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Put `weights`, by the names of `module`'s parameters, into a module that is trained no further.
+    """Put `weights` into a module that is not trained further.
 
-    Every rank calls it, rank 0 with the weights. The optimizer's own copies stay as they are.
+    weights: by the names of the module's parameters. Every rank calls it, rank 0 with the weights.
+    The optimizer's own copies stay as they are.
     """
     for name, parameter in module.named_parameters():
         with _writable(parameter) as target:
@@ -191,7 +195,10 @@ def replace_weights(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> N
 
 
 def gather_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (name, CPU copy) of each parameter and saved buffer, one at a time; every rank must iterate, rank 0 gets them."""
+    """Yield (name, CPU copy) of each parameter and saved buffer, one at a time.
+
+    Every rank must iterate; only rank 0 gets them.
+    """
     import deepspeed
 
     for name, parameter in model.named_parameters():

@@ -1,4 +1,7 @@
-"""The student as an ordinary Transformers directory: config, safetensors, generation config, tokenizer, model card."""
+"""Export of the student as an ordinary Transformers directory.
+
+It holds config, safetensors, generation config, tokenizer and model card.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,20 @@ from pipeline.training.engine import gather_weights
 
 
 def export_model(module: nn.Module, directory: Path, tokenizer: Path, card: str) -> list[str]:
-    """Gather the weights of a Transformers model under DeepSpeed and write `directory`; every rank must call it.
+    """Gather the weights of a Transformers model under DeepSpeed and write `directory`.
 
-    tokenizer: the directory whose tokenizer goes along; card: Markdown for README.md. An older `directory` is replaced.
+    Every rank must call it; an older `directory` is replaced. tokenizer: the directory of the
+    tokenizer to include. card: Markdown for README.md.
     Returns the names of the files, relative to the parent of `directory`.
     """
 
-    def more(where: Path) -> None:
-        AutoTokenizer.from_pretrained(tokenizer).save_pretrained(where)
-        (where / "README.md").write_text(card, encoding="utf-8")
+    def write_tokenizer_and_card(target: Path) -> None:
+        AutoTokenizer.from_pretrained(tokenizer).save_pretrained(target)
+        (target / "README.md").write_text(card, encoding="utf-8")
 
     weights = dict(gather_weights(module))
     if distributed.rank() == 0:
-        write_model(directory, module.config, weights, more)
+        write_model(directory, module.config, weights, write_tokenizer_and_card)
     distributed.barrier()
     return sorted(
         f"{directory.name}/{path.relative_to(directory)}"

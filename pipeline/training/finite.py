@@ -1,4 +1,4 @@
-"""Numbers that are not finite: keeping them off the disk, and naming the rows they come from."""
+"""Numbers that are not finite: they are never saved, and the rows they come from are named."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ from pipeline.training.task import Engine, LossFunction
 
 
 def is_finite(engine: Engine) -> bool:
-    """Whether the weights and the optimizer's moments of every rank are finite; every rank must call it."""
-    sound = all(
+    """Return whether the weights and the optimizer's moments are finite on every rank.
+
+    Every rank must call it.
+    """
+    finite = all(
         bool(torch.isfinite(tensor).all())
         for tensor in _trained(engine)
         if tensor.is_floating_point()
     )
-    return distributed.largest(int(not sound)) == 0
+    return distributed.largest(int(not finite)) == 0
 
 
 def _trained(engine: Engine) -> Iterator[torch.Tensor]:
-    # ZeRO trains float32 copies of this rank's share: flat ones, which its inner optimizer takes for parameters.
+    """Yield this rank's trained weights and the optimizer's moments."""
+    # ZeRO trains flat float32 copies of this rank's share, the parameters of its inner optimizer.
     outer = engine.optimizer
     for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups"):
         yield from (tensor for tensor in getattr(outer, name, ()) if tensor is not None)
@@ -41,10 +45,10 @@ def offending_rows(
     batches: list[Batch],
     rows: list[Row],
 ) -> list[Row]:
-    """Return those of a step's `rows` that have, each alone, a loss which is not finite; every rank must call it.
+    """Return the rows of a step whose loss, computed for each row alone, is not finite.
 
-    engine: in evaluation mode; loss: the training loop's; batches: this rank's micro batches of the step, of which rank r has
-    every world-th, counted from r.
+    Every rank must call it. engine: in evaluation mode. loss: the training loop's. batches: this
+    rank's micro batches of the step; rank r has every world-th one, starting with r.
     """
     rank, world = distributed.rank(), distributed.world_size()
     bad = [0.0] * len(rows)
@@ -62,20 +66,24 @@ def offending_rows(
 def not_finite(
     label: str, done: int, in_a_row: int, bad: list[Row], rows: list[Row], saved: Path | None
 ) -> PipelineError:
-    """The error that ends a run after `in_a_row` steps were skipped; bad: of `rows` those found to be at fault."""
-    whose = (
+    """Return the error that ends a run after `in_a_row` skipped steps.
+
+    rows: those of the last step. bad: the ones among them whose own loss is not finite.
+    """
+    cause = (
         "the loss of each of these rows alone is not finite"
         if bad
         else "the loss of each of its rows alone is finite"
     )
-    named = ", ".join(f"{shard}:{row}" for shard, row in (bad or rows)[:8])
-    kept = (
+    names = ", ".join(f"{shard}:{row}" for shard, row in (bad or rows)[:8])
+    weights = (
         f"finite weights are saved in {saved}"
         if saved
-        else "nor are its weights, which were not saved"
+        else "its weights are not finite either and were not saved"
     )
     return PipelineError(
-        f"{label}: the gradients of {in_a_row} steps in a row were not finite, the last at step {done}; {whose} (shard:row {named}"
-        f"{', …' * (len(bad or rows) > 8)}); {kept}: lower learning_rate, use dtype float32, or look at these rows; remove the "
-        "checkpoints to begin anew"
+        f"{label}: the gradients of {in_a_row} steps in a row were not finite, "
+        f"the last at step {done}; {cause} (shard:row {names}"
+        f"{', …' * (len(bad or rows) > 8)}); {weights}: lower learning_rate, use dtype float32, "
+        "or look at these rows; remove the checkpoints to start again"
     )

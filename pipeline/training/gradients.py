@@ -1,4 +1,4 @@
-"""Gradient norms over time: which of them are spikes."""
+"""Spikes in the gradient norm."""
 
 from __future__ import annotations
 
@@ -9,27 +9,33 @@ from typing import Any
 
 import torch
 
-#: Steps whose median norm a step is compared with, and how many there must be before any is called a spike.
+#: A norm is compared with the median over this many steps, once there are at least FEWEST of them.
 WINDOW, FEWEST = 100, 20
 
 
 class GradientNorms:
-    """Counts the steps whose gradient norm (before clipping) is above `factor` × the median of the last 100 steps' norms."""
+    """Counts spikes of the gradient norm (before clipping).
+
+    A spike is above `factor` × the median norm of the last 100 steps.
+    """
 
     def __init__(self, factor: float, on_spike: Callable[[int, float, float], None]) -> None:
-        """on_spike: called with (step, norm, median)."""
+        """Start without any norm. on_spike: called with (step, norm, median)."""
         self._factor, self._on_spike = factor, on_spike
         self._recent: deque[float] = deque(maxlen=WINDOW)
         self._pending: list[tuple[int, torch.Tensor | float]] = []
         self.spikes = 0
 
     def add(self, step: int, norm: torch.Tensor | float | None) -> None:
-        """Take in the norm of an optimiser step that was not skipped. A tensor stays on its device until `settle`."""
+        """Add the norm of an optimiser step that was not skipped.
+
+        A tensor stays on its device until `settle`.
+        """
         if norm is not None:
             self._pending.append((step, norm))
 
     def settle(self) -> None:
-        """Look at what was added since the last time."""
+        """Check the norms added since the last call."""
         for step, norm in ((step, float(norm)) for step, norm in self._pending):
             if len(self._recent) >= FEWEST and norm > self._factor * (
                 usual := median(self._recent)

@@ -1,7 +1,7 @@
-"""What of the training settings decides a result. No heavy imports.
+"""The training settings that decide a result. No heavy imports.
 
-A setting says at its field whether it counts (pipeline/recipe). The machine adds the dtype, and
-DeepSpeed's JSON the optimizer.
+Each field says whether it counts (pipeline/recipe). The machine adds the dtype, and DeepSpeed's
+JSON adds the optimizer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pipeline.training.configuration import read_deepspeed_json
 
 
 def optimisation_payload(settings: Optimisation) -> dict[str, Any]:
-    """Return what of training settings decides content, with what the machine and DeepSpeed add."""
+    """Return the settings, the dtype and the optimizer that decide a result, as JSON values."""
     return settings.identity() | {
         "dtype": resolve_dtype(settings.dtype),
         "optimizer": read_deepspeed_json(settings.deepspeed).get("optimizer"),

@@ -1,4 +1,4 @@
-"""A model partitioned over the ranks by ZeRO-3, for forward passes alone."""
+"""A model partitioned over the ranks by ZeRO-3, for forward passes only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from pipeline.training.task import Engine
 
 
 def inference_config(path: str, dtype: str) -> dict[str, Any]:
-    """Return a DeepSpeed JSON for inference, completed; raises ConfigError when it does not ask for stage 3."""
+    """Return a completed DeepSpeed JSON for inference.
+
+    Raises ConfigError when it does not ask for ZeRO stage 3, or sets what the recipe owns.
+    """
     config = read_deepspeed_json(path)
     if config.get("zero_optimization", {}).get("stage") != 3 or "optimizer" in config:
         raise ConfigError(
@@ -37,10 +40,12 @@ def inference_config(path: str, dtype: str) -> dict[str, Any]:
 def load_partitioned(
     directory: ModelDirectory, dtype: str, config: dict[str, Any]
 ) -> PreTrainedModel:
-    """Load a model of which each rank holds a part. Every rank calls it. config: of `inference_config`."""
+    """Load a model partitioned over the ranks; every rank calls it.
+
+    config: the result of `inference_config`.
+    """
     distributed.setup()
-    whole = directory.architecture.config
-    model = build_model(directory, whole, getattr(torch, dtype), config)
+    model = build_model(directory, directory.architecture.config, getattr(torch, dtype), config)
     model.eval().requires_grad_(False)
     return model
 
@@ -48,8 +53,8 @@ def load_partitioned(
 def inference_engine(module: nn.Module, config: dict[str, Any]) -> Engine:
     """Hand a module that holds a partitioned model to DeepSpeed.
 
-    DeepSpeed releases weights after the module that used them, which a forward pass left midway never
-    reaches: the module's forward must run to its end.
+    The module's forward must run to its end. DeepSpeed releases weights after the module that used
+    them, and a forward pass left midway never gets there.
     """
     import deepspeed
 
@@ -59,7 +64,7 @@ def inference_engine(module: nn.Module, config: dict[str, Any]) -> Engine:
 
 
 def whole_weight(parameter: torch.Tensor) -> torch.Tensor:
-    """Return a copy of a partitioned weight; every rank calls it and gets the whole."""
+    """Return a copy of a whole partitioned weight; every rank calls it and gets one."""
     import deepspeed
 
     with deepspeed.zero.GatheredParameters([parameter]):

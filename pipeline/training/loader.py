@@ -1,7 +1,8 @@
 """Batches ahead of time: threads read rows while the device computes.
 
-The rows of a step come from a window of shards. While one window is read, the shards of the next are brought into the page cache
-from end to end, so that a network filesystem sees large sequential reads and the rows, in whatever order, are found in memory.
+The rows of a step come from a window of shards. While one window is read, the shards of the next
+one are read from end to end into the page cache. A network filesystem thus sees large sequential
+reads, and the rows are found in memory in any order.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from pipeline.training.order import Row, SampleOrder
 
 Batch = dict[str, torch.Tensor]
 
-#: Threads that read, each a micro batch at a time. Most of that is copies and checksums, during which others may run.
+#: Threads that read, each one micro batch at a time. Most of the work is copies and checksums,
+#: which leave other threads free to run.
 READERS = 2
 
 
@@ -35,15 +37,19 @@ class BatchSource(Protocol):
         ...
 
     def read_ahead(self, shards: list[int]) -> None:
-        """Bring shards into the page cache, if they are files and it can hold them; may take as long as reading them does."""
+        """Bring shards into the page cache, if they are files and it can hold them.
+
+        May take as long as reading them.
+        """
         ...
 
 
 class Loader:
-    """Iterate (step, micro batches of this rank) from `start` to `stop`; `waited` sums the seconds until they were there.
+    """Iterates over (step, micro batches of this rank) from `start` to `stop`.
 
-    While the consumer has a step, up to `ahead` later ones are read. An error while reading is raised in the consumer, when the step
-    it belongs to is due.
+    `waited` sums the seconds that the consumer waited for batches. While the consumer has a step,
+    up to `ahead` later ones are read. An error while reading is raised in the consumer, when the
+    step it belongs to is due.
     """
 
     def __init__(
@@ -62,21 +68,21 @@ class Loader:
         self._source, self._order = source, order
         self._steps, self._ahead = range(start, stop), ahead
         self._rank, self._world, self._micro, self._device = rank, world, micro, device
-        # The ranks of a node share its page cache, and so the work of filling it.
+        # The ranks of a node share its page cache, so they also share the work of filling it.
         self._local_rank, self._local_world = distributed.local_rank()
         self.waited = 0.0
 
     def __iter__(self) -> Iterator[tuple[int, list[Batch]]]:
-        reading: deque[list[Future[Batch]]] = deque()
-        coming = iter(self._steps)
+        pending: deque[list[Future[Batch]]] = deque()
+        unread = iter(self._steps)
         readers = ThreadPoolExecutor(READERS, "reader")
         self._window: tuple[int, int] | None = None
         try:
             for step in self._steps:
                 began = time.perf_counter()
-                for later in islice(coming, self._ahead + 1 - len(reading)):
-                    reading.append(self._begin(later, readers))
-                batches = [batch.result() for batch in reading.popleft()]
+                for later in islice(unread, self._ahead + 1 - len(pending)):
+                    pending.append(self._begin(later, readers))
+                batches = [batch.result() for batch in pending.popleft()]
                 self.waited += time.perf_counter() - began
                 yield (
                     step,
@@ -89,7 +95,10 @@ class Loader:
             readers.shutdown(wait=False, cancel_futures=True)
 
     def _begin(self, step: int, readers: ThreadPoolExecutor) -> list[Future[Batch]]:
-        """Have the micro batches of `step` read, and the shards of the window after its own when it is the first of one."""
+        """Start reading the micro batches of `step`.
+
+        The first step of a window also starts reading the shards of the next window.
+        """
         window = self._order.window(step)
         if window != self._window:
             self._read_ahead(self._order.shards_around(*window)[0 if self._window is None else 1])

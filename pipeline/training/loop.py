@@ -1,7 +1,7 @@
-"""The training loop shared by distillation and fine-tuning: resume, step, log, validate, save, stop when asked.
+"""The training loop shared by distillation and fine-tuning.
 
-A `Task` says what is trained, on which rows and with which loss. Everything that must not go wrong
-over weeks is here.
+It resumes, steps, logs, validates, saves and stops when asked. A `Task` says what is trained and
+with which loss. Everything that must work for weeks is here.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from pipeline.training.watch import Watch
 
 
 class Destination(NamedTuple):
-    """Where a training run leaves what it writes, and what identifies it."""
+    """The output directory of a training run, and what identifies the run."""
 
-    #: Takes checkpoints/, tensorboard/, metrics.jsonl and profile/.
+    #: The directory of checkpoints/, tensorboard/, metrics.jsonl and profile/.
     root: Path
     #: The fingerprint that a checkpoint must have to be resumed from.
     identity: str
@@ -49,11 +49,13 @@ class Destination(NamedTuple):
 
 
 class Trained(NamedTuple):
-    #: In evaluation mode, with the weights that settings.export chooses. Not to be trained further.
+    """The result of a training run."""
+
+    #: In evaluation mode, with the weights that settings.export chooses. Do not train it further.
     engine: Engine
-    #: The last validation's numbers for these weights; empty when nothing validates.
+    #: The numbers of the last validation of these weights; empty when nothing validates.
     validation: dict[str, float]
-    #: Optimiser steps made; fewer than max_steps when settings.patience ran out.
+    #: Optimiser steps made; fewer than max_steps if settings.patience ran out.
     steps: int
     #: The step whose weights these are.
     exported: int
@@ -69,10 +71,10 @@ def train(
 ) -> Trained:
     """Train `model` for settings.max_steps optimiser steps, or until settings.patience runs out.
 
-    model: with the weights of `engine.load_model`. source: the rows; `order` says which make a batch.
-    Call `distributed.setup()` first. Raises Preempted after saving when a signal asked to stop.
-    Raises ConfigError when settings ask for a validation that is not there, and PipelineError when
-    settings.max_skipped_steps steps in a row had gradients that are not finite.
+    model: as `engine.load_model` returns it. source: the rows; `order` says which of them make a
+    batch. Call `distributed.setup()` first. Raises Preempted after saving when a signal asked to
+    stop. Raises ConfigError when the settings need a validation and there is none. Raises
+    PipelineError when settings.max_skipped_steps steps in a row had gradients that are not finite.
     """
     if not task.validates and (_keeps_best(settings) or settings.patience is not None):
         raise ConfigError(
@@ -85,7 +87,7 @@ def train(
 
 
 class _Loop:
-    """One run of `train`: the state that its parts share."""
+    """One run of `train`: the state that its methods share."""
 
     def __init__(
         self,
@@ -162,7 +164,7 @@ class _Loop:
                     raise Preempted(f"{self.task.label}: saved after step {self.done} on {signal}")
 
     def result(self) -> Trained:
-        """Return the engine with the weights to export, and their validation."""
+        """Return the engine with the weights to export, and the validation of these weights."""
         convergence, done = self.watch.convergence, self.done
         if convergence.exhausted and self.rank == 0:
             say(
@@ -180,7 +182,7 @@ class _Loop:
         return Trained(self.engine, self.validation or {}, done, exported)
 
     def _resume(self, newest: Checkpoint | None) -> int:
-        """Load a checkpoint; returns the number of steps it has seen."""
+        """Load a checkpoint, if there is one, and return the number of steps made before it."""
         if newest is None:
             return 0
         self.checkpoints.load(self.engine, newest)
@@ -193,7 +195,7 @@ class _Loop:
     def _step(self, step: int, batches: list[Batch]) -> None:
         """Make one optimiser step."""
         set_learning_rate(self.engine, learning_rate(self.settings, step))
-        # Dropout depends on (seed, step, rank) alone: nothing to save, nothing to restore.
+        # Dropout depends only on (seed, step, rank): nothing to save, nothing to restore.
         torch.manual_seed(_mix(self.seed, step, self.rank))
         means = Means()
         for batch in batches:
@@ -214,7 +216,7 @@ class _Loop:
             self.task.after_step(step, means.over_ranks(self.world))
 
     def _give_up(self, step: int, batches: list[Batch]) -> None:
-        """End the run, naming the rows at fault; what is finite is saved."""
+        """End the run with an error that names the rows at fault; weights are saved if finite."""
         self.engine.eval()
         rows = [row for part in self.order.micro_batches(step, self.micro) for row in part]
         bad = offending_rows(self.engine, self.task.loss, step, batches, rows)
@@ -234,7 +236,7 @@ class _Loop:
         self.progress.advance(0, f"{loss}, {values['speed/tokens_per_second']:.0f} tokens/s")
 
     def _validate_if_due(self, last: bool) -> bool:
-        """Validate; returns whether this validation is the best so far."""
+        """Validate if it is time, and return whether this validation is the best so far."""
         due = self.done % self.settings.validate_every == 0 or last
         if not self.task.validates or not due:
             return False
@@ -250,7 +252,7 @@ class _Loop:
         return improved
 
     def _save_if_due(self, stop: StopRequest, improved: bool, last: bool) -> bool:
-        """Save; returns whether a signal asked some rank to stop."""
+        """Save if it is time, and return whether a signal asked any rank to stop."""
         settings = self.settings
         overdue = time.monotonic() - self.saved_at > settings.save_minutes * 60
         asked, due = distributed.sum_over_ranks([float(stop.received is not None), float(overdue)])
@@ -285,7 +287,7 @@ def _evaluating(engine: Engine) -> Iterator[None]:
 
 
 def _peak(settings: Optimisation) -> float:
-    """Return the FLOP/s of one device that MFU is a share of."""
+    """Return the peak FLOP/s of one device, on which MFU is based."""
     if settings.peak_tflops is not None:
         return settings.peak_tflops * 1e12
     return peak_flops(distributed.device(), getattr(torch, resolve_dtype(settings.dtype)))

@@ -1,4 +1,4 @@
-"""What is logged of the steps since the last log line: means of the losses, rates, memory."""
+"""Numbers logged for the steps since the last log line: means of the losses, rates, memory."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from pipeline.training import distributed
 from pipeline.training.loader import Batch, Loader
 
-#: (input length, target length) → operations of training on one example, the teacher's side included.
+#: (input length, target length) → operations of training on one example, including the teacher's.
 Cost = Callable[[int, int], float]
 
 
 class Means:
-    """Means of loss parts over micro batches. They stay on the device until they are asked for."""
+    """Means of loss parts over micro batches. They stay on the device until they are read."""
 
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor] = {}
@@ -34,7 +34,10 @@ class Means:
         self._count += other._count
 
     def over_ranks(self, world: int) -> dict[str, float]:
-        """The mean of each part over the micro batches added and the ranks; empty when there were none."""
+        """Return the mean of each part over the added micro batches and the ranks.
+
+        Empty when nothing was added.
+        """
         names = sorted(self._sums)
         if not names:
             return {}
@@ -47,13 +50,13 @@ class Meter:
     """Means and rates over the steps since the last log line."""
 
     def __init__(self, loader: Loader, cost: Cost, peak: float) -> None:
-        """peak: FLOP/s of one device."""
+        """Start the first interval. peak: FLOP/s of one device."""
         self._loader, self._cost, self._peak = loader, cost, peak
         self._means = Means()
         self.restart()
 
     def restart(self) -> None:
-        """Do not count the time since the last log line (validation, saving) as training time."""
+        """Restart the rates, so that the time of a validation or a save is not training time."""
         self._began, self._waited_before = time.perf_counter(), self._loader.waited
         self._tokens = self._flops = 0.0
 
@@ -66,7 +69,10 @@ class Meter:
             self._flops += rows * self._cost(source, target)
 
     def close(self, world: int) -> dict[str, float]:
-        """Means over the interval's micro batches and the ranks, rates and memory, by their names in the log."""
+        """Return means over the interval's micro batches and the ranks, rates and memory.
+
+        The keys are their names in the log. The next interval begins.
+        """
         values = {
             _logged_name(name): value for name, value in self._means.over_ranks(world).items()
         }
@@ -94,7 +100,10 @@ def _logged_name(part: str) -> str:
 
 
 def peak_memory_gib() -> float:
-    """Peak memory of this rank: the device's allocator on CUDA, resident memory of the process on CPU."""
+    """Return the peak memory of this rank in GiB.
+
+    It is what the allocator took on CUDA, and the resident memory of the process on a CPU.
+    """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

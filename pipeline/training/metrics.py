@@ -1,4 +1,7 @@
-"""The numbers of a run: TensorBoard and metrics.jsonl carry the same ones; a resumed run continues both without overlap."""
+"""The numbers of a run, the same in TensorBoard and in metrics.jsonl.
+
+A resumed run continues both without overlap.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from pipeline.artifacts.atomic import write_bytes
 class MetricsLog:
     """Scalars by step, written by rank 0 only (other ranks pass active=False).
 
-    start: the step resumed from. Later lines of an earlier, killed process are cut off, so that each step stands once.
+    start: the step resumed from. Later lines of an earlier, killed process are removed, so that
+    each step appears once.
     """
 
     def __init__(self, out: Path, start: int, *, active: bool) -> None:
@@ -43,7 +47,7 @@ class MetricsLog:
         self._lines.flush()
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        """Show Markdown in TensorBoard; metrics.jsonl holds numbers alone."""
+        """Show Markdown in TensorBoard; metrics.jsonl holds only numbers."""
         if self._active:
             for name, text in texts.items():
                 self._board.add_text(name, text, step)
@@ -64,11 +68,11 @@ class MetricsLog:
     def _truncate(self, start: int) -> None:
         if not self._path.exists():
             return
-        kept = []
+        lines = []
         for line in self._path.read_text(encoding="utf-8").splitlines():
             try:
                 if json.loads(line)["step"] <= start:
-                    kept.append(line)
+                    lines.append(line)
             except (ValueError, KeyError, TypeError):
                 continue  # the line a kill cut short
-        write_bytes(self._path, "".join(line + "\n" for line in kept).encode())
+        write_bytes(self._path, "".join(line + "\n" for line in lines).encode())

@@ -1,7 +1,8 @@
-"""Which rows make up the batch of a step: a pure function of (seed, step), the same for any number of ranks.
+"""The rows of each batch: a pure function of (seed, step), the same for any number of ranks.
 
-Each epoch visits every row once. Shards are shuffled, taken `window` at a time, and their rows shuffled within that
-window, so that rows come from few files at a time; finding the rows of step 10⁶ costs what step 1 costs.
+Each epoch visits every row once. Shards are shuffled and taken `window` at a time. Rows are
+shuffled within that window, so that they come from few files at a time. Finding the rows of step
+10⁶ costs no more than finding those of step 1.
 """
 
 from __future__ import annotations
@@ -14,14 +15,21 @@ from pipeline.artifacts.gather import Row
 
 
 class SampleOrder:
+    """The order in which training sees the rows of some shards."""
+
     def __init__(self, shard_rows: list[int], batch_size: int, seed: int, window: int = 16) -> None:
-        """shard_rows: number of rows of each shard; batch_size: rows of one global batch."""
+        """Raise ValueError when there are no rows.
+
+        shard_rows: number of rows of each shard.
+        batch_size: rows of one global batch.
+        window: shards whose rows are shuffled together.
+        """
         self.rows = sum(shard_rows)
         if self.rows == 0:
             raise ValueError("no rows to order")
         self._shard_rows = np.asarray(shard_rows, dtype=np.int64)
         self._batch, self._seed, self._window = batch_size, seed, window
-        # One window's permutation is held at a time besides the previous one's, which a batch may straddle.
+        # The permutations of the current and the previous window are held: a batch may span both.
         self._epoch_windows = lru_cache(maxsize=2)(self._make_epoch_windows)
         self._window_rows = lru_cache(maxsize=3)(self._make_window_rows)
 
@@ -29,38 +37,44 @@ class SampleOrder:
         """Return the (shard, row) pairs of global step `step`, counted from 0."""
         rows: list[Row] = []
         while len(rows) < self._batch:
-            epoch, window, inside = self._place(step * self._batch + len(rows))
+            epoch, window, offset = self._locate(step * self._batch + len(rows))
             shards, numbers = self._window_rows(epoch, window)
-            part = slice(inside, inside + self._batch - len(rows))
+            part = slice(offset, offset + self._batch - len(rows))
             rows += zip(shards[part].tolist(), numbers[part].tolist(), strict=True)
         return rows
 
     def window(self, step: int) -> tuple[int, int]:
-        """Which window, as (epoch, number), the last row of `step` lies in."""
-        epoch, window, _ = self._place((step + 1) * self._batch - 1)
+        """Return the window of the last row of `step`, as (epoch, number)."""
+        epoch, window, _ = self._locate((step + 1) * self._batch - 1)
         return epoch, window
 
     def shards_around(self, epoch: int, window: int) -> tuple[list[int], list[int]]:
-        """The shards of a window and of the next together, and those of the next alone."""
+        """Return the shards of a window and the next one together, then those of the next alone."""
         windows, _ = self._epoch_windows(epoch)
-        after = (
+        following = (
             windows[window + 1]
             if window + 1 < len(windows)
             else self._epoch_windows(epoch + 1)[0][0]
         )
-        return [*windows[window].tolist(), *after.tolist()], after.tolist()
+        return [*windows[window].tolist(), *following.tolist()], following.tolist()
 
     def micro_batches(self, step: int, micro: int) -> list[list[Row]]:
-        """Return `batch(step)` in parts of `micro` rows, those of each sorted: in this order they are read fastest."""
+        """Return `batch(step)` in parts of `micro` rows.
+
+        The rows of each part are sorted: in this order they are read fastest.
+        """
         rows = self.batch(step)
         return [sorted(rows[start : start + micro]) for start in range(0, len(rows), micro)]
 
     def rank_batches(self, step: int, rank: int, world: int, micro: int) -> list[list[Row]]:
-        """Return this rank's micro batches of `step`; together the ranks' cover `batch(step)` exactly once."""
+        """Return this rank's micro batches of `step`.
+
+        The micro batches of all ranks together cover `batch(step)` exactly once.
+        """
         return self.micro_batches(step, micro)[rank::world]
 
-    def _place(self, position: int) -> tuple[int, int, int]:
-        """(epoch, window, place in the window) of a position in the stream of all rows."""
+    def _locate(self, position: int) -> tuple[int, int, int]:
+        """Return (epoch, window, offset in the window) of a position in the stream of all rows."""
         epoch, offset = divmod(position, self.rows)
         _, ends = self._epoch_windows(epoch)
         window = int(np.searchsorted(ends, offset, side="right"))

@@ -13,7 +13,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopRequest:
-    """`with StopRequest() as stop:` … `if stop.received: save and leave`."""
+    """Records stop signals: `with StopRequest() as stop:` … `if stop.received: save and leave`."""
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -34,8 +34,10 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        # SIGTERM and SIGUSR1 come more than once: Slurm signals every process of a step, and a launcher hands them on.
+        # SIGTERM and SIGUSR1 come more than once: Slurm signals every process of a step, and a
+        # launcher passes them on.
         if self.received is not None and number == signal.SIGINT:
-            # Everything on disk is atomic, so leaving now loses the steps since the last checkpoint and nothing else.
+            # Everything on disk is atomic: leaving now loses only the steps since the last
+            # checkpoint.
             os._exit(EXIT_REQUEUE)
         self.received = signal.Signals(number).name

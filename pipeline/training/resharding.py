@@ -1,4 +1,4 @@
-"""A checkpoint of another number of ranks, made loadable through DeepSpeed's universal form."""
+"""Conversion of checkpoints from a different number of ranks, with DeepSpeed's universal form."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from pipeline.training import distributed
 
 @contextlib.contextmanager
 def universal_copy(checkpoint: Path) -> Iterator[str]:
-    """Convert `checkpoint` on rank 0 and yield the tag of the copy beside it, which is removed afterwards; every rank enters.
+    """Convert `checkpoint` on rank 0 and yield the tag of the copy; every rank must enter.
 
-    The copy takes 12 bytes a parameter (fp32 weights and AdamW's two moments). Raises PipelineError when the conversion fails.
+    The copy is next to `checkpoint` and is removed afterwards. It takes 12 bytes per parameter
+    (fp32 weights and AdamW's two moments). Raises PipelineError when the conversion fails.
     """
     copy = checkpoint.with_name(f"universal-{checkpoint.name}")
     failure = ""
     if distributed.rank() == 0:
-        say(f"{checkpoint} was saved by another number of ranks: converting it")
+        say(f"{checkpoint} was saved by a different number of ranks: converting it")
         failure = _convert(checkpoint, copy)
     if distributed.largest(int(bool(failure))):
         raise PipelineError(
-            f"{checkpoint} cannot be converted to {distributed.world_size()} ranks: {failure or 'see rank 0'}"
+            f"{checkpoint} cannot be converted to {distributed.world_size()} ranks: "
+            f"{failure or 'see rank 0'}"
         )
     try:
         yield copy.name
@@ -39,7 +41,7 @@ def universal_copy(checkpoint: Path) -> Iterator[str]:
 
 
 def _convert(checkpoint: Path, copy: Path) -> str:
-    """Returns what went wrong, if anything."""
+    """Write the universal form; return an error message, empty on success."""
     shutil.rmtree(copy, ignore_errors=True)
     workers = str(min(4, os.cpu_count() or 1))
     command = [
@@ -48,8 +50,6 @@ def _convert(checkpoint: Path, copy: Path) -> str:
         "deepspeed.checkpoint.ds_to_universal",
         "--input_folder",
         str(checkpoint),
-    ]
-    command += [
         "--output_folder",
         str(copy),
         "--num_extract_workers",
@@ -59,12 +59,12 @@ def _convert(checkpoint: Path, copy: Path) -> str:
         "--inject_missing_state",
     ]
     # Without the launcher's variables: it is one process, not a rank.
-    kept = {
+    environment = {
         key: value
         for key, value in os.environ.items()
         if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     }
-    done = subprocess.run(command, capture_output=True, text=True, env=kept)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     (checkpoint.parent / "latest_universal").unlink(missing_ok=True)
     if done.returncode == 0:
         return ""

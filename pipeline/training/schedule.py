@@ -8,7 +8,10 @@ from pipeline.recipe import Optimisation
 
 
 def learning_rate(settings: Optimisation, step: int) -> float:
-    """Learning rate of optimiser step `step`, counted from 0: linear warm-up, then the schedule down to final_fraction."""
+    """Return the learning rate of optimiser step `step`, counted from 0.
+
+    The warm-up is linear; then the schedule goes down to final_fraction.
+    """
     warmup = min(settings.warmup_steps, settings.max_steps)
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup

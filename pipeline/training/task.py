@@ -1,4 +1,7 @@
-"""What the training loop asks of whatever is trained. Distillation and fine-tuning each write one Task."""
+"""The interface between the training loop and the model it trains.
+
+Distillation and fine-tuning each implement `Task`.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,14 @@ from pipeline.training.loader import Batch
 
 
 class Engine(Protocol):
-    """What is used of DeepSpeed's engine, which has no types of its own."""
+    """The part of DeepSpeed's engine that is used here; DeepSpeed itself has no types."""
 
     #: The module that was handed to DeepSpeed.
     module: Any
     optimizer: Any
-    #: Steps left out since the engine was made because their gradient was not finite.
+    #: Steps skipped since the engine was made because their gradient was not finite.
     skipped_steps: int
-    #: By parameter group, the share of the learning rate its weights take (`engine.initialize`).
+    #: The factor on the learning rate of each parameter group (`engine.initialize`).
     rate_scales: list[float]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
@@ -48,44 +51,47 @@ LossFunction = Callable[[Engine, Batch, int], dict[str, torch.Tensor]]
 
 
 class Task(ABC):
-    """What is trained: its loss, and what is watched of it.
+    """A model to train: its loss, its validation and what is logged.
 
-    Every rank calls each method. `state` is what a loss carries from step to step besides the
-    weights; checkpoints keep it.
+    Every rank calls each method. `state` is what a loss carries from step to step in addition to
+    the weights; checkpoints hold it.
     """
 
     #: The name in messages, e.g. "distill student".
     label: str
     #: Whether there are rows to validate on.
     validates: bool = True
-    #: Whether `after_step` must be called, which costs a reduction over the ranks at every step.
+    #: Whether `after_step` must be called, which costs a reduction over the ranks at each step.
     follows_means: bool = False
 
     @abstractmethod
     def loss(self, engine: Engine, batch: Batch, step: int) -> dict[str, torch.Tensor]:
-        """Return named scalars: "loss" is trained on, the others are logged as loss/<name>."""
+        """Return named scalars: training minimises "loss"; the others are logged as loss/<name>."""
 
     @abstractmethod
     def validate(self, engine: Engine, step: int) -> dict[str, float]:
         """Return named numbers, logged as validation/<name>.
 
-        Early stopping and the best checkpoint go by the first one; less is better.
+        Early stopping and the best checkpoint use the first one; smaller is better.
         """
 
     @abstractmethod
     def flops(self, source: int, target: int) -> float:
-        """Return the operations of training on one example of these lengths, a teacher's included."""
+        """Return the operations of training on one example, including the teacher's.
+
+        source, target: lengths in tokens.
+        """
 
     def samples(self, engine: Engine) -> dict[str, str]:
-        """Return Markdown by name, which TensorBoard shows after each validation."""
+        """Return Markdown by name; TensorBoard shows it after each validation."""
         return {}
 
     def after_step(self, step: int, means: Mapping[str, float]) -> None:  # noqa: B027 - optional
-        """Take the means of a step's parts over its micro batches and the ranks."""
+        """Receive the means of a step's parts over its micro batches and the ranks."""
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps, as JSON values."""
+        """Return the state to store in a checkpoint, as JSON values."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - optional
-        """Take back what `state` returned."""
+        """Restore what `state` returned."""

@@ -1,4 +1,7 @@
-"""A profile of a few training steps, for Perfetto (ui.perfetto.dev), chrome://tracing or TensorBoard's profile plugin."""
+"""A profile of a few training steps.
+
+It opens in Perfetto (ui.perfetto.dev), chrome://tracing or TensorBoard's profile plugin.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,19 @@ from pipeline.artifacts.atomic import temporary_name
 from pipeline.console import say
 from pipeline.training import distributed
 
-#: Steps that are let go by first, and steps that are recorded.
+#: Steps that are skipped first, and steps that are recorded.
 WARMUP, RECORDED = 5, 3
 
 
 class Trace:
-    """`with Trace(directory, steps) as trace:` … `trace.step()` after each step; does nothing when directory is None.
+    """Records a few steps: `with Trace(directory, steps) as trace:` … `trace.step()` after each.
 
-    Each rank writes rank-NNNNN.pt.trace.json.gz (Chrome's trace format). What is computed stays the same, bit for bit.
+    Each rank writes rank-NNNNN.pt.trace.json.gz (Chrome's trace format). Results stay the same, bit
+    for bit. Does nothing when directory is None.
     """
 
     def __init__(self, directory: Path | None, steps: int) -> None:
-        """steps: how many are to come; of a short run what there is is recorded."""
+        """Prepare the profile. steps: how many will follow; a short run records fewer."""
         self._directory, self._profile = directory, None
         if directory is None or steps < 1:
             return

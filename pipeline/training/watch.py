@@ -1,4 +1,7 @@
-"""What the loop follows from step to step and checkpoints keep: validations, gradient norms, skipped steps."""
+"""State that the loop updates at each step and checkpoints hold.
+
+It covers validations, gradient norms and skipped steps.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,24 @@ from pipeline.training.task import Engine
 
 
 class Watch:
-    """Follows a run. Its state goes into checkpoints, so that a resumed run decides what a whole one decides."""
+    """Follows a run.
+
+    Its state goes into checkpoints, so that a resumed run makes the same decisions as an
+    uninterrupted one.
+    """
 
     def __init__(self, settings: Optimisation, label: str, engine: Engine) -> None:
         self.convergence = Convergence(settings.patience, settings.min_delta)
         self._label, self._engine, self._leads = label, engine, distributed.rank() == 0
         self._norms = GradientNorms(settings.spike_factor, self._say_spike)
         self._skipped_before = engine.skipped_steps
-        #: Steps skipped without one in between that was not.
+        #: The number of steps skipped in a row up to now.
         self.skipped_in_a_row = 0
 
     def skipped(self, done: int) -> bool:
-        """Return whether the step that was just made, number `done`, was skipped.
+        """Return whether the step just made, number `done`, was skipped.
 
-        DeepSpeed leaves weights and moments as they were, on every rank, when the norm of the gradient
+        DeepSpeed leaves weights and moments unchanged on every rank when the norm of the gradient
         is not finite.
         """
         if self._engine.skipped_steps == self._skipped_before:
@@ -45,7 +52,7 @@ class Watch:
         return True
 
     def values(self) -> dict[str, float]:
-        """Return what is logged, by name."""
+        """Return the numbers to log, by name."""
         self._norms.settle()
         norm = float(self._engine.get_global_grad_norm() or 0.0)
         return {
@@ -62,7 +69,7 @@ class Watch:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` returned; call it after the engine's checkpoint is loaded."""
+        """Restore what `state` returned; call it after the engine's checkpoint is loaded."""
         self.convergence.restore(state.get("convergence", {}))
         self._norms.restore(state.get("norms", {}))
         self.skipped_in_a_row = state.get("skipped_in_a_row", 0)

@@ -98,7 +98,7 @@ def test_another_number_of_ranks_continues_the_curve(
     (student / "manifest.json").unlink()
     done = second(*settings)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "saved by another number of ranks: converting it" in done.stdout
+    assert "saved by a different number of ranks: converting it" in done.stdout
     assert "resuming after step 6" in done.stdout
     continued = _losses(run)
     assert list(continued) == list(whole)

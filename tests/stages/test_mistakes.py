@@ -142,7 +142,7 @@ def test_an_incomplete_checkpoint_is_passed_over_with_a_word(
     (student / "checkpoints/step-00000012/complete.json").unlink()
     done = run.stage("distill")
     assert done.returncode == 0, done.stderr
-    assert "passing over checkpoint" in done.stdout
+    assert "skipping checkpoint" in done.stdout
     assert "resuming after step 9" in done.stdout
     assert (student / "hf/model.safetensors").read_bytes() == (
         finished_run.run / "distill/student/hf/model.safetensors"

@@ -151,7 +151,7 @@ def test_taid_and_scheduled_weights_survive_a_signal(cached_run: TinyRun) -> Non
         (("distill.objective.blocks={student_encoder: -2}",), "distill.objective.blocks.student_encoder is -2"),
         (("distill.targets=sampled",), "cannot serve the objective's decoder_relations, cross_relations"),
         (("distill.targets=sampled", "distill.objective={preset: logits, temperature: 2}"), "hold the teacher's distribution at 1"),
-        (("distill.targets=sampled", "distill.objective={preset: logits, divergence: reverse_kl}"), "unbiased for forward_kl alone"),
+        (("distill.targets=sampled", "distill.objective={preset: logits, divergence: reverse_kl}"), "unbiased only for forward_kl"),
         (("distill.targets=topk", "distill.objective={preset: logits, taid: {}}"), "cannot serve taid"),
     ],
 )  # fmt: skip

@@ -117,9 +117,9 @@ def test_random_bytes_are_an_error(data: bytes) -> None:
 
 def test_other_rows_than_expected_are_named() -> None:
     data = encode(count_draws(torch.tensor([[1, 1, 4], [0, 2, 3]])), 3)
-    with pytest.raises(CorruptArtifact, match="2 positions of 3 draws where 3 of 3 belong"):
+    with pytest.raises(CorruptArtifact, match="2 positions of 3 draws instead of 3 of 3"):
         decode(data, draws=3, positions=3, vocab_size=9)
-    with pytest.raises(CorruptArtifact, match="2 positions of 3 draws where 2 of 50 belong"):
+    with pytest.raises(CorruptArtifact, match="2 positions of 3 draws instead of 2 of 50"):
         decode(data, draws=50, positions=2, vocab_size=9)
 
 

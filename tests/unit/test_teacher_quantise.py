@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_refused() -> None:
     stored = quantise(torch.ones(2, 12), 4, 2)
     with pytest.raises(ValueError, match=r"scales \(2, 3\) do not fit"):
         dequantise(stored, torch.float32, 8)
-    with pytest.raises(CorruptArtifact, match="4 states are marked as kept apart, but 2 are"):
+    with pytest.raises(CorruptArtifact, match="4 states are marked as outliers, but 2 are stored"):
         dequantise(stored._replace(outliers=stored.outliers[:, :1]), torch.float32, 4)
     with pytest.raises(ValueError, match="group_size"):
         quantise(torch.ones(2, 12), 0)
