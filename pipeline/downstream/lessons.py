@@ -120,6 +120,7 @@ class Lesson:
         """Mean divergence over the valid positions of the batch, between the teacher and logits (rows, target, vocabulary)."""
         import torch
 
+        from pipeline.objectives.divergence import Divergence
         from pipeline.objectives.logits import divergence
 
         labels = batch["labels"]
@@ -130,13 +131,8 @@ class Lesson:
                 decoder_input_ids=self._model.prepare_decoder_input_ids_from_labels(labels=labels),
                 use_cache=False,
             ).logits
-        return divergence(
-            logits,
-            theirs,
-            labels >= 0,
-            kind=self.settings.divergence,
-            temperature=self.settings.temperature,
-        )
+        settings = Divergence(self.settings.divergence, temperature=self.settings.temperature)
+        return divergence(logits, theirs, labels >= 0, settings)
 
 
 def lesson_of(unit: Unit) -> Lesson | None:

@@ -17,6 +17,8 @@ from pipeline.families.recorder import QKV, BlockInput, Recorder
 from pipeline.families.stacks import decode, encode
 from pipeline.objectives import presets
 from pipeline.objectives.attention import attention_loss
+from pipeline.objectives.divergence import FORWARD_KL, Divergence
+from pipeline.objectives.head import LossWeights
 from pipeline.objectives.hidden import hidden_loss
 from pipeline.objectives.relations import relation_loss
 from pipeline.objectives.schedules import Scheduled, Taid, scheduled, taid_step
@@ -118,7 +120,12 @@ class Distiller(nn.Module):
         self._original_weight = original.weight if original is not None else None
         self._family = family_of(student.config)
         self._shape = self._family.shape(student.config)
-        self.head = LossHead(student, self._family)
+        divergence = (
+            Divergence(objective.divergence, objective.alpha, objective.temperature)
+            if "logits" in self._weights
+            else FORWARD_KL
+        )
+        self.head = LossHead(student, self._family, divergence)
         self._taid = Taid(objective.taid.start) if objective.taid is not None else None
         self._side = self._side_of(teacher, student.dtype)
         self.hidden = self._side.hidden
@@ -267,17 +274,13 @@ class Distiller(nn.Module):
                 )
         if target is None and "lm" not in weights:
             return {}
-        objective = self._objective
         return self.head(
             hidden,
             labels,
             target,
             with_lm="lm" in weights,
-            kind=objective.divergence,
-            alpha=objective.alpha,
-            temperature=objective.temperature,
             target_share=self._taid.share if self._taid is not None else 1.0,
-            weights=(weights.get("logits", 0.0), weights.get("lm", 0.0)),
+            weights=LossWeights(weights.get("logits", 0.0), weights.get("lm", 0.0)),
         )
 
     def _relations(
