@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -45,6 +45,10 @@ class Teacher(Protocol):
     ) -> torch.Tensor | None: ...
 
     def reference(self, batch: Batch) -> Reference: ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """Yield the weights it holds: those of the tail, or of the whole teacher."""
+        ...
 
     def cost(self, input_length: int, target_length: int, logits: bool) -> float:
         """Operations of `reference` on one example, with its logits where the objective takes them."""
@@ -91,6 +95,9 @@ class CachedTeacher:
             replayed.projections,
             replayed.inputs,
         )
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        return self._tail.model.parameters()
 
     def cost(self, input_length: int, target_length: int, logits: bool) -> float:
         return _forward_cost(
@@ -141,6 +148,9 @@ class OnlineTeacher:
             recorder.projections,
             recorder.inputs,
         )
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        return self._teacher.model.parameters()
 
     def cost(self, input_length: int, target_length: int, logits: bool) -> float:
         return _forward_cost(self._teacher.model, True, input_length, target_length, logits)
