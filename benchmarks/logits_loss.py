@@ -2,11 +2,12 @@
 
     python benchmarks/logits_loss.py [--quick] [--json OUT]
 
-912 positions (8 x 114), vocabulary 32,128, width 768. `head`: from hidden states and both LM heads, KL alone; `head_lm`:
-KL and LM loss; `logits`: KL from logits that exist. The plain form is two products, .float(), log_softmax, kl_div and
-cross_entropy under autograd. Ratios are ours over plain. `peak` is the peak of memory above the inputs; `extra` leaves out the
-gradients too, which any form must return (of the head's weight 47 MiB in bf16 and 94 MiB in fp32). Where there is a GPU the same follows on
-it, with the fused kernel as a third form: figures that end in `_cuda`.
+912 positions (8 x 114), vocabulary 32,128, width 768. `head`: from hidden states and both LM heads,
+KL alone; `head_lm`: KL and LM loss; `logits`: KL from logits that exist. The plain form is two
+products, .float(), log_softmax, kl_div and cross_entropy under autograd. Ratios are ours over plain.
+`peak` is the peak of memory above the inputs. `extra` leaves out the gradients too, which any form
+must return (of the head's weight 47 MiB in bf16 and 94 MiB in fp32). Where there is a GPU the same
+follows on it, with the fused kernel as a third form: figures that end in `_cuda`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 
 from benchmarks import common
 from pipeline.objectives import kernels
-from pipeline.objectives.head import head_divergence
+from pipeline.objectives.head import LossWeights, Predictor, head_divergence
 from pipeline.objectives.logits import divergence
 
 POSITIONS, VOCABULARY, WIDTH = 912, 32_128, 768
@@ -60,7 +61,10 @@ def prepare(form: str, case: str, dtype: torch.dtype, device: str = "cpu") -> Ca
         if case == "logits":
             return divergence(s, t)
         kl, lm = head_divergence(
-            h, w, th, tw, labels=labels if case == "head_lm" else None, weights=(1.0, 1.0)
+            Predictor(h, w),
+            Predictor(th, tw),
+            labels=labels if case == "head_lm" else None,
+            weights=LossWeights(1.0, 1.0),
         )
         return kl + lm
 

@@ -22,6 +22,8 @@ from pipeline.families import family_of
 from pipeline.families.recorder import Recorder
 from pipeline.families.stacks import decode, encode
 from pipeline.models.architecture import Architecture
+from pipeline.objectives.divergence import FORWARD_KL, Divergence
+from pipeline.objectives.head import LossWeights
 from pipeline.objectives.schedules import Taid, scheduled, taid_step
 from pipeline.recipe import Objective
 from pipeline.training.loader import Batch
@@ -55,7 +57,10 @@ class Distiller(nn.Module):
         self._objective, self._weights = objective, part_weights(objective)
         self._sides, self._max_steps = tuple(sides), max_steps
         self._family = family_of(student.config)
-        self.head = LossHead(student, self._family)
+        divergence = FORWARD_KL
+        if "logits" in self._weights:
+            divergence = Divergence(objective.divergence, objective.alpha, objective.temperature)
+        self.head = LossHead(student, self._family, divergence)
         self._taid = Taid(objective.taid.start) if objective.taid is not None else None
         self._recorder = Recorder(student, self._family, *student_places(objective))
         self._architecture = Architecture.of(student.config)
@@ -186,17 +191,13 @@ class Distiller(nn.Module):
         target = _target(batch, reference) if "logits" in weights else None
         if target is None and "lm" not in weights:
             return {}
-        objective = self._objective
         return self.head(
             student.decoder,
             batch["labels"],
             target,
             with_lm="lm" in weights,
-            kind=objective.divergence,
-            alpha=objective.alpha,
-            temperature=objective.temperature,
             target_share=self._taid.share if self._taid is not None else 1.0,
-            weights=(weights.get("logits", 0.0), weights.get("lm", 0.0)),
+            weights=LossWeights(weights.get("logits", 0.0), weights.get("lm", 0.0)),
         )
 
 

@@ -9,8 +9,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pipeline.families.base import Family, Head
-from pipeline.objectives.formulas import Kind
-from pipeline.objectives.head import head_divergence
+from pipeline.objectives.divergence import FORWARD_KL, Divergence
+from pipeline.objectives.head import LossWeights, Predictor, head_divergence
 from pipeline.objectives.joint import sampled_kl_and_lm
 from pipeline.objectives.logits import divergence, lm_loss, sampled_kl, topk_outcomes
 
@@ -25,18 +25,23 @@ class DenseTarget:
 
 @dataclass(frozen=True)
 class SampledTarget:
-    """Draws from a teacher's distribution: ids and counts (positions…, k), count 0 where unused."""
+    """Draws from a teacher's distribution."""
 
+    #: (positions…, k)
     ids: torch.Tensor
+    #: (positions…, k), 0 where unused.
     counts: torch.Tensor
 
 
 @dataclass(frozen=True)
 class TopkTarget:
-    """A teacher's k most probable ids, their log-probabilities (positions…, k) and the log of the remaining mass (positions…)."""
+    """A teacher's k most probable tokens."""
 
+    #: (positions…, k)
     ids: torch.Tensor
+    #: (positions…, k)
     log_probabilities: torch.Tensor
+    #: (positions…), the log of the remaining mass.
     log_tail: torch.Tensor
 
 
@@ -46,18 +51,24 @@ Target = DenseTarget | SampledTarget | TopkTarget
 class LossHead(nn.Module):
     """LM loss and divergence from the decoder's output.
 
-    A module of its own that shares the head's weight, because ZeRO-3 gathers a partitioned weight for the module that holds
-    it, before its forward and again before its backward; with a dense target neither model's logits ever exist.
+    A module of its own that shares the head's weight. ZeRO-3 gathers a partitioned weight for the
+    module that holds it, before its forward and again before its backward. With a dense target
+    neither model's logits ever exist.
     """
 
-    def __init__(self, student: PreTrainedModel, family: Family) -> None:
+    def __init__(
+        self, student: PreTrainedModel, family: Family, settings: Divergence = FORWARD_KL
+    ) -> None:
+        """settings: the divergence from a target, when there is one."""
         super().__init__()
         head = family.head(student)
         assert isinstance(head.weight, nn.Parameter)
         self.weight = head.weight
         self._scale = head.scale
-        # A buffer of the student's, where there is one: asked for anew, as moving a model to a device replaces its buffers. In a
-        # function, so that the student does not become a part of this module.
+        self._settings = settings
+        # A buffer of the student's, where there is one: asked for again at each use, because moving
+        # a model to a device replaces its buffers. In a function, so that the student does not
+        # become a part of this module.
         self._bias = lambda: family.head(student).bias
 
     def forward(
@@ -67,59 +78,56 @@ class LossHead(nn.Module):
         target: Target | None,
         *,
         with_lm: bool = True,
-        kind: Kind = "forward_kl",
-        alpha: float | None = None,
-        temperature: float = 1.0,
         target_share: float = 1.0,
-        weights: tuple[float, float] | None = None,
+        weights: LossWeights | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Return the scalars "lm" (unless with_lm is false) and, with a target, "logits"; without labels "ids" alone.
+        """Return the scalars "lm" (unless with_lm is false) and, with a target, "logits".
 
-        hidden: (batch, L_out, d_model), the decoder's output; labels: (batch, L_out), -100 = not valid for either loss. The
-        settings are those of `objectives.logits.divergence`; weights: those of "logits" and "lm" in the total, where nothing else
-        of it comes from these two (`head_divergence`). ids: (batch, L_out), the most probable token at each position.
+        Without labels return "ids" alone: (batch, L_out), the most probable token at each position.
+
+        hidden: (batch, L_out, d_model), the decoder's output. labels: (batch, L_out), -100 = not
+        valid for either loss. target_share, weights: of a dense target, see `head_divergence`.
         """
+        head = Head(self.weight, self._scale, self._bias())
         if labels is None:
-            return {"ids": Head(self.weight, self._scale, self._bias()).logits(hidden).argmax(-1)}
-        valid = labels != -100
+            return {"ids": head.logits(hidden).argmax(-1)}
         if isinstance(target, DenseTarget):
-            divergence_value, lm = head_divergence(
-                hidden,
-                self.weight,
-                target.hidden,
-                target.head.weight,
-                valid,
-                kind=kind,
-                alpha=alpha,
-                temperature=temperature,
-                target_share=target_share,
-                student_scale=self._scale,
-                teacher_scale=target.head.scale,
-                student_bias=_flat(self._bias()),
-                teacher_bias=_flat(target.head.bias),
+            value, lm = head_divergence(
+                _predictor(hidden, head),
+                _predictor(target.hidden, target.head),
+                self._settings,
+                mask=labels != -100,
                 labels=labels if with_lm else None,
+                target_share=target_share,
                 weights=weights,
             )
-            return (
-                {"lm": lm, "logits": divergence_value} if with_lm else {"logits": divergence_value}
-            )
-        logits = Head(self.weight, self._scale, self._bias()).logits(hidden)
-        if isinstance(target, SampledTarget) and with_lm and temperature == 1.0:
-            divergence_value, lm = sampled_kl_and_lm(logits, target.ids, target.counts, labels)
-            return {"lm": lm, "logits": divergence_value}
+            return {"lm": lm, "logits": value} if with_lm else {"logits": value}
+        return self._from_logits(head.logits(hidden), labels, target, with_lm)
+
+    def _from_logits(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        target: SampledTarget | TopkTarget | None,
+        with_lm: bool,
+    ) -> dict[str, torch.Tensor]:
+        settings, valid = self._settings, labels != -100
+        if isinstance(target, SampledTarget) and with_lm and settings.temperature == 1.0:
+            value, lm = sampled_kl_and_lm(logits, target.ids, target.counts, labels)
+            return {"lm": lm, "logits": value}
         parts = {"lm": lm_loss(logits, labels)} if with_lm else {}
         if isinstance(target, SampledTarget):
             parts["logits"] = sampled_kl(
-                logits, target.ids, target.counts, valid, temperature=temperature
+                logits, target.ids, target.counts, valid, temperature=settings.temperature
             )
         elif isinstance(target, TopkTarget):
             student = topk_outcomes(logits, target.ids)
-            teacher = torch.cat([target.log_probabilities, target.log_tail.unsqueeze(-1)], -1).to(
-                student.dtype
-            )
-            parts["logits"] = divergence(student, teacher, valid, kind=kind, alpha=alpha)
+            teacher = torch.cat([target.log_probabilities, target.log_tail.unsqueeze(-1)], -1)
+            at_one = Divergence(settings.kind, settings.alpha)
+            parts["logits"] = divergence(student, teacher.to(student.dtype), valid, at_one)
         return parts
 
 
-def _flat(bias: torch.Tensor | None) -> torch.Tensor | None:
-    return None if bias is None else bias.reshape(-1)
+def _predictor(hidden: torch.Tensor, head: Head) -> Predictor:
+    bias = None if head.bias is None else head.bias.reshape(-1)
+    return Predictor(hidden, head.weight, head.scale, bias)

@@ -139,6 +139,7 @@ class TeacherLogits:
         """
         import torch
 
+        from pipeline.objectives.divergence import Divergence
         from pipeline.objectives.logits import divergence
 
         labels = batch["labels"]
@@ -149,13 +150,8 @@ class TeacherLogits:
                 decoder_input_ids=decoder_inputs(self._model, labels),
                 use_cache=False,
             ).logits
-        return divergence(
-            logits,
-            teacher_logits,
-            labels >= 0,
-            kind=self.settings.divergence,
-            temperature=self.settings.temperature,
-        )
+        settings = Divergence(self.settings.divergence, temperature=self.settings.temperature)
+        return divergence(logits, teacher_logits, labels >= 0, settings)
 
 
 def _check_vocabulary(job: FineTuneJob, teacher: TaskTeacher) -> None:

@@ -1,7 +1,8 @@
 """MiniLM v1: transfer of the attention distributions themselves, for comparison with `relations`.
 
-Source: Wang et al. 2020, MiniLM, https://arxiv.org/abs/2002.10957, equation 5. Both models need the same number of heads.
-This form makes one sequence's scores at a time, in plain autograd under a checkpoint: it is the baseline, not the fast path.
+Source: Wang et al. 2020, MiniLM, https://arxiv.org/abs/2002.10957, equation 5. Both models need the
+same number of heads. This form makes one sequence's scores at a time, in plain autograd under a
+checkpoint: it is the baseline, not the fast path.
 """
 
 from __future__ import annotations
@@ -27,19 +28,20 @@ def attention_loss(
     key_mask: Tensor | None = None,
     causal: bool = False,
 ) -> Tensor:
-    """KL(teacher || student) of softmax(scale q k^T + bias), a scalar in fp32 (fp64 for fp64 inputs).
+    """Return KL(teacher || student) of softmax(scale q k^T + bias), in fp32 (fp64 for fp64 inputs).
 
-    teacher, student: (q, k), raw projections (batch, length, width) with q of L_q and k of L_k rows.
-    *_scale: what the model multiplies scores with: 1 for T5, head size^-0.5 for BART.
+    teacher, student: (q, k), raw projections (batch, length, width), q of L_q and k of L_k rows.
+    *_scale: the model's factor of the scores: 1 for T5, head size^-0.5 for BART.
     *_bias: an additive position bias that broadcasts to (batch, heads, L_q, L_k), as T5 has.
-    Masks, causality and the mean (heads, valid rows of a sequence, sequences) are those of `relation_loss`; no gradient
-    reaches the teacher's side.
+    Masks, causality and the mean (heads, valid rows of a sequence, sequences) are those of
+    `relation_loss`. No gradient reaches the teacher's side.
     """
     (tq, tk), (sq, sk) = teacher, student
     for who, q, k in (("teacher", tq, tk), ("student", sq, sk)):
         if heads < 1 or q.shape[-1] % heads or q.shape[-1] != k.shape[-1]:
             raise ValueError(
-                f"the {who}'s widths {q.shape[-1]} and {k.shape[-1]} do not divide into {heads} heads"
+                f"the {who}'s widths {q.shape[-1]} and {k.shape[-1]} "
+                f"do not divide into {heads} heads"
             )
     if causal and sq.shape[1] != sk.shape[1]:
         raise ValueError(

@@ -1,7 +1,10 @@
-"""Losses between hidden states of chosen layers, through a learned projection where the widths differ.
+"""Losses between hidden states of chosen layers.
 
-Source: Jiao et al. 2020, TinyBERT, https://arxiv.org/abs/1909.10351, equation 8 (MSE through a learned linear map);
-Sanh et al. 2019, DistilBERT, https://arxiv.org/abs/1910.01108, section 2 (cosine, same width).
+Where the widths differ they go through a learned projection.
+
+Sources: Jiao et al. 2020, TinyBERT, https://arxiv.org/abs/1909.10351, equation 8 (MSE through a
+learned linear map); Sanh et al. 2019, DistilBERT, https://arxiv.org/abs/1910.01108, section 2
+(cosine, same width).
 """
 
 from __future__ import annotations
@@ -22,12 +25,15 @@ def hidden_loss(
     kind: Literal["mse", "cosine"] = "mse",
     projection: Tensor | None = None,
 ) -> Tensor:
-    """The mean over valid positions of the squared error (also over features) or of 1 - cosine, in fp32 (fp64 for fp64).
+    """Return the mean over valid positions of the squared error or of 1 - cosine.
 
-    student: (positions..., width); teacher: (positions..., teacher width); mask: (positions...), 1 = valid.
-    projection: (teacher width, width), trained with the student and dropped at export; needed where widths differ.
-    0 when nothing is valid. Gradients flow to student and projection, never to the teacher. Raises ValueError where
-    shapes do not fit.
+    The squared error is a mean over features too. The result is in fp32 (fp64 for fp64 inputs), and
+    0 when nothing is valid.
+
+    student: (positions..., width); teacher: (positions..., teacher width); mask: (positions...),
+    1 = valid. projection: (teacher width, width), trained with the student and dropped at export;
+    needed where widths differ. Gradients flow to student and projection, never to the teacher.
+    Raises ValueError where shapes do not fit.
     """
     if kind not in ("mse", "cosine"):
         raise ValueError(f"unknown kind {kind!r}; known: mse, cosine")
@@ -37,7 +43,8 @@ def hidden_loss(
         )
     if projection is not None and tuple(projection.shape) != (teacher.shape[-1], student.shape[-1]):
         raise ValueError(
-            f"the projection has shape {tuple(projection.shape)}; it must be (teacher width, student width) "
+            f"the projection has shape {tuple(projection.shape)}; "
+            "it must be (teacher width, student width) "
             f"= ({teacher.shape[-1]}, {student.shape[-1]})"
         )
     if projection is None and student.shape[-1] != teacher.shape[-1]:

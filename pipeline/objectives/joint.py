@@ -1,7 +1,8 @@
-"""The KL from sampled targets and the LM loss from the same logits, in one pass over them instead of two.
+"""The KL from sampled targets and the LM loss from the same logits, in one pass instead of two.
 
-Both gradients are a multiple of the student's probabilities less something sparse, so their sum costs what one of them does. A pass
-over positions x vocabulary is what either costs: everything else is k numbers a position.
+Both gradients are a multiple of the student's probabilities less something sparse, so their sum
+costs what one of them does. Either costs a pass over positions x vocabulary; everything else is k
+numbers a position.
 """
 
 from __future__ import annotations
@@ -12,24 +13,26 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pipeline.objectives.logits import IGNORE, chunk_rows
+from pipeline.objectives.positions import IGNORE, chunk_rows
 from pipeline.objectives.scratch import Scratch, exp_, log_softmax_, wide_dtype
 
 
 def sampled_kl_and_lm(
     student_logits: Tensor, ids: Tensor, counts: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(kl, lm): what `logits.sampled_kl` with the mask labels != -100 and `logits.lm_loss` give, at temperature 1.
+    """Return (kl, lm), two scalars in fp32 (fp64 for fp64 logits), at temperature 1.
 
-    student_logits: (positions..., vocabulary); ids, counts: (positions..., k), as `logits.sampled_kl` takes them; labels:
-    (positions...) int, -100 where neither loss looks. Two scalars in fp32 (fp64 for fp64 logits). Positions that are left out are
-    not read. Raises ValueError for shapes that do not fit.
+    They are what `logits.sampled_kl` with the mask labels != -100 and `logits.lm_loss` give.
+
+    student_logits: (positions..., vocabulary). ids, counts: (positions..., k), as
+    `logits.sampled_kl` takes them. labels: (positions...) int, -100 where neither loss looks.
+    Positions left out are not read. Raises ValueError for shapes that do not fit.
     """
     positions = student_logits.shape[:-1]
     if labels.shape != positions or ids.shape[:-1] != positions or counts.shape != ids.shape:
         raise ValueError(
-            f"labels {tuple(labels.shape)}, ids {tuple(ids.shape)} and counts {tuple(counts.shape)} do not fit logits "
-            f"{tuple(student_logits.shape)}"
+            f"labels {tuple(labels.shape)}, ids {tuple(ids.shape)} and counts "
+            f"{tuple(counts.shape)} do not fit logits {tuple(student_logits.shape)}"
         )
     rows = (labels.reshape(-1) != IGNORE).nonzero().squeeze(1)
     drawn = counts.reshape(-1, counts.shape[-1])[rows].to(wide_dtype(student_logits))
@@ -47,7 +50,7 @@ def sampled_kl_and_lm(
 
 
 class _Joint(torch.autograd.Function):
-    """sum p (-log q) over all rows, and the mean of -log q of the labels."""
+    """The sum of p (-log q) over all rows, and the mean of -log q of the labels."""
 
     @staticmethod
     def forward(
@@ -91,6 +94,6 @@ class _Joint(torch.autograd.Function):
 
 
 def _take(scratch: Scratch, flat: Tensor, rows: Tensor, part: slice, wide: torch.dtype) -> Tensor:
-    """Some rows of `flat` in the wide dtype, in memory that the next call overwrites."""
+    """Return some rows of `flat` in the wide dtype, in memory that the next call overwrites."""
     chosen = flat[part] if len(rows) == len(flat) else torch.index_select(flat, 0, rows[part])
     return scratch.get("logits", tuple(chosen.shape), wide).copy_(chosen)

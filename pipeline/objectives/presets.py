@@ -1,7 +1,7 @@
 """Objectives by name: each preset is a set of weights over the same parts. Imports no torch.
 
-A part with weight zero is not computed. What is this project's own definition and what is a paper's is said in
-docs/objectives.md.
+A part with weight zero is not computed. docs/objectives.md says which definitions are this
+project's own and which a paper's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Stack = Literal["encoder", "decoder"]
 
 
 class Pair(NamedTuple):
-    """One relation: rows of `a` against rows of `b`, and whose padding mask each follows."""
+    """One relation: rows of `a` against rows of `b`, and the stack whose padding mask each has."""
 
     a: Projection
     b: Projection
@@ -31,7 +31,7 @@ class Pair(NamedTuple):
 PARTS = ("lm", "logits", "encoder_relations", "decoder_relations", "cross_relations",
          "encoder_attention", "decoder_attention", "cross_attention", "hidden")  # fmt: skip
 
-#: Which attention a relation or attention part looks at.
+#: The attention that a relation or attention part looks at.
 ATTENTION_OF: dict[str, Literal["encoder_self", "decoder_self", "cross"]] = {
     "encoder_relations": "encoder_self",
     "decoder_relations": "decoder_self",
@@ -44,8 +44,9 @@ ATTENTION_OF: dict[str, Literal["encoder_self", "decoder_self", "cross"]] = {
 #: Parts that compare with a teacher: all but the LM loss.
 NEEDS_TEACHER = frozenset(PARTS) - {"lm"}
 
-#: The relations each part averages. Self-attention follows MiniLMv2 (Q-Q, K-K, V-V); a decoder's rows see only what
-#: precedes them. In cross-attention q comes from the decoder, k and v from the encoder's output, so Q-K joins the stacks.
+#: The relations each part averages. Self-attention follows MiniLMv2 (Q-Q, K-K, V-V); a decoder's
+#: rows see only what precedes them. In cross-attention q comes from the decoder, k and v from the
+#: encoder's output, so Q-K joins the stacks.
 RELATION_PAIRS: dict[str, tuple[Pair, ...]] = {
     "encoder_relations": (
         Pair("q", "q", "encoder", "encoder", False),
@@ -76,9 +77,10 @@ PRESETS: dict[str, dict[str, float]] = {
 
 
 def resolve(preset: str, overrides: Mapping[str, Scheduled] | None = None) -> dict[str, Scheduled]:
-    """The weights of `preset` with `overrides` put in, parts of weight zero left out, in the order of PARTS.
+    """Return the weights of `preset` with `overrides` put in, in the order of PARTS.
 
-    Raises ConfigError for an unknown preset or part (naming the nearest), a negative weight, or nothing left to learn.
+    Parts of weight zero are left out. Raises ConfigError for an unknown preset or part (naming the
+    nearest), a negative weight, or nothing left to learn.
     """
     if preset not in PRESETS:
         raise ConfigError(f"unknown objective preset {preset!r}; {_hint(preset, PRESETS)}")
@@ -94,13 +96,14 @@ def resolve(preset: str, overrides: Mapping[str, Scheduled] | None = None) -> di
     kept = {part: weights[part] for part in PARTS if any(_ends(weights.get(part, 0.0)))}
     if not kept:
         raise ConfigError(
-            "every objective weight is zero: give at least one part of objective.weights a positive weight"
+            "every objective weight is zero: "
+            "give at least one part of objective.weights a positive weight"
         )
     return kept
 
 
 def needs_teacher(weights: Mapping[str, Scheduled]) -> bool:
-    """Whether any part with a weight other than zero compares with a teacher."""
+    """Return whether any part with a weight other than zero compares with a teacher."""
     return any(part in NEEDS_TEACHER and any(_ends(weight)) for part, weight in weights.items())
 
 

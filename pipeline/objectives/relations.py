@@ -1,12 +1,14 @@
 """MiniLMv2 relation losses in linear memory.
 
-A relation is what attention computes, between any two of q, k and v, with the heads cut anew: both models get the same
-number of relation heads whatever their own heads and widths, so that their (length x length) distributions compare.
+A relation is what attention computes, between any two of q, k and v, with the heads cut again: both
+models get the same number of relation heads, with any heads and widths of their own. So their
+(length x length) distributions compare.
 
-Memory: relations are made a few heads at a time. The loss is one number, so its gradient with respect to a chunk of
-scores is known as soon as the chunk's value is; it is taken to the inputs at once and only those gradients, as large as
-the inputs, are kept for the backward pass. Nothing is computed twice and no (heads x length x length) tensor survives.
-On CUDA a fused kernel does the same without any score in memory (`kernels.relations`), where `kernels.usable` says so.
+Memory: relations are made a few heads at a time. The loss is one number, so its gradient with
+respect to a chunk of scores is known as soon as the chunk's value is. It is taken to the inputs at
+once, and only those gradients, as large as the inputs, are kept for the backward pass. Nothing is
+computed twice and no (heads x length x length) tensor survives. On CUDA a fused kernel does the
+same without any score in memory (`kernels.relations`), where `kernels.usable` says so.
 
 Source: Wang et al. 2021, MiniLMv2, https://arxiv.org/abs/2012.15828, section 3.1, equations 4 to 7.
 """
@@ -22,16 +24,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pipeline.objectives import kernels
-from pipeline.objectives.scratch import Scratch, log_softmax_, wide_dtype
+from pipeline.objectives.scratch import Scratch, chunk_size, log_softmax_, wide_dtype
 
-#: Scores in one chunk. 2^21 fp32 scores are 8 MiB: a chunk's few buffers stay in the last-level cache, and calls are few.
-CHUNK_CPU = 1 << 21
-#: A GPU has no such cache but needs long kernels.
+#: Scores in one chunk on a GPU; `scratch` says how many on a CPU.
 CHUNK_CUDA = 1 << 25
 #: Rows of a causal block: keys after the block's last row are never computed.
 CAUSAL_ROWS = 128
-#: What a masked score becomes: finite, so that a row with nothing to see has a uniform relation and a zero gradient
-#: rather than NaN, and so low that exp() of it is exactly 0 beside any real score.
+#: The value of a masked score. It is finite, so that a row with nothing to see has a uniform
+#: relation and a zero gradient rather than NaN. It is so low that exp() of it is exactly 0 next to
+#: any real score.
 MASKED = -1e38
 
 
@@ -44,18 +45,22 @@ def relation_loss(
     key_mask: Tensor | None = None,
     causal: bool = False,
 ) -> Tensor:
-    """KL(teacher || student) between the relations of two projections, a scalar in fp32 (fp64 for fp64 inputs).
+    """Return KL(teacher || student) between the relations of two projections.
 
-    teacher, student: (a, b), the raw projections before the split into heads: a (batch, L_a, width), b (batch, L_b,
-        width). Widths may differ between the models. The relation of head r is softmax(A_r B_r^T / sqrt(width /
-        relation_heads)) over b's rows. Give the same tensor twice for Q-Q, K-K or V-V.
+    It is a scalar in fp32 (fp64 for fp64 inputs).
+
+    teacher, student: (a, b), the raw projections before the split into heads:
+        a (batch, L_a, width), b (batch, L_b, width). Widths may differ between the models. The relation of head r is
+        softmax(A_r B_r^T / sqrt(width / relation_heads)) over b's rows. Give the same tensor twice
+        for Q-Q, K-K or V-V.
     query_mask (batch, L_a), key_mask (batch, L_b): bool or int, 1 = valid; all valid when absent.
     causal: row i sees b's rows up to i only; needs L_a = L_b.
 
-    The mean is over relation heads, then over each sequence's valid rows, then over sequences that have any, as in
-    equation 5 of the paper. A row that sees no valid key is not valid. Gradients flow to the student alone.
-    Products are taken in the inputs' dtype (fp16 is raised to fp32 first, where 1e4 squared would overflow), softmax
-    and sums in fp32. Raises ValueError where shapes, widths or masks do not fit.
+    The mean is over relation heads, then over each sequence's valid rows, then over sequences that
+    have any, as in equation 5 of the paper. A row that sees no valid key is not valid. Gradients
+    flow to the student alone. Products are taken in the inputs' dtype (fp16 is raised to fp32
+    first, because 1e4 squared would overflow in it), softmax and sums in fp32. Raises ValueError
+    where shapes, widths or masks do not fit.
     """
     (ta, tb), (sa, sb) = teacher, student
     _check(ta, tb, sa, sb, relation_heads, causal)
@@ -82,9 +87,10 @@ def relations_loss(
     masks: Mapping[str, Tensor | None] | None = None,
     causal: bool = False,
 ) -> Tensor:
-    """The mean of `relation_loss` over pairs of names, e.g. [("q", "q"), ("k", "k"), ("v", "v")].
+    """Return the mean of `relation_loss` over pairs of names, e.g. [("q", "q"), ("k", "k")].
 
-    teacher, student: projections by name, (batch, length, width) each. masks: the padding mask of each name's rows.
+    teacher, student: projections by name, (batch, length, width) each. masks: the padding mask of
+    each name's rows.
     """
     masks = masks or {}
     losses = [
@@ -144,7 +150,7 @@ class _Relation(torch.autograd.Function):
         grad_a = torch.empty_like(student_a) if track else None
         grad_b = torch.empty_like(student_b) if track else None
         scratch = Scratch(sa.device)
-        groups, block = _chunks(batch * heads, rows, columns, causal, sa.device.type)
+        groups, block = _chunks(batch * heads, rows, columns, causal, sa.device)
         for g0 in range(0, batch * heads, groups):
             g = slice(g0, g0 + groups)
             sum_b = (
@@ -205,13 +211,13 @@ def _scores(
 
 
 def _detach(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both detached, still the same tensor if they were."""
+    """Return both detached, still the same tensor if they were."""
     first = a.detach()
     return first, first if b is a else b.detach()
 
 
 def _split(x: Tensor, heads: int) -> Tensor:
-    """(batch, length, width) -> (batch * heads, length, width / heads), contiguous."""
+    """Turn (batch, length, width) into (batch * heads, length, width / heads), contiguous."""
     batch, length, width = x.shape
     x = x.float() if x.dtype == torch.float16 else x
     return (
@@ -222,7 +228,7 @@ def _split(x: Tensor, heads: int) -> Tensor:
 
 
 def _join(x: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `_split`, in the dtype and shape of `like`."""
+    """Undo `_split`; returns the dtype and shape of `like`."""
     batch, length, width = like.shape
     heads = x.shape[0] // max(batch, 1)
     return (
@@ -233,9 +239,11 @@ def _join(x: Tensor, like: Tensor) -> Tensor:
     )
 
 
-def _chunks(groups: int, rows: int, columns: int, causal: bool, device: str) -> tuple[int, int]:
-    """How many (sequence, head) groups and how many rows one chunk takes."""
-    budget = CHUNK_CPU if device == "cpu" else CHUNK_CUDA
+def _chunks(
+    groups: int, rows: int, columns: int, causal: bool, device: torch.device
+) -> tuple[int, int]:
+    """Return the numbers of (sequence, head) groups and of rows in one chunk."""
+    budget = chunk_size(device, CHUNK_CUDA)
     block = max(1, min(rows, budget // max(columns, 1)))
     if causal:
         block = min(block, CAUSAL_ROWS)
@@ -250,7 +258,10 @@ def _row_weights(
     columns: int,
     wide: torch.dtype,
 ) -> Tensor:
-    """(batch, rows): 1 / (the sequence's valid rows x the sequences with any) where the row is valid, else 0."""
+    """Return each row's weight in the mean, (batch, rows), 0 where the row is not valid.
+
+    It is 1 / (the sequence's valid rows x the sequences with any).
+    """
     valid = (
         torch.ones(like.shape[:2], dtype=torch.bool, device=like.device)
         if queries is None
@@ -268,7 +279,8 @@ def _mask(mask: Tensor | None, batch: int, length: int, name: str) -> Tensor | N
         return None
     if tuple(mask.shape) != (batch, length):
         raise ValueError(
-            f"{name} has shape {tuple(mask.shape)}; it must be (batch, length) = ({batch}, {length})"
+            f"{name} has shape {tuple(mask.shape)}; "
+            f"it must be (batch, length) = ({batch}, {length})"
         )
     return mask.bool()
 
@@ -287,8 +299,8 @@ def _check(ta: Tensor, tb: Tensor, sa: Tensor, sb: Tensor, heads: int, causal: b
             )
     if ta.shape[:2] != sa.shape[:2] or tb.shape[:2] != sb.shape[:2]:
         raise ValueError(
-            f"teacher and student differ in batch or length: {tuple(ta.shape[:2])}, {tuple(tb.shape[:2])} "
-            f"and {tuple(sa.shape[:2])}, {tuple(sb.shape[:2])}"
+            f"teacher and student differ in batch or length: {tuple(ta.shape[:2])}, "
+            f"{tuple(tb.shape[:2])} and {tuple(sa.shape[:2])}, {tuple(sb.shape[:2])}"
         )
     if causal and sa.shape[1] != sb.shape[1]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Numbers that change over steps: weights, and TAID's interpolation share. Pure functions, no torch."""
+"""Numbers that change over steps: weights, and TAID's share. Pure functions, no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ Scheduled = float | tuple[float, float, int]
 
 
 def scheduled(value: Scheduled, step: int) -> float:
-    """The value at `step` (0 = the first). Raises ValueError for a schedule of fewer than one step."""
+    """Return the value at `step` (0 = the first).
+
+    Raises ValueError for a schedule of fewer than one step.
+    """
     if isinstance(value, (int, float)):
         return float(value)
     start, end, steps = value
@@ -37,9 +40,10 @@ def taid_step(
     alpha: float = 5e-4,
     beta: float = 0.99,
 ) -> Taid:
-    """The next state of TAID's adaptive share after a step with the divergence `loss` (arXiv 2501.16937, algorithm 1).
+    """Return the next state of TAID's adaptive share after a step with the divergence `loss`.
 
-    progress: the share of training done, 0 to 1; the share never falls below the line from `start` to 1.
+    Source: arXiv 2501.16937, algorithm 1. progress: the share of training done, 0 to 1; the share
+    never falls below the line from `start` to 1.
     """
     floor = start + (1.0 - start) * min(max(progress, 0.0), 1.0)
     if state.last_loss is None:

@@ -1,4 +1,7 @@
-"""Bytes of tensors alive while code runs, on the meta device as well, where nothing is computed or stored."""
+"""Bytes of tensors alive while code runs.
+
+They are counted on the meta device too, where nothing is computed or stored.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """`with LiveBytes() as live:` follows every tensor made inside, by its storage: `now` and `peak` in bytes.
+    """Bytes alive, `now` and at the `peak`, of the tensors made inside `with LiveBytes() as live:`.
 
-    What was there before does not count, nor do buffers that an operation uses inside. On the meta device, code that asks how many
-    entries of a tensor are true is told all of them, and any number it reads is 1: masks without padding, finite losses. Tensors that it
-    compares are close.
+    Every tensor is followed by its storage. What was there before does not count, nor do buffers
+    that an operation uses inside. On the meta device, any number that code reads is 1, and a flag
+    is true: masks without padding, finite losses. Tensors that it compares are close.
     """
 
     def __init__(self) -> None:

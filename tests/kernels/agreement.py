@@ -1,4 +1,7 @@
-"""The kernels, through the functions people call, against plain float64 forms. Run by tests/unit/test_objectives_kernels.py."""
+"""The kernels, through the functions people call, against plain float64 forms.
+
+Run by tests/unit/test_objectives_kernels.py.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.objectives import kernels
-from pipeline.objectives.head import head_divergence
+from pipeline.objectives.divergence import Divergence, Kind
+from pipeline.objectives.head import Predictor, head_divergence
 from pipeline.objectives.kernels import relations as relation_kernels
 from pipeline.objectives.kernels import rows as row_kernels
 from pipeline.objectives.logits import divergence
 from pipeline.objectives.relations import relation_loss
+from pipeline.objectives.scratch import chunks_of
 from tests.unit import test_objectives_logits as plain_logits
 from tests.unit import test_objectives_relations as plain_relations
 from tests.unit.test_objectives_logits import KINDS, LABELS, MASK
 from tests.unit.test_objectives_relations import KEY_MASK, QUERY_MASK, randn
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-#: (dtype, relative error of values, error of gradients relative to the largest). Inputs are rounded before the float64 form sees
-#: them: what is left is the kernels' own rounding, and for gradients that of the dtype they come in.
+#: (dtype, relative error of values, error of gradients relative to the largest). Inputs are rounded
+#: before the float64 form sees them. What is left is the kernels' own rounding, and for gradients
+#: that of the dtype they come in.
 FP32 = (torch.float32, 2e-6, 5e-6)
 BF16 = (torch.bfloat16, 2e-5, 1.5e-2)
 FP16 = (torch.float16, 2e-5, 2e-3)
@@ -37,7 +43,10 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The kernels' functions as they are called: without a call the test would compare PyTorch's form with itself."""
+    """The kernels' functions as they are called.
+
+    Without a call the test would compare PyTorch's form with itself.
+    """
     made: list[str] = []
 
     def spy(module: object, name: str) -> None:
@@ -57,7 +66,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def inputs(x: Tensor, dtype: torch.dtype, grad: bool = False) -> tuple[Tensor, Tensor]:
-    """(x in `dtype` on the device, the same numbers in float64), each with a gradient of its own."""
+    """Return x in `dtype` on the device and in float64, each with a gradient of its own."""
     low = x.detach().to(DEVICE, dtype)
     return low.requires_grad_(grad), low.detach().cpu().double().requires_grad_(grad)
 
@@ -96,12 +105,15 @@ def same(
 def test_relations(
     precision: tuple[torch.dtype, float, float], causal: bool, masked: bool, pair: str
 ) -> None:
-    """Two relation heads of 12 and of 20: neither is a power of two. Lengths that take several tiles, the last not full."""
+    """Two relation heads of 12 and of 20: neither is a power of two.
+
+    The lengths take several tiles, the last not full.
+    """
     dtype, value, gradient = precision
     length = 70
     masks: tuple[Tensor | None, Tensor | None] = (None, None)
     if masked:
-        # 16 times as long: a row's first tile may be hidden whole, and one sequence has no valid row.
+        # 16 times as long: a row's first tile may be hidden whole. One sequence has no valid row.
         masks = tuple(
             m.repeat_interleave(16, 1)[:, :length].contiguous() for m in (QUERY_MASK, KEY_MASK)
         )  # type: ignore[assignment]
@@ -122,7 +134,10 @@ def test_relations(
 
 
 def test_relations_of_other_lengths_layouts_and_dtypes() -> None:
-    """Cross-attention's lengths; a student sliced out of a fused projection; a teacher in bf16 beside a student in fp32."""
+    """Cross-attention's lengths, a student sliced out of a fused projection, mixed dtypes.
+
+    The teacher is in bf16, the student in fp32.
+    """
     ta, tb = (
         inputs(randn(2, 19, 8, seed=1), torch.bfloat16),
         inputs(randn(2, 33, 8, seed=2), torch.bfloat16),
@@ -180,7 +195,10 @@ def test_huge_bf16_relations_stay_finite(causal: bool) -> None:
 
 
 def test_relations_that_teach_nothing() -> None:
-    """No valid key anywhere, a single row, and a student that is its teacher: 0 to the last bit, and so the gradients."""
+    """No valid key anywhere, a single row, and a student that is its teacher.
+
+    Value and gradients are 0 to the last bit.
+    """
     t, s = randn(2, 3, 4, seed=1).float().to(DEVICE), randn(2, 3, 4, seed=2).float().to(DEVICE)
     for teacher, student, mask in (
         (t, s, torch.zeros(2, 3, device=DEVICE)),
@@ -210,7 +228,7 @@ def test_relations_without_gradients(calls: list[str]) -> None:
 )
 @pytest.mark.parametrize("precision", [FP32, BF16, FP16], ids=["fp32", "bf16", "fp16"])
 def test_divergence(
-    kind: str,
+    kind: Kind,
     mask: Tensor | None,
     tau: float,
     share: float,
@@ -219,8 +237,8 @@ def test_divergence(
     dtype, value, gradient = precision
     s = inputs(randn(2, 3, 41, seed=1, scale=2), dtype, grad=True)
     t = inputs(randn(2, 3, 41, seed=2, scale=2), dtype)
-    settings = {"kind": kind, "temperature": tau, "alpha": 0.3, "target_share": share}
-    ours = divergence(s[0], t[0], on_device(mask), **settings)  # type: ignore[arg-type]
+    settings = Divergence(kind, 0.3, tau)
+    ours = divergence(s[0], t[0], on_device(mask), settings, target_share=share)
     target = (1 - share) * s[1].detach() + share * t[1]
     same(ours, plain_logits.reference(s[1], target, mask, kind, tau, 0.3), [s], value, gradient)
 
@@ -241,7 +259,7 @@ def test_divergence_of_a_real_vocabulary() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("alpha", [None, 0.0])
 def test_huge_bf16_logits_stay_finite_and_masked_ones_unread(
-    kind: str, alpha: float | None
+    kind: Kind, alpha: float | None
 ) -> None:
     if kind == "jensen_shannon":
         alpha = None
@@ -250,7 +268,7 @@ def test_huge_bf16_logits_stay_finite_and_masked_ones_unread(
     mask = torch.tensor([1, 1, 0, 1, 1], device=DEVICE)
     s[2], t[2] = float("nan"), float("inf")
     s.requires_grad_()
-    loss = divergence(s, t, mask, kind=kind, alpha=alpha)  # type: ignore[arg-type]
+    loss = divergence(s, t, mask, Divergence(kind, alpha))
     loss.backward()
     assert loss.isfinite()
     assert loss > 0.1
@@ -263,7 +281,7 @@ def test_huge_bf16_logits_stay_finite_and_masked_ones_unread(
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("tau", "share"), [(1.0, 1.0), (1.5, 0.4)])
-def test_head(kind: str, tau: float, share: float) -> None:
+def test_head(kind: Kind, tau: float, share: float) -> None:
     dtype, value, gradient = FP32
     h, w, b = (
         inputs(randn(*shape, seed=i), dtype, grad=True)
@@ -272,22 +290,15 @@ def test_head(kind: str, tau: float, share: float) -> None:
     th, tw = (
         inputs(randn(*shape, seed=i + 3), dtype) for i, shape in enumerate([(2, 3, 5), (37, 5)])
     )
-    div, lm = head_divergence(
-        h[0],
-        w[0],
-        th[0],
-        tw[0],
-        MASK.to(DEVICE),
-        kind=kind,  # type: ignore[arg-type]
-        temperature=tau,
-        alpha=0.3,
-        target_share=share,
-        student_scale=0.7,
-        teacher_scale=0.5,
-        student_bias=b[0],
-        labels=LABELS.to(DEVICE),
-        chunk=4,
-    )
+    with chunks_of(4 * 37):
+        div, lm = head_divergence(
+            Predictor(h[0], w[0], 0.7, b[0]),
+            Predictor(th[0], tw[0], 0.5),
+            Divergence(kind, 0.3, tau),
+            mask=MASK.to(DEVICE),
+            labels=LABELS.to(DEVICE),
+            target_share=share,
+        )
     s = h[1] @ w[1].T * 0.7 + b[1]
     target = (1 - share) * s.detach() + share * th[1] @ tw[1].T * 0.5
     plain_div = plain_logits.reference(s, target, MASK, kind, tau, 0.3)

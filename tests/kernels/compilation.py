@@ -1,7 +1,8 @@
-"""The kernels compiled to machine code for GPUs that need not be here. Run by tests/unit/test_objectives_kernels.py.
+"""The kernels compiled to machine code for GPUs that need not be here.
 
-The functions that launch them run as they do in training, but each launch is handed to the compiler with the types,
-constants and alignments that it was made with. `ptxas`, which the Triton wheel brings, has the last word.
+Run by tests/unit/test_objectives_kernels.py. The functions that launch them run as they do in
+training, but each launch is handed to the compiler with the types, constants and alignments that it
+was made with. `ptxas`, which the Triton wheel brings, decides in the end.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from pipeline.objectives.divergence import Divergence, Kind
 from pipeline.objectives.kernels import relations, rows
 from tests.unit.test_objectives_logits import KINDS
 
-#: What a block may take of shared memory on the smallest GPU of each capability, in bytes (CUDA C++ Programming Guide, table of
-#: technical specifications): 99 KiB on 8.6, as on consumer Ada; 227 KiB on Hopper.
+#: Bytes of shared memory that a block may take on the smallest GPU of each capability (CUDA C++
+#: Programming Guide, table of technical specifications): 99 KiB on 8.6, as on consumer Ada; 227 KiB
+#: on Hopper.
 SHARED = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10}
 TYPES = {
     torch.float32: "*fp32",
@@ -51,9 +54,8 @@ class Compiler:
         }
         signature, values, attributes = {}, {}, {}
         for i, (name, x) in enumerate(arguments.items()):
-            if name in constants or (
-                isinstance(x, int) and x == 1
-            ):  # Triton makes a constant of any 1
+            # Triton makes a constant of any 1.
+            if name in constants or (isinstance(x, int) and x == 1):
                 signature[name], values[(i,)] = "constexpr", x
             elif isinstance(x, Tensor):
                 signature[name], attributes[(i,)] = TYPES[x.dtype], [["tt.divisibility", 16]]
@@ -116,17 +118,16 @@ def test_relations(
     [(kind, 80, torch.bfloat16) for kind in KINDS] + [("forward_kl", 90, torch.float32)],
 )
 def test_rows(
-    monkeypatch: pytest.MonkeyPatch, kind: str, capability: int, dtype: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, kind: Kind, capability: int, dtype: torch.dtype
 ) -> None:
     compilers = [Compiler(k, capability) for k in (rows._values, rows._gradient)]
     monkeypatch.setattr(rows, "_values", compilers[0])
     monkeypatch.setattr(rows, "_gradient", compilers[1])
+    settings = Divergence(kind, 0.1, 2.0)
     s, t = torch.empty(4, 32_128, dtype=dtype), torch.empty(4, 32_128, dtype=dtype)
     for index, share in ((torch.arange(3), 0.5), (None, 1.0)):
         n = 4 if index is None else 3
-        _, stats = rows.values(kind, s, t, index, temperature=2.0, alpha=0.1, share=share)
-        rows.gradient_(
-            s, kind, s, t, stats, torch.empty(n), index, temperature=2.0, alpha=0.1, share=share
-        )
+        _, stats = rows.values(settings, s, t, index, share=share)
+        rows.gradient_(s, settings, s, t, stats, torch.empty(n), index, share=share)
     check(compilers[0], 2)
     check(compilers[1], 2)

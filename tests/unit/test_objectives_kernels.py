@@ -1,7 +1,8 @@
 """The fused kernels, each file of tests/kernels/ in a process of its own.
 
-Triton decides when it is imported whether kernels are interpreted, for the whole process; elsewhere TRITON_INTERPRET
-would send the other tests' losses through the interpreter, too. So nothing here may import it.
+Triton decides at its import whether kernels are interpreted, for the whole process. Set for all
+tests, TRITON_INTERPRET would send the other tests' losses through the interpreter, too. So nothing
+here may import Triton.
 """
 
 from __future__ import annotations
@@ -52,5 +53,5 @@ def test_kernels_agree_with_float64(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_kernels_compile_for_gpus(tmp_path: Path) -> None:
-    """Down to machine code, which needs no GPU: what the interpreter accepts the compiler may not."""
+    """Down to machine code, which needs no GPU: the compiler accepts less than the interpreter."""
     run("compilation", tmp_path)

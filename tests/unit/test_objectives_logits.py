@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import get_args
 
 import pytest
 import torch
@@ -11,14 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.objectives import logits
-from pipeline.objectives.head import chunks as chunks_of_head
-from pipeline.objectives.head import head_divergence, recomputed
+from pipeline.objectives.divergence import Divergence, Kind
+from pipeline.objectives.head import LossWeights, Predictor, head_divergence, recomputed
 from pipeline.objectives.joint import sampled_kl_and_lm
 from pipeline.objectives.logits import divergence, lm_loss, sampled_kl, taid_target, topk_kl
+from pipeline.objectives.scratch import chunks_of
 
 F64 = torch.float64
-KINDS = ["forward_kl", "reverse_kl", "jensen_shannon", "skew_kl", "skew_reverse_kl"]
+KINDS = get_args(Kind)
 MASK = torch.tensor([[1, 1, 0], [0, 1, 1]])
 LABELS = torch.tensor([[0, -100, 2], [3, 4, -100]])
 
@@ -28,12 +30,12 @@ def randn(*shape: int, seed: int, scale: float = 1.0, grad: bool = False) -> Ten
     return (torch.randn(*shape, generator=generator, dtype=F64) * scale).requires_grad_(grad)
 
 
-@pytest.fixture(params=[1, 1 << 21], ids=["row-chunks", "one-chunk"])
-def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything in the smallest chunks, and everything at once."""
-    monkeypatch.setattr(logits, "CHUNK_CPU", request.param)
-    monkeypatch.setattr(chunks_of_head, "CHUNK_CPU", request.param)
+@pytest.fixture(params=[1, 4 * 9, 1 << 21], ids=["row-chunks", "four-of-nine", "one-chunk"])
+def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The smallest chunks, chunks of four rows in a vocabulary of 9, and everything at once."""
     monkeypatch.setattr(recomputed, "MIN_COLUMNS", 2)
+    with chunks_of(request.param):
+        yield
 
 
 def kl(p: Tensor, q: Tensor) -> Tensor:
@@ -73,17 +75,17 @@ def same(ours: Tensor, plain: Tensor, *inputs: Tensor) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tau", [1.0, 2.5])
 @pytest.mark.parametrize("mask", [None, MASK], ids=["full", "masked"])
-def test_divergence_agrees_with_its_formula(kind: str, tau: float, mask: Tensor | None) -> None:
+def test_divergence_agrees_with_its_formula(kind: Kind, tau: float, mask: Tensor | None) -> None:
     s, t = randn(2, 3, 11, seed=1, scale=2, grad=True), randn(2, 3, 11, seed=2, scale=2)
-    ours = divergence(s, t, mask, kind=kind, temperature=tau, alpha=0.3)
+    ours = divergence(s, t, mask, Divergence(kind, 0.3, tau))
     same(ours, reference(s, t, mask, kind, tau, 0.3), s)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_divergence_gradcheck(kind: str) -> None:
+def test_divergence_gradcheck(kind: Kind) -> None:
     s, t = randn(2, 3, 7, seed=1, grad=True), randn(2, 3, 7, seed=2)
     assert torch.autograd.gradcheck(
-        lambda s: divergence(s, t, MASK, kind=kind, temperature=1.7), (s,)
+        lambda s: divergence(s, t, MASK, Divergence(kind, temperature=1.7)), (s,)
     )
 
 
@@ -91,20 +93,21 @@ def test_divergence_gradcheck(kind: str) -> None:
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), scale=st.floats(0.1, 20.0), tau=st.floats(0.5, 4.0))
 def test_divergence_is_positive_and_zero_iff_equal(
-    kind: str, seed: int, scale: float, tau: float
+    kind: Kind, seed: int, scale: float, tau: float
 ) -> None:
+    settings = Divergence(kind, temperature=tau)
     s, t = randn(4, 9, seed=seed, scale=scale), randn(4, 9, seed=seed + 1, scale=scale)
-    assert abs(divergence(t, t, kind=kind, temperature=tau).item()) < 1e-14 * tau**2
-    assert divergence(s, t, kind=kind, temperature=tau).item() > 1e-7
-    shifted = divergence(t + 3.0, t, kind=kind, temperature=tau)  # the same distribution
+    assert abs(divergence(t, t, None, settings).item()) < 1e-14 * tau**2
+    assert divergence(s, t, None, settings).item() > 1e-7
+    shifted = divergence(t + 3.0, t, None, settings)  # the same distribution
     assert abs(shifted.item()) < 1e-12
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_huge_bf16_logits_stay_finite(kind: str) -> None:
+def test_huge_bf16_logits_stay_finite(kind: Kind) -> None:
     s = (randn(5, 64, seed=1).sign() * 1e4).bfloat16().requires_grad_()
     t = (randn(5, 64, seed=2).sign() * 1e4).bfloat16()
-    loss = divergence(s, t, kind=kind)
+    loss = divergence(s, t, None, Divergence(kind))
     loss.backward()
     assert loss.dtype == torch.float32
     assert loss.isfinite()
@@ -115,12 +118,12 @@ def test_huge_bf16_logits_stay_finite(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_masked_positions_are_not_read(kind: str) -> None:
+def test_masked_positions_are_not_read(kind: Kind) -> None:
     s, t = randn(2, 3, 7, seed=1), randn(2, 3, 7, seed=2)
-    clean = divergence(s, t, MASK, kind=kind)
+    clean = divergence(s, t, MASK, Divergence(kind))
     s[MASK == 0], t[MASK == 0] = float("nan"), float("inf")
     s.requires_grad_()
-    dirty = divergence(s, t, MASK, kind=kind)
+    dirty = divergence(s, t, MASK, Divergence(kind))
     dirty.backward()
     assert dirty == clean
     assert s.grad is not None
@@ -140,9 +143,10 @@ def test_nothing_valid_is_zero() -> None:
 
 
 def test_temperature_keeps_the_size_of_the_gradient() -> None:
-    """tau^2 makes the soft gradient tend to (s - t) / V for high temperatures, whatever the temperature."""
+    """With the factor tau^2 the soft gradient tends to (s - t) / V at any high temperature."""
     s, t = randn(1, 8, seed=1, grad=True), randn(1, 8, seed=2)
-    (gradient,) = torch.autograd.grad(divergence(s, t, temperature=1e4), s)
+    hot = divergence(s, t, None, Divergence(temperature=1e4))
+    (gradient,) = torch.autograd.grad(hot, s)
     limit = (s - s.mean()) - (t - t.mean())
     torch.testing.assert_close(gradient, limit.detach() / 8, rtol=1e-3, atol=1e-4)
 
@@ -154,10 +158,11 @@ def test_alpha_and_kind_are_checked() -> None:
         {"kind": "jensen_shannon", "alpha": 1.0},
         {"kind": "skew_kl", "alpha": 1.0},
         {"temperature": 0.0},
-        {"target_share": 1.5},
     ):
-        with pytest.raises(ValueError, match=r"js|alpha|temperature|share"):
-            divergence(s, s, **wrong)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"js|alpha|temperature"):
+            Divergence(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="teacher's share"):
+        divergence(s, s, target_share=1.5)
     with pytest.raises(ValueError, match="student and teacher logits differ"):
         divergence(s, s[:, :3])
     with pytest.raises(ValueError, match="mask has shape"):
@@ -165,10 +170,11 @@ def test_alpha_and_kind_are_checked() -> None:
 
 
 @pytest.mark.parametrize("kind", ["skew_kl", "skew_reverse_kl"])
-def test_skew_at_zero_is_the_plain_kl(kind: str) -> None:
+def test_skew_at_zero_is_the_plain_kl(kind: Kind) -> None:
     s, t = randn(3, 6, seed=1, grad=True), randn(3, 6, seed=2)
-    plain = divergence(s, t, kind="forward_kl" if kind == "skew_kl" else "reverse_kl")
-    same(divergence(s, t, kind=kind, alpha=0.0), plain, s)
+    plain = Divergence("forward_kl" if kind == "skew_kl" else "reverse_kl")
+    skewed = Divergence(kind, alpha=0.0)
+    same(divergence(s, t, None, skewed), divergence(s, t, None, plain), s)
 
 
 @pytest.mark.usefixtures("chunks")
@@ -182,7 +188,7 @@ def test_lm_loss_is_cross_entropy() -> None:
 def test_taid_moves_from_student_to_teacher() -> None:
     s, t = randn(2, 3, 7, seed=1, grad=True), randn(2, 3, 7, seed=2)
     same(
-        divergence(s, t, MASK, target_share=0.4, temperature=2.0),
+        divergence(s, t, MASK, Divergence(temperature=2.0), target_share=0.4),
         reference(s, 0.6 * s.detach() + 0.4 * t, MASK, "forward_kl", 2.0, 0),
         s,
     )
@@ -298,10 +304,9 @@ def test_topk_stays_finite_when_student_and_teacher_leave_no_tail() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tau", [1.0, 1.5])
 @pytest.mark.parametrize("share", [1.0, 0.4])
-@pytest.mark.parametrize("chunk", [None, 4])
-@pytest.mark.parametrize("weights", [None, (0.15, 1.0)], ids=["recomputed", "at-once"])
+@pytest.mark.parametrize("weights", [None, LossWeights(0.15, 1.0)], ids=["recomputed", "at-once"])
 def test_head_agrees_with_full_logits(
-    kind: str, tau: float, share: float, chunk: int | None, weights: tuple[float, float] | None
+    kind: Kind, tau: float, share: float, weights: LossWeights | None
 ) -> None:
     h, w, b = (
         randn(2, 3, 4, seed=1, grad=True),
@@ -310,22 +315,13 @@ def test_head_agrees_with_full_logits(
     )
     th, tw, tb = randn(2, 3, 5, seed=4), randn(9, 5, seed=5), randn(9, seed=6)
     div, lm = head_divergence(
-        h,
-        w,
-        th,
-        tw,
-        MASK,
-        kind=kind,
-        temperature=tau,
-        alpha=0.3,
-        target_share=share,
-        student_scale=0.7,
-        teacher_scale=0.5,
-        student_bias=b,
-        teacher_bias=tb,
+        Predictor(h, w, 0.7, b),
+        Predictor(th, tw, 0.5, tb),
+        Divergence(kind, 0.3, tau),
+        mask=MASK,
         labels=LABELS,
+        target_share=share,
         weights=weights,
-        chunk=chunk,
     )
     s = h @ w.T * 0.7 + b
     target = (1 - share) * s.detach() + share * (th @ tw.T * 0.5 + tb)
@@ -336,38 +332,43 @@ def test_head_agrees_with_full_logits(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_head_gradcheck(kind: str) -> None:
+def test_head_gradcheck(kind: Kind) -> None:
     h, w = randn(2, 2, 3, seed=1, grad=True), randn(5, 3, seed=2, grad=True)
     th, tw = randn(2, 2, 4, seed=3), randn(5, 4, seed=4)
     labels = torch.tensor([[1, -100], [4, 0]])
 
     def both(h: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-        return head_divergence(h, w, th, tw, kind=kind, temperature=1.3, labels=labels)
+        settings = Divergence(kind, temperature=1.3)
+        return head_divergence(Predictor(h, w), Predictor(th, tw), settings, labels=labels)
 
     assert torch.autograd.gradcheck(both, (h, w))
 
 
 def test_head_refuses_losses_weighted_otherwise_than_promised() -> None:
     h, w = randn(2, 3, 4, seed=1, grad=True), randn(9, 4, seed=2, grad=True)
-    div, lm = head_divergence(h, w, randn(2, 3, 4, seed=3), w, labels=LABELS, weights=(1.0, 0.5))
+    student, teacher = Predictor(h, w), Predictor(randn(2, 3, 4, seed=3), w)
+    weights = LossWeights(divergence=1.0, lm=0.5)
+    div, lm = head_divergence(student, teacher, labels=LABELS, weights=weights)
     with pytest.raises(RuntimeError, match="no multiple of the promised"):
         (div + lm).backward()
 
 
-@pytest.mark.parametrize("weights", [None, (1.0, 1.0)], ids=["recomputed", "at-once"])
+@pytest.mark.parametrize("weights", [None, LossWeights(1.0, 1.0)], ids=["recomputed", "at-once"])
 def test_head_reads_no_masked_position_and_only_needed_gradients(
-    weights: tuple[float, float] | None,
+    weights: LossWeights | None,
 ) -> None:
     h, w = randn(2, 3, 4, seed=1), randn(9, 4, seed=2)
     th, tw = randn(2, 3, 5, seed=3), randn(9, 5, seed=4)
     w.requires_grad_(weights is not None)
-    clean = head_divergence(h, w, th, tw, MASK, labels=LABELS, weights=weights)
+    student, teacher = Predictor(h, w), Predictor(th, tw)
+    clean = head_divergence(student, teacher, mask=MASK, labels=LABELS, weights=weights)
     unread = (MASK == 0) & (LABELS == -100)
     h[unread], th[MASK == 0] = float("nan"), float("nan")
-    # With both masks complementary at one place, the LM loss reads a position whose teacher state is garbage.
+    # The masks complement each other at one place: there the LM loss reads a position whose teacher
+    # state is garbage.
     assert ((MASK == 0) & (LABELS != -100)).any()
     h.requires_grad_()
-    dirty = head_divergence(h, w, th, tw, MASK, labels=LABELS, weights=weights)
+    dirty = head_divergence(student, teacher, mask=MASK, labels=LABELS, weights=weights)
     assert dirty[0] == clean[0]
     assert dirty[1] == clean[1]
     (dirty[0] + dirty[1]).backward()
@@ -378,9 +379,13 @@ def test_head_reads_no_masked_position_and_only_needed_gradients(
 
 def test_head_with_nothing_valid_is_zero_with_zero_gradients() -> None:
     h, w = randn(3, 4, seed=1, grad=True), randn(9, 4, seed=2, grad=True)
-    for weights in (None, (1.0, 1.0)):
+    for weights in (None, LossWeights(1.0, 1.0)):
         div, lm = head_divergence(
-            h, w, h.detach(), w, torch.zeros(3), labels=torch.full((3,), -100), weights=weights
+            Predictor(h, w),
+            Predictor(h.detach(), w),
+            mask=torch.zeros(3),
+            labels=torch.full((3,), -100),
+            weights=weights,
         )
         assert (div.item(), lm.item()) == (0.0, 0.0)
         gradients = torch.autograd.grad(div + lm, (h, w))
@@ -389,7 +394,7 @@ def test_head_with_nothing_valid_is_zero_with_zero_gradients() -> None:
 
 def test_head_without_labels_has_no_lm_loss() -> None:
     h, w = randn(3, 4, seed=1, grad=True), randn(9, 4, seed=2)
-    div, lm = head_divergence(h, w, randn(3, 4, seed=3), w)
+    div, lm = head_divergence(Predictor(h, w), Predictor(randn(3, 4, seed=3), w))
     assert lm.item() == 0.0
     assert div.item() > 0.0
     same(div, reference(h @ w.T, randn(3, 4, seed=3) @ w.T, None, "forward_kl", 1.0, 0), h)
@@ -398,13 +403,15 @@ def test_head_without_labels_has_no_lm_loss() -> None:
 def test_head_in_bf16_is_near_float64_and_finite_when_huge() -> None:
     h, w = randn(64, 32, seed=1), randn(500, 32, seed=2, scale=0.3)
     th, tw = randn(64, 48, seed=3), randn(500, 48, seed=4, scale=0.3)
-    exact = head_divergence(h, w, th, tw)[0]
+    exact = head_divergence(Predictor(h, w), Predictor(th, tw))[0]
     hb, wb = h.bfloat16().requires_grad_(), w.bfloat16().requires_grad_()
-    ours = head_divergence(hb, wb, th.bfloat16(), tw.bfloat16())[0]
+    ours = head_divergence(Predictor(hb, wb), Predictor(th.bfloat16(), tw.bfloat16()))[0]
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours.double(), exact, rtol=2e-2, atol=0)
     huge = head_divergence(
-        (hb.sign() * 1e4), wb, th.bfloat16() * 1e4, tw.bfloat16(), labels=torch.arange(64)
+        Predictor(hb.sign() * 1e4, wb),
+        Predictor(th.bfloat16() * 1e4, tw.bfloat16()),
+        labels=torch.arange(64),
     )
     sum(huge).backward()
     for x in (*huge, hb.grad, wb.grad):
@@ -416,10 +423,11 @@ def test_head_in_bf16_is_near_float64_and_finite_when_huge() -> None:
 def test_head_errors_are_named() -> None:
     h, w = randn(3, 4, seed=1), randn(9, 4, seed=2)
     with pytest.raises(ValueError, match="vocabularies differ: student 9, teacher 8"):
-        head_divergence(h, w, h, w[:8])
+        head_divergence(Predictor(h, w), Predictor(h, w[:8]))
     with pytest.raises(ValueError, match=r"student's hidden states .* do not fit its head"):
-        head_divergence(h, w[:, :3], h, w)
+        head_divergence(Predictor(h, w[:, :3]), Predictor(h, w))
     with pytest.raises(ValueError, match="differ in positions"):
-        head_divergence(h, w, h[:2], w)
+        head_divergence(Predictor(h, w), Predictor(h[:2], w))
+    labels = torch.zeros(2, dtype=torch.long)
     with pytest.raises(ValueError, match="labels"):
-        head_divergence(h, w, h, w, labels=torch.zeros(2, dtype=torch.long))
+        head_divergence(Predictor(h, w), Predictor(h, w), labels=labels)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.objectives import relations
 from pipeline.objectives.relations import relation_loss, relations_loss
+from pipeline.objectives.scratch import chunks_of
 
 F64 = torch.float64
 
@@ -70,7 +71,6 @@ KEY_MASK = torch.tensor([[0, 1, 1, 1, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
 def test_value_and_gradient_agree_with_the_paper_form(
     monkeypatch: pytest.MonkeyPatch, causal: bool, masked: bool, pair: str, budget: int
 ) -> None:
-    monkeypatch.setattr(relations, "CHUNK_CPU", budget)
     monkeypatch.setattr(relations, "CAUSAL_ROWS", 2)
     teacher = (randn(3, 5, 12, seed=1), randn(3, 5, 12, seed=2))
     results = []
@@ -79,9 +79,10 @@ def test_value_and_gradient_agree_with_the_paper_form(
         t, s = (teacher, (a, b)) if pair == "qk" else ((teacher[0], teacher[0]), (a, a))
         masks = (QUERY_MASK, KEY_MASK) if masked else (None, None)
         if ours:
-            loss = relation_loss(
-                t, s, relation_heads=3, query_mask=masks[0], key_mask=masks[1], causal=causal
-            )
+            with chunks_of(budget):
+                loss = relation_loss(
+                    t, s, relation_heads=3, query_mask=masks[0], key_mask=masks[1], causal=causal
+                )
         else:
             loss = reference(t, s, 3, *masks, causal)
         (loss * 1.7).backward()
@@ -103,8 +104,7 @@ def test_cross_lengths_agree_with_the_paper_form() -> None:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_gradcheck(monkeypatch: pytest.MonkeyPatch, causal: bool) -> None:
-    monkeypatch.setattr(relations, "CHUNK_CPU", 40)
+def test_gradcheck(causal: bool) -> None:
     ta, tb = randn(2, 4, 6, seed=1), randn(2, 4, 6, seed=2)
     a, b = randn(2, 4, 4, seed=3, grad=True), randn(2, 4, 4, seed=4, grad=True)
 
@@ -113,7 +113,8 @@ def test_gradcheck(monkeypatch: pytest.MonkeyPatch, causal: bool) -> None:
             (ta, tb), (a, b), relation_heads=2, key_mask=KEY_MASK[:2, :4], causal=causal
         )
 
-    assert torch.autograd.gradcheck(loss, (a, b))
+    with chunks_of(40):
+        assert torch.autograd.gradcheck(loss, (a, b))
 
 
 def test_only_one_side_may_need_a_gradient() -> None:

@@ -4,8 +4,8 @@
     relations   the KL of relations and its gradients; no score ever leaves the chip
     rows        the divergences of `formulas` on rows of logits, and their gradients
 
-The PyTorch forms are the reference and the fallback. This module decides between the two and imports neither Triton nor
-a kernel; only `usable` having said yes does anyone import them.
+The PyTorch forms are the reference and the fallback. This module decides between the two and
+imports neither Triton nor a kernel. Callers import a kernel only after `usable` has said yes.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ CAPABILITY = (8, 0)
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether the kernels take these tensors.
+    """Return whether the kernels take these tensors.
 
-    They must be fp32, bf16 or fp16 and on one NVIDIA GPU of compute capability 8.0 or later, with Triton at work there;
-    or, for tests, on the CPU with TRITON_INTERPRET=1, which must then be set before anything imports Triton.
+    They must be fp32, bf16 or fp16 and on one NVIDIA GPU of compute capability 8.0 or later, where
+    Triton works. For tests they may be on the CPU with TRITON_INTERPRET=1, which must then be set
+    before anything imports Triton.
     """
     device = tensors[0].device
     if os.environ.get(SWITCH) == "0" or any(
@@ -43,7 +44,10 @@ def usable(*tensors: Tensor) -> bool:
 
 @functools.cache
 def _works(device: torch.device) -> bool:
-    """Whether Triton is installed and can compile and run a kernel on this GPU; a warning says why it cannot."""
+    """Return whether Triton is installed and can compile and run a kernel on this GPU.
+
+    A warning says why it cannot.
+    """
     if torch.version.cuda is None or torch.cuda.get_device_capability(device) < CAPABILITY:
         return False
     if importlib.util.find_spec("triton") is None:
@@ -55,11 +59,12 @@ def _works(device: torch.device) -> bool:
         with torch.cuda.device(device):
             double[(1,)](x)
         return x.item() == 2.0
-    except Exception as error:  # no compiler, a read-only cache directory, a driver too old: whatever it is, go on without
+    except Exception as error:
+        # No compiler, a read-only cache directory, a driver too old: the losses work without it.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         warnings.warn(
-            f"Triton does not work on {device} ({reason}): the losses take their PyTorch form, which is slower; "
-            f"set {SWITCH}=0 to say that this is wanted",
+            f"Triton does not work on {device} ({reason}): the losses take their PyTorch form, "
+            f"which is slower; set {SWITCH}=0 to say that this is wanted",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -1,11 +1,13 @@
-"""The KL of relations and the student's gradients, fused: scores live in registers, a tile at a time.
+"""The KL of relations and the student's gradients, fused.
 
-One program takes a block of rows of one (sequence, relation head): it sweeps the keys once for the KL and the softmax
-statistics (see `online`) and, where gradients are wanted, once more for the rows' gradient. A second kernel takes a block of keys and
-sweeps the rows for theirs. Scores are made three times in all and never stored; no atomics, so results repeat bit for bit.
+Scores live in registers, a tile at a time. One program takes a block of rows of one (sequence,
+relation head): it sweeps the keys once for the KL and the softmax statistics (see `online`) and,
+where gradients are wanted, once more for the rows' gradient. A second kernel takes a block of keys
+and sweeps the rows for theirs. Scores are made three times in all and never stored. There are no
+atomics, so results repeat bit for bit.
 
-Heads are read where they lie in (batch, length, width). A head size that is not a power of two, or below 16, the least
-that a tensor-core product takes, is padded with zeros on the chip.
+Heads are read where they lie in (batch, length, width). A head size that is not a power of two, or
+below 16, the least that a tensor-core product takes, is padded with zeros on the chip.
 """
 
 from __future__ import annotations
@@ -19,18 +21,21 @@ from torch import Tensor
 
 from pipeline.objectives.kernels.online import MASKED, online
 
-#: The widest head a program can hold: its tiles of all four inputs must fit in shared memory, 99 KiB on the smallest GPU.
+#: The widest head a program can hold: its tiles of all four inputs must fit in shared memory, which
+#: is 99 KiB on the smallest GPU.
 MAX_HEAD = 256
-#: Rows and keys of a tile: the most whose two tiles of scores stay in registers where products are in bf16.
+#: Rows and keys of a tile: the most with which two tiles of scores stay in registers where products
+#: are in bf16.
 BLOCK = 64
 #: The same in fp32, whose products take more of them.
 WIDE_BLOCK = 32
-#: Bytes of one input's tile, to which wide heads cut the rows down; never below the 16 that a product takes.
+#: Bytes of one input's tile, to which wide heads cut the rows down; never below the 16 rows that a
+#: product takes.
 TILE_BYTES = 8192
 
 
 def fits(sa: Tensor, ta: Tensor, heads: int) -> bool:
-    """Whether both models' relation heads are narrow enough."""
+    """Return whether both models' relation heads are narrow enough."""
     return max(sa.shape[2], ta.shape[2]) <= MAX_HEAD * heads
 
 
@@ -45,10 +50,13 @@ def value_and_gradients(
     causal: bool,
     track: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """(loss, d loss / d sa, d loss / d sb): a scalar in fp32, and the gradients in sa's and sb's dtypes if `track`.
+    """Return (loss, d loss / d sa, d loss / d sb).
 
-    sa, ta: (batch, rows, width); sb, tb: (batch, columns, width); weight: (batch, rows) fp32, the share of each row's KL
-    (the mean over heads included); keys: (batch, columns) bool, or None where every key is valid.
+    The loss is a scalar in fp32; with `track` the gradients are in sa's and sb's dtypes, else None.
+
+    sa, ta: (batch, rows, width). sb, tb: (batch, columns, width). weight: (batch, rows) fp32, the
+    share of each row's KL (the mean over heads included). keys: (batch, columns) bool, or None
+    where every key is valid.
     """
     sa, sb, ta, tb = (x if x.stride(-1) == 1 else x.contiguous() for x in (sa, sb, ta, tb))
     batch, rows, columns = sa.shape[0], sa.shape[1], sb.shape[1]
@@ -63,9 +71,8 @@ def value_and_gradients(
         torch.empty_like(x, memory_format=torch.contiguous_format) if track else x for x in (sa, sb)
     )
     weight = weight.contiguous()
-    mask = (
-        sa if keys is None else keys.to(torch.int8)
-    )  # a tensor must be named; without keys it is not read
+    # The kernel needs a tensor here; without keys it is not read.
+    mask = sa if keys is None else keys.to(torch.int8)
     shapes = (rows, columns, 1 / math.sqrt(s_head), 1 / math.sqrt(t_head))
     strides = [stride for x in (sa, sb, ta, tb) for stride in x.stride()[:2]]
     constants = {
@@ -102,7 +109,8 @@ def _rows(
     sa, sb, ta, tb, keys, weight, stats, values, grad,
     rows, columns, s_scale, t_scale,
     sa_batch, sa_row, sb_batch, sb_row, ta_batch, ta_row, tb_batch, tb_row,
-    HEADS: tl.constexpr, S_HEAD: tl.constexpr, T_HEAD: tl.constexpr, S_PAD: tl.constexpr, T_PAD: tl.constexpr,
+    HEADS: tl.constexpr, S_HEAD: tl.constexpr, T_HEAD: tl.constexpr,
+    S_PAD: tl.constexpr, T_PAD: tl.constexpr,
     S_DOT: tl.constexpr, T_DOT: tl.constexpr, S_PRECISION: tl.constexpr, T_PRECISION: tl.constexpr,
     KEYS: tl.constexpr, CAUSAL: tl.constexpr, BLOCK: tl.constexpr, TRACK: tl.constexpr,
 ):  # fmt: skip
@@ -168,7 +176,8 @@ def _columns(
     sa, sb, ta, tb, keys, weight, stats, grad,
     rows, columns, s_scale, t_scale,
     sa_batch, sa_row, sb_batch, sb_row, ta_batch, ta_row, tb_batch, tb_row,
-    HEADS: tl.constexpr, S_HEAD: tl.constexpr, T_HEAD: tl.constexpr, S_PAD: tl.constexpr, T_PAD: tl.constexpr,
+    HEADS: tl.constexpr, S_HEAD: tl.constexpr, T_HEAD: tl.constexpr,
+    S_PAD: tl.constexpr, T_PAD: tl.constexpr,
     S_DOT: tl.constexpr, T_DOT: tl.constexpr, S_PRECISION: tl.constexpr, T_PRECISION: tl.constexpr,
     KEYS: tl.constexpr, CAUSAL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -217,7 +226,7 @@ def _columns(
 
 @triton.jit
 def _load(base, index, count, stride, HEAD: tl.constexpr, PAD: tl.constexpr):
-    """(block, PAD): one head's rows `index`, with zeros past the last row and past the head."""
+    """Return one head's rows `index`, (block, PAD), zeros past the last row and past the head."""
     d = tl.arange(0, PAD)
     inside = (index[:, None] < count) & (d[None, :] < HEAD)
     return tl.load(base + index[:, None].to(tl.int64) * stride + d[None, :], mask=inside, other=0.0)
@@ -233,7 +242,7 @@ def _store(base, x, index, count, HEADS: tl.constexpr, HEAD: tl.constexpr, PAD: 
 
 @triton.jit
 def _seen(r, c, columns, keys, KEYS: tl.constexpr, CAUSAL: tl.constexpr):
-    """(rows, keys) of a tile: whether the row sees the key."""
+    """Return whether each row of a tile sees each key, (rows, keys)."""
     valid = c < columns
     if KEYS:
         valid = valid & (tl.load(keys + c, mask=valid, other=0) != 0)
@@ -250,7 +259,10 @@ def _scores(a, b, scale, seen, PRECISION: tl.constexpr):
 
 @triton.jit
 def _difference(s, t, top_t, sum_t, top_s, sum_s, w):
-    """w (q - p): d loss / d scores. A score made in another order may top its row's maximum by a rounding: cut it."""
+    """Return d loss / d scores, w (q - p).
+
+    A score made in another order may top its row's maximum by a rounding: cut it.
+    """
     q = tl.exp(tl.minimum(s - top_s[:, None], 0.0)) / sum_s[:, None]
     p = tl.exp(tl.minimum(t - top_t[:, None], 0.0)) / sum_t[:, None]
     return (q - p) * w[:, None]
@@ -265,16 +277,19 @@ def _block(pad: int, narrow: bool) -> int:
 
 
 def _product_dtype(x: Tensor) -> tl.dtype:
-    """What products take: bf16 as it is; fp16 raised, whose range the gradients of scores leave.
+    """Return the dtype of products: bf16 as it is, fp16 raised.
 
-    Triton's interpreter multiplies the bits of bf16 as if they were integers (triton-lang/triton issue 11584), so there
-    it is raised too.
+    The gradients of scores leave the range of fp16. Triton's interpreter multiplies the bits of
+    bf16 as if they were integers (triton-lang/triton issue 11584), so there bf16 is raised too.
     """
     return tl.bfloat16 if x.dtype == torch.bfloat16 and x.is_cuda else tl.float32
 
 
 def _precision(x: Tensor) -> str:
-    """TF32 holds fp16 whole; for fp32 PyTorch's own setting decides."""
+    """Return the precision of products.
+
+    TF32 holds fp16 whole; for fp32 PyTorch's own setting decides.
+    """
     return (
         "tf32"
         if x.dtype != torch.float32 or torch.get_float32_matmul_precision() != "highest"

@@ -1,7 +1,10 @@
-"""The divergences of `formulas` on rows of logits, fused: one sweep of a row for a KL, two for a mixture.
+"""The divergences of `formulas` on rows of logits, fused.
 
-One program takes one row; nothing but a few numbers a row is written. The gradient is a second kernel, elementwise from those
-numbers, so it also serves a slice of the vocabulary at a time. Each position of the logits is read once a sweep in its own dtype.
+A KL takes one sweep of a row, a mixture two.
+
+One program takes one row; only a few numbers a row are written. The gradient is a second kernel,
+elementwise from those numbers, so it also serves a slice of the vocabulary at a time. Each position
+of the logits is read once a sweep in its own dtype.
 """
 
 from __future__ import annotations
@@ -13,29 +16,29 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pipeline.objectives.divergence import Divergence
 from pipeline.objectives.kernels.online import MASKED, online
 
 #: Columns a program reads at once: 4096 in fp32 from two rows are 32 registers a thread of 8 warps.
 BLOCK = 4096
-#: The gradient's, which keeps nothing from tile to tile.
+#: The same for the gradient, which keeps nothing from tile to tile.
 GRADIENT_BLOCK = 2048
 
 
 def values(
-    kind: str,
+    settings: Divergence,
     student: Tensor,
     teacher: Tensor,
     rows: Tensor | None = None,
     *,
-    temperature: float,
-    alpha: float,
     share: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Each row's divergence, (n,) in fp32, and five numbers a row for `gradient_`, (5, n).
+    """Return each row's divergence, (n,) in fp32, and five numbers a row for `gradient_`, (5, n).
 
-    student, teacher: (positions, vocabulary); rows: (n,) int64, which of the positions; all when absent. kind, alpha: see
-    `formulas.value`; share: the teacher's of the target's logits, the student's being the rest (`logits.taid_target`).
-    The five are the tempered student's maximum and log-sum-exp above it, the target's, and the c of `formulas.gradient`.
+    student, teacher: (positions, vocabulary). rows: (n,) int64, which of the positions; all when
+    absent. share: the teacher's share of the target's logits, the student's own are the rest
+    (`logits.taid_target`). The five numbers are the tempered student's maximum and the log-sum-exp
+    above it, the same two of the target, and the c of `formulas.gradient`.
     """
     student, teacher = _rowwise(student), _rowwise(teacher)
     n = len(student) if rows is None else len(rows)
@@ -46,29 +49,29 @@ def values(
             _values[(n,)](
                 student, teacher, stats if rows is None else rows, divergence, stats,
                 student.stride(0), teacher.stride(0), student.shape[1],
-                1 / temperature, share, alpha, *_log_shares(kind, alpha),
-                KIND=kind, TAID=share != 1.0, INDEXED=rows is not None, BLOCK=BLOCK, num_warps=8,
+                1 / settings.temperature, share, settings.alpha, *_log_shares(settings),
+                KIND=settings.kind, TAID=share != 1.0, INDEXED=rows is not None,
+                BLOCK=BLOCK, num_warps=8,
             )  # fmt: skip
     return divergence, stats
 
 
 def gradient_(
     out: Tensor,
-    kind: str,
+    settings: Divergence,
     student: Tensor,
     teacher: Tensor,
     stats: Tensor,
     factor: Tensor,
     rows: Tensor | None = None,
     *,
-    temperature: float,
-    alpha: float,
     share: float = 1.0,
 ) -> None:
-    """Write factor x d divergence / d tempered student logits to the rows of `out`, which may be `student` itself.
+    """Write factor x d divergence / d tempered student logits to the rows of `out`.
 
-    out, student, teacher: (positions, any slice of the vocabulary); stats: from `values`, of the whole vocabulary;
-    factor: (n,) fp32. Rows of `out` that `rows` leaves out are not written.
+    out, student, teacher: (positions, any slice of the vocabulary); `out` may be `student` itself.
+    stats: from `values`, of the whole vocabulary. factor: (n,) fp32. Rows of `out` that `rows`
+    leaves out are not written.
     """
     student, teacher = _rowwise(student), _rowwise(teacher)
     n = len(student) if rows is None else len(rows)
@@ -77,8 +80,9 @@ def gradient_(
             _gradient[(n, triton.cdiv(student.shape[1], GRADIENT_BLOCK))](
                 student, teacher, stats if rows is None else rows, stats, factor.contiguous(), out,
                 student.stride(0), teacher.stride(0), out.stride(0), student.shape[1],
-                1 / temperature, share, alpha, *_log_shares(kind, alpha),
-                KIND=kind, TAID=share != 1.0, INDEXED=rows is not None, BLOCK=GRADIENT_BLOCK,
+                1 / settings.temperature, share, settings.alpha, *_log_shares(settings),
+                KIND=settings.kind, TAID=share != 1.0, INDEXED=rows is not None,
+                BLOCK=GRADIENT_BLOCK,
             )  # fmt: skip
 
 
@@ -141,7 +145,8 @@ def _values(
             c = (alpha - 1) * second
         else:
             value = first
-            c = first - second  # log_q_share is log alpha, taken inside lest 0 meet infinity
+            # log_q_share is log alpha, taken inside so that 0 never meets infinity.
+            c = first - second
     at = n + tl.arange(0, 1)
     count = tl.num_programs(0)
     tl.store(divergence + at, value)
@@ -159,7 +164,7 @@ def _gradient(
     inverse_temperature, share, alpha, log_p_share, log_q_share,
     KIND: tl.constexpr, TAID: tl.constexpr, INDEXED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`formulas.gradient`, a tile of a row."""
+    """Do what `formulas.gradient` does for a tile of a row."""
     n = tl.program_id(0).to(tl.int64)
     row = n
     if INDEXED:
@@ -193,9 +198,13 @@ def _gradient(
 
 @triton.jit
 def _tile(
-    student, teacher, start, vocabulary, inverse_temperature, share, TAID: tl.constexpr, BLOCK: tl.constexpr
+    student, teacher, start, vocabulary,
+    inverse_temperature, share, TAID: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """(1, BLOCK) each: a row's tempered student logits and those of its target, MASKED past the vocabulary."""
+    """Return a row's tempered student logits and those of its target, (1, BLOCK) each.
+
+    Past the vocabulary they are MASKED.
+    """
     columns = start + tl.arange(0, BLOCK)[None, :]
     inside = columns < vocabulary
     q = tl.load(student + columns, mask=inside, other=0.0).to(tl.float32)
@@ -215,9 +224,12 @@ def _log_mixture(log_p, log_q, log_p_share, log_q_share):
     return top + tl.log(1 + tl.exp(tl.minimum(p, q) - top))
 
 
-def _log_shares(kind: str, alpha: float) -> tuple[float, float]:
-    """log of the teacher's and of the student's share of the mixture; a share of 0 is as good as e^MASKED."""
-    share = 1 - alpha if kind == "skew_reverse_kl" else alpha
+def _log_shares(settings: Divergence) -> tuple[float, float]:
+    """Return the log of the teacher's and of the student's share of the mixture.
+
+    A share of 0 is as good as e^MASKED.
+    """
+    share = 1 - settings.alpha if settings.kind == "skew_reverse_kl" else settings.alpha
     p, q = (math.log(x) if x > 0 else -1e30 for x in (share, 1 - share))
     return p, q
 
