@@ -1,18 +1,22 @@
-"""What a distillation step costs over training with the LM loss alone, and over the same step with a teacher run beside it.
+"""Cost of a distillation step over training with the LM loss alone, and over an online teacher.
 
     python benchmarks/distill_step.py [--quick] [--json OUT]
 
-A step is one forward and one backward pass of pipeline/training/distiller.py's `Distiller` on one batch, called as it is: no
-DeepSpeed, no optimiser, no reading of the batch from disk. Teacher: a random T5 v1.1 of base size in bf16; student: 6 + 6
-blocks of the same width, bf16; 512 inputs and 114 targets, batches of 4 (`--quick`: 2 + 2 and 1 + 1 blocks, 4,096 tokens, batches of 1).
-Cached targets are the teacher's own, as caching makes them: states at the last block of each stack, 50 draws, top 50.
+A step is one forward and one backward pass of pipeline/training/distiller.py's `Distiller` on one
+batch, called as it is: no DeepSpeed, no optimiser, no reading of the batch from disk. Teacher: a
+random T5 v1.1 of base size in bf16; student: 6 + 6 blocks of the same width, bf16; 512 inputs and
+114 targets, batches of 4 (`--quick`: 2 + 2 and 1 + 1 blocks, 4,096 tokens, batches of 1). Cached
+targets are the teacher's own, as caching makes them: states at the last block of each stack, 50
+draws, top 50.
 
-`<preset>_over_lm_step_ratio`: from cached states, over the preset `lm` (which takes no teacher from a cache, so its own ratio is 1).
-`…_encoder_output_…`: the cache also holds the encoder's output, and the decoder's block alone is replayed. `sampled_…` and `topk_…`: the
-preset `logits` from these targets. `online_over_cached_step_ratio_<preset>`: the teacher's blocks run at every step, over the replay;
-`online_over_cached_ceiling` is 1 + N_teacher / (3 N_student), parameters without embeddings and head: what is saved when
-targets cost nothing. `part_…_ms` are the parts of `miniend` by themselves, forward and backward: the replay, the relations,
-the head with both losses and with the LM loss alone.
+`<preset>_over_lm_step_ratio`: from cached states, over the preset `lm` (which takes no teacher from
+a cache, so its own ratio is 1). `…_encoder_output_…`: the cache also holds the encoder's output,
+and the decoder's block alone is replayed. `sampled_…` and `topk_…`: the preset `logits` from these
+targets. `online_over_cached_step_ratio_<preset>`: the teacher's blocks run at every step, over the
+replay. `online_over_cached_ceiling` is 1 + N_teacher / (3 N_student), parameters without embeddings
+and head: the saving when targets cost nothing. `part_…_ms` are the parts of `miniend` by
+themselves, forward and backward: the replay, the relations, the head with both losses and with the
+LM loss alone.
 """
 
 from __future__ import annotations
@@ -50,7 +54,7 @@ STATES = ("encoder_states", "encoder_output", "decoder_states")
 
 
 def targets(teacher: PreTrainedModel, cuts: tuple[int, int], batch: Batch) -> Batch:
-    """Everything a cache gives back for this batch."""
+    """Return everything a cache gives back for this batch."""
     family, vocabulary, scored = (
         family_of(teacher.config),
         teacher.config.vocab_size,
@@ -79,7 +83,7 @@ def only(found: Batch, *prefixes: str) -> Batch:
 def stepper(
     student: PreTrainedModel, preset: str, teacher: ReferenceTeacher | None, batch: Batch
 ) -> Callable[[], dict[str, torch.Tensor]]:
-    """One forward and backward pass; returns the parts."""
+    """Return a function that makes one forward and backward pass and returns the parts."""
     sides = [] if preset == "lm" else [Side("", None, teacher)]
     distiller = Distiller(student, Objective(preset=preset), sides, max_steps=1)  # type: ignore[arg-type]
 
@@ -96,7 +100,7 @@ def stepper(
 def part_runs(
     student: PreTrainedModel, tail: Tail, batch: Batch, states: Batch
 ) -> dict[str, Callable[[], object]]:
-    """The parts of `miniend`, each forward and, where it has one, backward."""
+    """Return the parts of `miniend`, each forward and, where it has one, backward."""
     replayed = tail.replay(
         states["decoder_states"], batch["attention_mask"], encoder_states=states["encoder_states"]
     )
@@ -144,7 +148,7 @@ def part_runs(
 
 
 def body(model: PreTrainedModel) -> int:
-    """Parameters without embeddings and head."""
+    """Count the parameters without embeddings and head."""
     return sum(
         weight.numel()
         for name, weight in model.named_parameters()

@@ -4,10 +4,10 @@
 
 912 positions (8 x 114), vocabulary 32,128, width 768. `head`: from hidden states and both LM heads,
 KL alone; `head_lm`: KL and LM loss; `logits`: KL from logits that exist. The plain form is two
-products, .float(), log_softmax, kl_div and cross_entropy under autograd. Ratios are ours over plain.
-`peak` is the peak of memory above the inputs. `extra` leaves out the gradients too, which any form
-must return (of the head's weight 47 MiB in bf16 and 94 MiB in fp32). Where there is a GPU the same
-follows on it, with the fused kernel as a third form: figures that end in `_cuda`.
+products, .float(), log_softmax, kl_div and cross_entropy under autograd. Ratios are ours over
+plain. `peak` is the peak of memory above the inputs. `extra` leaves out the gradients too, which
+any form must return (of the head's weight 47 MiB in bf16 and 94 MiB in fp32). Where there is a GPU
+the same follows on it, with the fused kernel as a third form: figures that end in `_cuda`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python benchmarks/relation_loss.py [--quick] [--json OUT]
 
-Ours is `pipeline.objectives.relations`. Batch 4, length 512, width 768, 48 relation heads. The plain
-form is what one would write first: batched products, log_softmax and softmax in fp32, kl_div,
+Ours is `pipeline.objectives.relations`. Batch 4, length 512, width 768, 48 relation heads. The
+plain form is what one would write first: batched products, log_softmax and softmax in fp32, kl_div,
 autograd. Ratios are ours over plain; memory is the peak above the inputs. Where there is a GPU the
 same follows on it, with the fused kernel as a third form: figures that end in `_cuda`.
 """

@@ -1,16 +1,19 @@
-"""How near the gradient of sparse targets comes to that of full distillation: sampled, systematically sampled, top-k.
+"""Distance of the gradient of sparse targets from that of full distillation.
 
     python benchmarks/sparse_gradient.py [--teacher DIR] [--quick] [--json OUT]
 
-The teacher is a T5 trained here on Wikipedia for a few minutes, which leaves it less sure than a published one (some 30 of 50
-draws differ, where 12 are usual), or any T5 directory with its tokenizer; the student has half its blocks and some
-training of its own. On text that neither was trained on, the gradient of each target's KL with respect to all the student's
-parameters is compared with that of the full KL: cosine, and relative error |g - full| / |full|.
+Targets are sampled, systematically sampled and top-k. The teacher is a T5 trained here on Wikipedia
+for a few minutes, which leaves it less sure than a published one (some 30 of 50 draws differ, where
+12 are usual), or any T5 directory with its tokenizer. The student has half its blocks and some
+training of its own. On text that neither was trained on, the gradient of each target's KL with
+respect to all the student's parameters is compared with that of the full KL: cosine, and relative
+error |g - full| / |full|.
 
-Sampled targets are 50 draws a position. Top-k targets take as many bytes (`equal_bytes`: 4 an entry, 4 for the tail), or hold
-as many ids (`equal_ids`, as if a codec made their entries as small as sampled ones), or 50 (`top50`). Then more sets of
-draws are put together, up to 256 (`256_sets`): what a sampled target's error tends to is its bias, which is what remains
-over a long training. A top-k target is always the same, so its error is its bias.
+Sampled targets are 50 draws a position. Top-k targets take as many bytes (`equal_bytes`: 4 an
+entry, 4 for the tail), or hold as many ids (`equal_ids`, as if a codec made their entries as small as
+sampled ones), or 50 (`top50`). Then more sets of draws are put together, up to 256 (`256_sets`). A
+sampled target's error tends to its bias, which is what remains over a long training. A top-k target
+is always the same, so its error is its bias.
 """
 
 from __future__ import annotations
@@ -61,7 +64,7 @@ def wiki_texts() -> list[str]:
 
 
 def examples(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, Tensor]:
-    """Span-corrupted input_ids and labels, as the pipeline makes them."""
+    """Return span-corrupted input_ids and labels, as the pipeline makes them."""
     lengths, encoder = example_lengths(INPUTS, 0.15, 3.0), Encoder(tokenizer)
     raw, _ = pack(encoder(texts), encoder.eos, lengths.raw)
     ids, labels = corrupt(
@@ -126,7 +129,10 @@ def make_student(teacher: Path, data: tuple[Tensor, Tensor], steps: int) -> PreT
 
 
 class Gradients:
-    """Gradients of losses on the student's logits, over all its parameters, against that of the full KL."""
+    """Gradients of losses on the student's logits, against that of the full KL.
+
+    They are over all the student's parameters.
+    """
 
     def __init__(
         self, student: PreTrainedModel, teacher_logits: Tensor, batch: dict[str, Tensor]
@@ -143,7 +149,7 @@ class Gradients:
         return torch.cat([g.flatten() for g in found if g is not None]).double()
 
     def compare(self, loss: Callable[[Tensor], Tensor]) -> tuple[float, float]:
-        """Cosine and relative error."""
+        """Return cosine and relative error."""
         g = self.of(loss)
         return float(g @ self.full / (g.norm() * self.full.norm())), float(
             (g - self.full).norm() / self.full.norm()
@@ -156,7 +162,8 @@ def sampled_figures(
     rows, length, vocabulary = teacher_logits.shape
     everything = torch.arange(vocabulary).expand(rows, length, -1)
     for name, method in METHODS.items():
-        # Sets of draws are added up as counts of all tokens: the gradient of their sum is the mean of their gradients.
+        # Sets of draws are added up as counts of all tokens: the gradient of their sum is the mean
+        # of their gradients.
         counts = torch.zeros(rows * length, vocabulary)
         stored = unique = 0
         for number in range(max(SETS)):

@@ -50,9 +50,9 @@ def relation_loss(
     It is a scalar in fp32 (fp64 for fp64 inputs).
 
     teacher, student: (a, b), the raw projections before the split into heads:
-        a (batch, L_a, width), b (batch, L_b, width). Widths may differ between the models. The relation of head r is
-        softmax(A_r B_r^T / sqrt(width / relation_heads)) over b's rows. Give the same tensor twice
-        for Q-Q, K-K or V-V.
+        a (batch, L_a, width), b (batch, L_b, width). Widths may differ between the models. The
+        relation of head r is softmax(A_r B_r^T / sqrt(width / relation_heads)) over b's rows. Give
+        the same tensor twice for Q-Q, K-K or V-V.
     query_mask (batch, L_a), key_mask (batch, L_b): bool or int, 1 = valid; all valid when absent.
     causal: row i sees b's rows up to i only; needs L_a = L_b.
 

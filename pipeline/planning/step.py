@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch.fx.experimental import _config
+from transformers import PreTrainedModel
 
 from pipeline.distillation.distiller import Distiller
 from pipeline.distillation.objective import part_weights
@@ -102,8 +103,7 @@ def forward_bytes(
 
     whole: whether it runs to the end.
     """
-    model = teacher.empty(dtype)
-    stand_in(model, on_cpu=False)
+    model = _empty(teacher, dtype, on_cpu=False)
     loaded = WholeTeacher(
         model, (teacher.shape.encoder_layers - 1, teacher.shape.decoder_layers - 1)
     )
@@ -113,17 +113,25 @@ def forward_bytes(
     return live.peak
 
 
-def _student(settings: Distill, student: Model, dtype: torch.dtype, on_cpu: bool) -> Any:
+def _empty(model: Model, dtype: torch.dtype, on_cpu: bool) -> PreTrainedModel:
+    """Return a model on the meta device; its own configuration names the stand-in."""
+    empty = replace(model, config=copy.deepcopy(model.config)).empty(dtype)
+    stand_in(empty, on_cpu=on_cpu)
+    return empty
+
+
+def _student(
+    settings: Distill, student: Model, dtype: torch.dtype, on_cpu: bool
+) -> PreTrainedModel:
     config = copy.deepcopy(student.config)
     prepare_config(config, settings)
-    model = replace(student, config=config).empty(dtype)
+    model = _empty(replace(student, config=config), dtype, on_cpu)
     model.train()
     if settings.activation_checkpointing:
         with _quietly():
             model.gradient_checkpointing_enable(
                 {"use_reentrant": False, "preserve_rng_state": False}
             )
-    stand_in(model, on_cpu=on_cpu)
     return model
 
 
@@ -131,8 +139,7 @@ def _teacher(
     settings: Distill, cache: Cache, teacher: Model, dtype: torch.dtype, on_cpu: bool
 ) -> ReferenceTeacher:
     if settings.targets == "online":
-        whole = WholeTeacher(teacher.empty(dtype), (0, 0))
-        stand_in(whole.model, on_cpu=on_cpu)
+        whole = WholeTeacher(_empty(teacher, dtype, on_cpu), (0, 0))
         return OnlineTeacher(whole, *teacher_places(settings.objective, -1))
     config, weights = tail_weights(cache, teacher)
     tail = family_of(config).build_tail(

@@ -77,7 +77,10 @@ def test_hidden_errors_are_named() -> None:
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_attention_with_position_bias(causal: bool) -> None:
-    """T5's form: no scale, a bias that both models learn, padding; the row mean is over heads and valid rows."""
+    """T5's form: no scale, a bias that both models learn, padding.
+
+    The row mean is over heads and valid rows.
+    """
     keys = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]])
     tq, tk = randn(2, 4, 6, seed=1), randn(2, 4, 6, seed=2)
     sq, sk = randn(2, 4, 4, seed=3, grad=True), randn(2, 4, 4, seed=4, grad=True)
