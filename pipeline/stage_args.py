@@ -37,6 +37,20 @@ def parse(
     """
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _stop)
+    parser = _parser(description, trains)
+    if options is not None:
+        options(parser)
+    quiet_libraries()
+    # parse_intermixed_args: overrides may stand before, between and after the flags.
+    arguments = parser.parse_intermixed_args(argv)
+    overrides = list(arguments.overrides)
+    if trains is not None and arguments.profile:
+        overrides.append(f"{trains}.profile=true")
+    return load_recipe(arguments.recipe, overrides), arguments
+
+
+def _parser(description: str | None, trains: str | None) -> argparse.ArgumentParser:
+    """Return the parser of the arguments that every stage takes."""
     parser = argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -59,15 +73,7 @@ def parse(
             action="store_true",
             help=f"write a profile of a few steps: {trains}.profile=true",
         )
-    if options is not None:
-        options(parser)
-    quiet_libraries()
-    # parse_intermixed_args: overrides may stand before, between and after the flags.
-    arguments = parser.parse_intermixed_args(argv)
-    overrides = list(arguments.overrides)
-    if trains is not None and arguments.profile:
-        overrides.append(f"{trains}.profile=true")
-    return load_recipe(arguments.recipe, overrides), arguments
+    return parser
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
