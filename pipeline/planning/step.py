@@ -17,11 +17,10 @@ from unittest import mock
 import torch
 from torch.fx.experimental import _config
 
-from pipeline.families import family_of
+from pipeline.models.architecture import Architecture
 from pipeline.objectives import logits, relations
 from pipeline.objectives.head import chunks
-from pipeline.planning.chain import Model
-from pipeline.planning.disk import tail_weights
+from pipeline.planning.cache_bytes import tail_weights
 from pipeline.planning.live import LiveBytes
 from pipeline.recipe import Cache, Distill, States
 from pipeline.teacher.loaded import whole_teacher
@@ -48,8 +47,8 @@ class StepBytes:
 def step_bytes(
     settings: Distill,
     cache: Cache,
-    student: Model,
-    teacher: Model | None,
+    student: Architecture,
+    teacher: Architecture | None,
     *,
     rows: int,
     lengths: tuple[int, int],
@@ -92,7 +91,7 @@ def step_bytes(
 
 
 def forward_bytes(
-    teacher: Model, *, rows: int, lengths: tuple[int, int], dtype: torch.dtype, whole: bool
+    teacher: Architecture, *, rows: int, lengths: tuple[int, int], dtype: torch.dtype, whole: bool
 ) -> int:
     """The most a teacher's forward pass holds beside its weights; whole: whether it runs to the end."""
     model = teacher.empty(dtype)
@@ -105,12 +104,12 @@ def forward_bytes(
     return live.peak
 
 
-def _teacher(settings: Distill, cache: Cache, teacher: Model, dtype: torch.dtype) -> Teacher:
+def _teacher(settings: Distill, cache: Cache, teacher: Architecture, dtype: torch.dtype) -> Teacher:
     if settings.targets == "online":
         whole = whole_teacher(teacher.empty(dtype), (0, 0))
         return OnlineTeacher(whole, *teacher_places(settings.objective, -1))
     config, weights = tail_weights(cache, teacher)
-    tail = family_of(config).build_tail(
+    tail = teacher.family.build_tail(
         config, {name: weight.to(dtype) for name, weight in weights.items()}
     )
     return CachedTeacher(Tail(tail, *teacher_places(settings.objective, 0)), States())
@@ -127,7 +126,7 @@ def _weights(reference: Teacher | None) -> list[torch.Tensor]:
 def _batch(
     settings: Distill,
     cache: Cache,
-    teacher: Model | None,
+    teacher: Architecture | None,
     rows: int,
     lengths: tuple[int, int],
     dtype: torch.dtype,

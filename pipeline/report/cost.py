@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.models.flops import forward_flops
 
 
 def forward_cost(model: Path, sources: int, targets: int, *, logits: bool) -> float | None:
@@ -15,14 +14,12 @@ def forward_cost(model: Path, sources: int, targets: int, *, logits: bool) -> fl
     """
     from transformers import AutoConfig
 
-    from pipeline.families import family_of
+    from pipeline.models.architecture import Architecture
 
     if not (model / "config.json").is_file():
         return None
     try:
-        config = AutoConfig.from_pretrained(model)
-        family = family_of(config)
-        shape, size, gated = family.shape(config), family.head_size(config), family.gated(config)
+        architecture = Architecture.of(AutoConfig.from_pretrained(model))
+        return architecture.forward_flops(sources, targets, logits=logits).total
     except (PipelineError, OSError, ValueError, KeyError):
         return None
-    return forward_flops(shape, sources, targets, vocab_size=size, gated=gated, logits=logits).total

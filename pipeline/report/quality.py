@@ -11,10 +11,10 @@ import numpy as np
 
 from pipeline.downstream.bootstrap import TAIL, resampled
 from pipeline.downstream.results import Scored, compare
-from pipeline.downstream.shape import model_shape
 from pipeline.downstream.speed import Measurement
 from pipeline.errors import DataError, PipelineError
-from pipeline.models import open_model
+from pipeline.models import ModelDirectory, open_model
+from pipeline.models.counts import block_counts, parameter_counts
 from pipeline.recipe import Recipe
 from pipeline.report.document import (
     Difference,
@@ -190,12 +190,13 @@ def _size(directory: Path | None, scores: Mapping[str, Scored]) -> Size | None:
     for place in places:
         if place is None or not (place / "config.json").is_file():
             continue
-        shape = model_shape(place)
+        model = ModelDirectory(str(place), place)
+        counts, (encoder_layers, decoder_layers) = parameter_counts(model), block_counts(model)
         return Size(
-            encoder_layers=shape.encoder_layers,
-            decoder_layers=shape.decoder_layers,
-            parameters=shape.parameters,
-            embedding_parameters=shape.embedding_parameters,
+            encoder_layers=encoder_layers,
+            decoder_layers=decoder_layers,
+            parameters=counts.total,
+            embedding_parameters=counts.embeddings,
         )
     return None
 

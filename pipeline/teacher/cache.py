@@ -15,9 +15,9 @@ from pipeline.artifacts import Artifact, Output, ShardRecord, lock
 from pipeline.artifacts.shard import Rows
 from pipeline.console import Progress, say
 from pipeline.errors import ConfigError, CorruptArtifact
-from pipeline.families import check_dtype, check_length, family_of
 from pipeline.hardware import resolve_dtype
 from pipeline.models import open_model
+from pipeline.models.writing import write_tail
 from pipeline.recipe import Recipe
 from pipeline.teacher import sparse, states
 from pipeline.teacher.capture import Captured, resolve_cut
@@ -25,7 +25,7 @@ from pipeline.teacher.fidelity import replay_fidelity
 from pipeline.teacher.loaded import WHOLE, LoadedTeacher, Loader
 from pipeline.teacher.rows import model_inputs
 from pipeline.teacher.size import cache_bytes, require_disk
-from pipeline.teacher.tail import TAIL_FILES, Tail, write_tail
+from pipeline.teacher.tail import TAIL_FILES, Tail
 from pipeline.teacher.vocabulary import check_vocabulary
 from pipeline.teacher.writing import Writing
 
@@ -105,16 +105,14 @@ def chosen_shards(text: str | None, count: int) -> list[int]:
 
 def _check(recipe: Recipe) -> _Facts:
     """Raise ConfigError for what would fail later, before anything is written."""
-    from transformers import AutoConfig
-
     spec, cache = lineage.required_teacher(recipe), recipe.cache
-    directory = open_model(spec.model).path
-    config = AutoConfig.from_pretrained(directory)
-    family = family_of(config)
-    check_dtype(config, resolve_dtype(spec.dtype), "teacher.dtype")
-    check_vocabulary(spec.model, directory, config.vocab_size, lineage.tokenizer_directory(recipe))
-    check_length(config, recipe.tokens.input_length, "tokens.input_length")
-    shape = family.shape(config)
+    directory = open_model(spec.model)
+    config, shape = directory.architecture, directory.architecture.shape
+    config.check_dtype(resolve_dtype(spec.dtype), "teacher.dtype")
+    check_vocabulary(
+        spec.model, directory.path, config.vocab_size, lineage.tokenizer_directory(recipe)
+    )
+    config.check_length(recipe.tokens.input_length, "tokens.input_length")
     cuts = (
         resolve_cut(cache.encoder_cut, shape.encoder_layers, "encoder_cut"),
         resolve_cut(cache.decoder_cut, shape.decoder_layers, "decoder_cut"),

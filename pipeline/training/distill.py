@@ -11,14 +11,13 @@ from pipeline import lineage
 from pipeline.artifacts import Artifact, Output
 from pipeline.artifacts.atomic import write_json
 from pipeline.console import say
-from pipeline.families import check_dtype, check_length, family_of
 from pipeline.hardware import resolve_dtype
 from pipeline.models import open_model
-from pipeline.models.weights import read_entries
+from pipeline.models.architecture import Architecture
 from pipeline.objectives import presets
 from pipeline.recipe import Distill, Init, Recipe
 from pipeline.student.initial import check_init, describe_init, narrower, write_initial_student
-from pipeline.student.shapes import describe, student_config
+from pipeline.student.shapes import describe, student_architecture
 from pipeline.teacher.reader import CachedTargets, check_labels, open_tail
 from pipeline.teacher.vocabulary import check_vocabulary
 from pipeline.training import distributed
@@ -61,25 +60,25 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
     targets = _targets(recipe) if "cache" in output.inputs else None
     second = lineage.original_recipe(recipe)
     originals = _targets(second) if second is not None else None
-    config = _student_config(recipe, tokenizer)
-    _check(recipe, config, targets)
+    architecture = _student(recipe, tokenizer)
+    _check(recipe, architecture, targets)
     if second is not None:
-        _check(second, config, originals)
+        _check(second, architecture, originals)
     initial = output.root / "initial"
     if rank == 0:
         output.begin(alone=True)
         if not (initial / "config.json").exists():
-            say(f"{label}: {describe(family_of(config).shape(config))}")
-            teacher = open_model(recipe.teacher.model).path if recipe.teacher is not None else None
+            say(f"{label}: {describe(architecture.shape)}")
+            teacher = open_model(recipe.teacher.model) if recipe.teacher is not None else None
             init = recipe.student.from_teacher
             write_initial_student(
-                config,
+                architecture,
                 init,
                 teacher,
                 recipe.seed,
                 initial,
                 batches=lambda: _importance_batches(
-                    recipe, init, TokenSource(train_tokens, None, config)
+                    recipe, init, TokenSource(train_tokens, None, architecture.config)
                 ),
                 device=distributed.device(),
             )
@@ -111,7 +110,7 @@ def distill(recipe: Recipe, output: Output, label: str) -> Output:
     )
     engine, quality = trained.engine, trained.validation
     files = export_model(
-        student, output.root / "hf", tokenizer, _card(recipe, output, config, trained)
+        student, output.root / "hf", tokenizer, _card(recipe, output, architecture, trained)
     )
     engine.destroy()
     for side in (reference, original.teacher if original is not None else None):
@@ -173,39 +172,36 @@ def _teacher(
     return None
 
 
-def _student_config(recipe: Recipe, tokenizer: Path) -> Any:
+def _student(recipe: Recipe, tokenizer: Path) -> Architecture:
     vocabulary = len(AutoTokenizer.from_pretrained(tokenizer))
     if recipe.teacher is None:
-        return student_config(recipe.student, None, vocabulary)
-    directory = open_model(recipe.teacher.model).path
-    teacher = AutoConfig.from_pretrained(directory)
-    check_vocabulary(recipe.teacher.model, directory, teacher.vocab_size, tokenizer)
-    separate_head = family_of(teacher).head_is_separate(read_entries(directory))
-    return student_config(recipe.student, teacher, vocabulary, separate_head)
+        return student_architecture(recipe.student, None, vocabulary)
+    directory = open_model(recipe.teacher.model)
+    teacher = directory.architecture
+    check_vocabulary(recipe.teacher.model, directory.path, teacher.vocab_size, tokenizer)
+    return student_architecture(recipe.student, teacher, vocabulary)
 
 
-def _check(recipe: Recipe, config: Any, targets: CachedTargets | None) -> None:
+def _check(recipe: Recipe, student: Architecture, targets: CachedTargets | None) -> None:
     """Raise ConfigError for what would fail later, before anything is written."""
-    settings, family = recipe.distill, family_of(config)
-    check_dtype(config, resolve_dtype(settings.dtype), "distill.dtype")
-    check_length(config, recipe.tokens.input_length, "tokens.input_length")
+    settings = recipe.distill
+    student.check_dtype(resolve_dtype(settings.dtype), "distill.dtype")
+    student.check_length(recipe.tokens.input_length, "tokens.input_length")
     deepspeed_config(settings)
     check_compile(settings)
     if targets is not None:
         check_targets(settings, targets.settings)
     elif presets.needs_teacher(part_weights(settings.objective)):
         spec = lineage.required_teacher(recipe)
-        teacher = AutoConfig.from_pretrained(open_model(spec.model).path)
-        check_dtype(teacher, resolve_dtype(spec.dtype), "teacher.dtype")
-        check_objective(settings.objective, family.shape(config), family_of(teacher).shape(teacher))
+        teacher = open_model(spec.model).architecture
+        teacher.check_dtype(resolve_dtype(spec.dtype), "teacher.dtype")
+        check_objective(settings.objective, student.shape, teacher.shape)
     if targets is not None and targets.kind == "states":
         seen = AutoConfig.from_pretrained(targets.cache.root / "tail")
-        check_objective(settings.objective, family.shape(config), family.shape(seen))
+        check_objective(settings.objective, student.shape, student.family.shape(seen))
     if recipe.student.from_teacher is not None:
-        teacher = AutoConfig.from_pretrained(
-            open_model(lineage.required_teacher(recipe).model).path
-        )
-        check_init(recipe.student.from_teacher, family.shape(config), family.shape(teacher))
+        teacher = open_model(lineage.required_teacher(recipe).model).architecture
+        check_init(recipe.student.from_teacher, student.shape, teacher.shape)
 
 
 def _summary(trained: Trained, settings: Distill) -> dict[str, Any]:
@@ -228,11 +224,11 @@ def _importance_batches(recipe: Recipe, init: Init | None, source: TokenSource) 
     return [source.read(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
-def _card(recipe: Recipe, output: Output, config: Any, trained: Trained) -> str:
-    shape, cut = family_of(config).shape(config), False
+def _card(recipe: Recipe, output: Output, student: Architecture, trained: Trained) -> str:
+    shape, cut = student.shape, False
     if recipe.student.from_teacher is not None:
-        source = AutoConfig.from_pretrained(open_model(lineage.required_teacher(recipe).model).path)
-        cut = narrower(shape, family_of(source).shape(source))
+        teacher = open_model(lineage.required_teacher(recipe).model).architecture
+        cut = narrower(shape, teacher.shape)
     return model_card(
         recipe,
         output,

@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.families import family_of
 from pipeline.hardware import resolve_dtype
 from pipeline.lineage import read_deepspeed_json
-from pipeline.models.weights import place_of, read_entries, weight_files
+from pipeline.models.weights import name_in_model, read_entries, weight_files
 from pipeline.models.writing import stored_buffers
 from pipeline.recipe import Optimisation
 from pipeline.training import distributed
@@ -166,7 +166,7 @@ def load_weights(model: PreTrainedModel, directory: Path) -> None:
     for file in weight_files(directory):
         with safe_open(file, framework="pt") as handle:
             for key in handle.keys():  # noqa: SIM118 - not a dict
-                name = place_of(key, model, parameters)
+                name = name_in_model(key, model, parameters)
                 if name is None:
                     continue
                 if name not in parameters:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel
 
 from pipeline.models.writing import write_model
 from pipeline.training import distributed
 from pipeline.training.engine import gather_weights
 
 
-def export_model(module: nn.Module, directory: Path, tokenizer: Path, card: str) -> list[str]:
+def export_model(module: PreTrainedModel, directory: Path, tokenizer: Path, card: str) -> list[str]:
     """Gather the weights of a Transformers model under DeepSpeed and write `directory`; every rank must call it.
 
     tokenizer: the directory whose tokenizer goes along; card: Markdown for README.md. An older `directory` is replaced.

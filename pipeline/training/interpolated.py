@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import lineage
 from pipeline.artifacts import Output
@@ -15,6 +15,9 @@ from pipeline.models import open_model
 from pipeline.recipe import BlockList, Init, Original, Recipe, Student
 from pipeline.training.targets import check_targets, needs_cache, part_weights
 
+if TYPE_CHECKING:
+    from pipeline.models.architecture import Architecture
+
 
 def plan_links(recipe: Recipe) -> list[Recipe]:
     """Return one recipe per link, teacher side first; the last one makes the student.
@@ -22,13 +25,11 @@ def plan_links(recipe: Recipe) -> list[Recipe]:
     Link i's teacher is link i-1's result. The steps of `distill` are shared between the links, so that a chain costs as many
     student steps as the direct way.
     """
-    from pipeline.families import family_of
-
     teacher = lineage.required_teacher(recipe)
-    config, shapes = _shapes(recipe)
+    first, shapes = _shapes(recipe)
     names = _names(recipe, len(shapes))
     students = _students(recipe, shapes)
-    _check(recipe, [family_of(config).shape(config), *shapes], students)
+    _check(recipe, [first.shape, *shapes], students)
     steps, weight = link_steps(recipe, len(shapes)), recipe.interpolated.original_weight
     links = []
     for index, student in enumerate(students):
@@ -74,20 +75,14 @@ def _names(recipe: Recipe, links: int) -> list[str]:
     return [*(f"{name}.assistant-{index}" for index in range(1, links)), name]
 
 
-def _shapes(recipe: Recipe) -> tuple[Any, list[Shape]]:
-    """The teacher's configuration, and the shape of every link's result."""
-    from transformers import AutoConfig
-
-    from pipeline.families import family_of
-    from pipeline.models.weights import read_entries
+def _shapes(recipe: Recipe) -> tuple[Architecture, list[Shape]]:
+    """The teacher's architecture, and the shape of every link's result."""
     from pipeline.student.chain import chain_shapes
     from pipeline.student.shapes import student_shape
 
-    directory = open_model(lineage.required_teacher(recipe).model).path
-    config = AutoConfig.from_pretrained(directory)
-    separate_head = family_of(config).head_is_separate(read_entries(directory))
-    bottom = student_shape(recipe.student, config, separate_head)
-    return config, chain_shapes(config, bottom, recipe.interpolated.assistants, separate_head)
+    teacher = open_model(lineage.required_teacher(recipe).model).architecture
+    student = student_shape(recipe.student, teacher)
+    return teacher, chain_shapes(teacher, student, recipe.interpolated.assistants)
 
 
 def link(recipe: Recipe, number: int) -> Recipe:
