@@ -6,7 +6,8 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, T5Config
 from transformers.initialization import no_init_weights
 
-from pipeline.families import Shape, family_of
+from pipeline.families import Shape
+from pipeline.models.architecture import Architecture
 
 Batch = dict[str, torch.Tensor]
 
@@ -44,14 +45,14 @@ def random_t5(
     """
     kind = {"feed_forward_proj": "gated-gelu" if v1_1 else "relu", "tie_word_embeddings": not v1_1}
     config = T5Config(vocab_size=vocabulary, dropout_rate=0.0, decoder_start_token_id=0, **kind)  # type: ignore[call-arg]
-    config = family_of(config).with_shape(config, shape)
+    architecture = Architecture.of(config).with_shape(shape)
     with torch.device("meta"), no_init_weights():
-        model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(config, dtype=dtype)
+        model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(architecture.config, dtype=dtype)
     model.to_empty(device=device())
     model.tie_weights()
     if v1_1:
         with device():
-            family_of(config).separate_head(model)
+            architecture.family.separate_head(model)
     generator = torch.Generator(device()).manual_seed(0)
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -89,15 +89,14 @@ def _planned(name: str) -> dict[str, float]:
     import torch
 
     from pipeline.families.t5 import T5
-    from pipeline.models.flops import training_flops
-    from pipeline.planning.chain import model_of
+    from pipeline.models.architecture import Architecture
     from pipeline.planning.memory import rank_memory
     from pipeline.planning.step import step_bytes
     from pipeline.recipe import Cache
     from pipeline.training.configuration import read_deepspeed_json
 
     shape, vocabulary, lengths, micro, deepspeed, dtype, ranks = RUNS[name]
-    student = model_of("student", T5().new_config(shape, vocabulary), None)
+    student = Architecture.of(T5().new_config(shape, vocabulary))
     compute = getattr(torch, dtype)
     step = step_bytes(
         _settings(name),
@@ -113,7 +112,7 @@ def _planned(name: str) -> dict[str, float]:
     batch = 8.0 * micro * (2 * lengths[0] + lengths[1])
     config = read_deepspeed_json(f"ds_configs/{deepspeed}.json")
     memory = rank_memory(config, student.size.total, ranks, dtype, step, batch)
-    operations = micro * training_flops(shape, *lengths, vocab_size=vocabulary, gated=True).total
+    operations = micro * student.training_flops(*lengths).total
     return {
         "peak_bytes": memory.peak,
         "backward_peak_bytes": memory.held + memory.activations,
@@ -179,6 +178,7 @@ def _rank(argument: str) -> None:
     from pipeline.distillation.distiller import Distiller
     from pipeline.families.t5 import T5
     from pipeline.models import open_model
+    from pipeline.models.architecture import Architecture
     from pipeline.planning.live import LiveBytes
     from pipeline.student.initial import write_initial_student
     from pipeline.training import distributed
@@ -189,8 +189,8 @@ def _rank(argument: str) -> None:
     settings, initial = _settings(name), Path(directory) / "initial"
     distributed.setup()
     if distributed.rank() == 0:
-        config = T5().new_config(shape, vocabulary)
-        write_initial_student(config, None, None, 0, initial)
+        student = Architecture.of(T5().new_config(shape, vocabulary))
+        write_initial_student(student, None, None, 0, initial)
     distributed.barrier()
     generator = torch.Generator().manual_seed(distributed.rank())
     with LiveBytes() as live:

@@ -18,12 +18,12 @@ is always the same, so its error is its bias.
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -42,8 +42,9 @@ from pipeline.corpus.lengths import example_lengths
 from pipeline.corpus.packing import pack
 from pipeline.corpus.tokenizer import load_tokenizer, sentinel_ids, train_model, wrap_model
 from pipeline.corpus.wiki import fetch_wiki
-from pipeline.families import Shape, family_of
+from pipeline.families import Shape
 from pipeline.families.t5 import T5
+from pipeline.models import open_model
 from pipeline.objectives.logits import divergence, lm_loss, sampled_kl, topk_kl
 from pipeline.recipe import Init
 from pipeline.student.initial import write_initial_student
@@ -112,16 +113,17 @@ def make_teacher(directory: Path, texts: list[str], quick: bool) -> None:
 
 
 def make_student(teacher: Path, data: tuple[Tensor, Tensor], steps: int) -> PreTrainedModel:
-    config = AutoModelForSeq2SeqLM.from_pretrained(teacher).config
-    family = family_of(config)
-    shape = copy.copy(family.shape(config))
-    halves = {
-        name: max(1, getattr(shape, name) // 2) for name in ("encoder_layers", "decoder_layers")
-    }
+    directory = open_model(str(teacher))
+    shape = directory.architecture.shape
+    halved = replace(
+        shape,
+        encoder_layers=max(1, shape.encoder_layers // 2),
+        decoder_layers=max(1, shape.decoder_layers // 2),
+    )
     with tempfile.TemporaryDirectory() as temporary:
         student = Path(temporary) / "student"
         write_initial_student(
-            family.with_shape(config, Shape(**(vars(shape) | halves))), Init(), teacher, 0, student
+            directory.architecture.with_shape(halved), Init(), directory, 0, student
         )
         model = AutoModelForSeq2SeqLM.from_pretrained(student, dtype=torch.float32)
     train(model, data, steps, "student")

@@ -27,9 +27,10 @@ from pipeline.distillation.distiller import Distiller
 from pipeline.distillation.places import teacher_places
 from pipeline.distillation.references import CachedTeacher
 from pipeline.distillation.sides import Side
-from pipeline.families import family_of
-from pipeline.planning.chain import Model, plan_chain
-from pipeline.planning.disk import bytes_of_row, cuts_of, rows_of
+from pipeline.models.architecture import Architecture
+from pipeline.planning.cache_bytes import bytes_of_row, cuts_of
+from pipeline.planning.chain import plan_chain
+from pipeline.planning.corpus_rows import rows_of
 from pipeline.planning.live import LiveBytes
 from pipeline.planning.step import step_bytes
 from pipeline.recipe import load_recipe
@@ -48,12 +49,13 @@ def main() -> None:
     figures: dict[str, float] = {}
     goals: dict[str, tuple[str, float]] = {}
     assert chain.links[0].teacher is not None
-    made = [_filled(chain.links[0].teacher)]
+    made = [_filled(chain.links[0].teacher.architecture)]
     for number, link in enumerate(chain.links, 1):
         assert link.teacher is not None
+        planned_teacher, planned_student = link.teacher.architecture, link.student.architecture
         label, began = f"link_{number}", time.perf_counter()
         batch = random_batch(1)
-        cuts = cuts_of(recipe.cache, link.teacher)
+        cuts = cuts_of(recipe.cache, planned_teacher)
         loaded = WholeTeacher(made.pop(), cuts)
         with torch.no_grad():
             captured = loaded.run(batch, False)
@@ -62,7 +64,7 @@ def main() -> None:
         config, weights = loaded.tail_state()
         tail = {name: weight.clone() for name, weight in weights.items()}
         figures[f"{label}_capture_seconds"] = time.perf_counter() - began
-        planned_row = bytes_of_row(recipe.cache, rows, link.teacher, "bfloat16")
+        planned_row = bytes_of_row(recipe.cache, rows, planned_teacher, "bfloat16")
         figures[f"{label}_row_bytes_planned_over_captured_ratio"] = planned_row / sum(
             column.nbytes for column in stored.values()
         )
@@ -71,12 +73,12 @@ def main() -> None:
         gc.collect()
 
         settings = recipe.distill
-        config_trained = copy.deepcopy(link.student.config)
+        config_trained = copy.deepcopy(planned_student.config)
         prepare_config(config_trained, settings)
-        student = _filled(replace(link.student, config=config_trained))
+        student = _filled(replace(planned_student, config=config_trained))
         places = teacher_places(settings.objective, 0)
         replayed = CachedTeacher(
-            Tail(family_of(config).build_tail(config, tail), *places), recipe.cache.states
+            Tail(planned_teacher.family.build_tail(config, tail), *places), recipe.cache.states
         )
         distiller = Distiller(
             student.train(), settings.objective, [Side("", None, replayed)], settings.max_steps
@@ -103,12 +105,12 @@ def main() -> None:
             (before != next(student.encoder.block[0].parameters())).any()
         )  # type: ignore[union-attr, operator]
         goals |= {f"{label}_loss": ("<", 100.0), f"{label}_changed_by_update": ("==", 1.0)}
-        assert figures[f"{label}_student_parameters"] == link.student.size.total
+        assert figures[f"{label}_student_parameters"] == planned_student.size.total
         planned = step_bytes(
             settings,
             recipe.cache,
-            link.student,
-            link.teacher,
+            planned_student,
+            planned_teacher,
             rows=1,
             lengths=(rows.input_length, rows.target_length),
             dtype=BF16,
@@ -127,12 +129,12 @@ def main() -> None:
         sys.exit(1)
 
 
-def _filled(model: Model) -> Any:
+def _filled(model: Architecture) -> Any:
     """Return the model with random weights: repeated normal noise (0.02), norms of one."""
     empty: Any = model.empty(BF16).to_empty(device="cpu")
     empty.tie_weights()
     if model.separate_head:
-        family_of(model.config).separate_head(empty)
+        model.family.separate_head(empty)
     noise = (torch.randn(1 << 22, generator=torch.Generator().manual_seed(0)) * 0.02).to(BF16)
     with torch.no_grad():
         for weight in empty.parameters():

@@ -1,4 +1,7 @@
-"""A small random model of every supported class, each weight drawn so that leaving one out or swapping two would show."""
+"""A small random model of every supported class.
+
+Each weight is drawn so that leaving one out or swapping two would show.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +22,34 @@ from transformers import (
     UMT5Config,
 )
 
-from pipeline.families import family_of
+from pipeline.models.architecture import Architecture
 
 VOCABULARY, PAD = 320, 0
-_T5_WIDTHS: dict[str, Any] = {"d_model": 64, "d_ff": 96, "num_heads": 4, "d_kv": 24, "pad_token_id": PAD,
-                              "eos_token_id": 1, "decoder_start_token_id": 0}  # fmt: skip
-_BART_WIDTHS: dict[str, Any] = {"d_model": 64, "encoder_ffn_dim": 96, "decoder_ffn_dim": 96, "encoder_attention_heads": 4,
-                                "decoder_attention_heads": 4, "max_position_embeddings": 96, "pad_token_id": PAD,
-                                "bos_token_id": 2, "eos_token_id": 1, "forced_eos_token_id": 1,
-                                "decoder_start_token_id": 2}  # fmt: skip
+_T5_WIDTHS: dict[str, Any] = {
+    "d_model": 64,
+    "d_ff": 96,
+    "num_heads": 4,
+    "d_kv": 24,
+    "pad_token_id": PAD,
+    "eos_token_id": 1,
+    "decoder_start_token_id": 0,
+}
+_BART_WIDTHS: dict[str, Any] = {
+    "d_model": 64,
+    "encoder_ffn_dim": 96,
+    "decoder_ffn_dim": 96,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "max_position_embeddings": 96,
+    "pad_token_id": PAD,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "forced_eos_token_id": 1,
+    "decoder_start_token_id": 2,
+}
 _GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 
-#: name -> (class of its configuration, what it sets, whether its LM head is its own)
+#: name -> (class of its configuration, its settings, whether its LM head is separate)
 MODELS: dict[str, tuple[Any, dict[str, Any], bool]] = {
     "t5-v1.0": (T5Config, _T5_WIDTHS, False),
     "t5-v1.1": (T5Config, _T5_WIDTHS | _GATED, True),
@@ -64,20 +83,29 @@ MODELS: dict[str, tuple[Any, dict[str, Any], bool]] = {
 }
 
 
-def tiny_config(
+def tiny_architecture(
     name: str,
     layers: tuple[int, int] = (4, 3),
     widths: Mapping[str, int] | None = None,
     **changes: Any,
-) -> Any:
-    """layers: blocks of the encoder and the decoder; widths: fields of `Shape`; changes: entries of the configuration."""
-    kind, settings, _ = MODELS[name]
+) -> Architecture:
+    """Return the architecture of one of MODELS.
+
+    layers: blocks of the encoder and the decoder.
+    widths: fields of `Shape`.
+    changes: entries of the configuration.
+    """
+    kind, settings, separate_head = MODELS[name]
     config = kind(**{"vocab_size": VOCABULARY} | settings | changes)
-    family = family_of(config)
+    architecture = Architecture(config, separate_head)
+    encoder_layers, decoder_layers = layers
     shape = replace(
-        family.shape(config), encoder_layers=layers[0], decoder_layers=layers[1], **widths or {}
+        architecture.shape,
+        encoder_layers=encoder_layers,
+        decoder_layers=decoder_layers,
+        **widths or {},
     )
-    return family.with_shape(config, shape)
+    return architecture.with_shape(shape)
 
 
 def tiny_model(
@@ -89,14 +117,14 @@ def tiny_model(
 ) -> PreTrainedModel:
     """Return a model in evaluation mode, the same for the same arguments."""
     torch.manual_seed(0)
-    model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(
-        tiny_config(name, layers, widths, **changes)
-    )
-    if MODELS[name][2]:
-        family_of(model.config).separate_head(model)
+    architecture = tiny_architecture(name, layers, widths, **changes)
+    model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(architecture.config)
+    if architecture.separate_head:
+        architecture.family.separate_head(model)
     learned = [(key, weight) for key, weight in model.named_parameters() if weight.requires_grad]
     with torch.no_grad():
-        # As Transformers draws them, norms are one, biases zero and position biases tiny: forgetting one would hardly show.
+        # Transformers sets norms to one, biases to zero and position biases near zero: a missing
+        # one would hardly show.
         for key, weight in [*learned, *model.named_buffers()]:
             if key.endswith("norm.weight") or "norm_embedding.weight" in key:
                 weight.uniform_(0.5, 1.5)

@@ -1,12 +1,18 @@
-"""What differs between architectures. Nothing outside this package knows the inside of a model.
+"""The inside of each architecture: where its blocks, projections and head are, how its tail is cut.
 
-A family says where the blocks and the q/k/v projections are, how a model's tail is cut off, and what a student's shape
-means in its configuration.
+Nothing outside this package knows the inside of a model.
+
+base.py      the interface of a family, and what all families share
+t5.py        T5, T5 v1.1, Flan-T5, ByT5, mT5, umT5
+bart.py      BART, mBART, Marian, Pegasus
+units.py     the units of a weight that a narrower student can leave out
+stacks.py    a forward pass of the encoder or the decoder, without the LM head
+recorder.py  hooks that record projections and block inputs during a forward pass
 """
 
 from __future__ import annotations
 
-from typing import Any
+from transformers import PretrainedConfig
 
 from pipeline.errors import ConfigError
 from pipeline.families.bart import Bart, Pegasus
@@ -16,8 +22,8 @@ from pipeline.families.t5 import T5, UMT5
 _FAMILIES: tuple[Family, ...] = (T5(), UMT5(), Bart(), Pegasus())
 
 
-def family_of(config: Any) -> Family:
-    """Return the family of a Transformers configuration; raises ConfigError listing what is supported."""
+def family_of(config: PretrainedConfig) -> Family:
+    """Return the family of a configuration; raises ConfigError that lists what is supported."""
     for family in _FAMILIES:
         if config.model_type in family.model_types:
             return family
@@ -27,29 +33,10 @@ def family_of(config: Any) -> Family:
     raise ConfigError(f"model type {config.model_type!r} is not supported; supported: {supported}")
 
 
-def check_dtype(config: Any, dtype: str, setting: str) -> None:
-    """Raise ConfigError when models of this family overflow in `dtype`; setting: the key of the recipe that asks for it."""
-    if dtype == "float16" and family_of(config).overflows_in_fp16:
-        raise ConfigError(
-            f"{setting} float16: the feed-forward layers of {config.model_type} overflow in it; use bfloat16 or float32"
-        )
-
-
-def check_length(config: Any, length: int, setting: str) -> None:
-    """Raise ConfigError when a model has no positions for `length` tokens; setting: the key of the recipe that asks for it."""
-    longest = family_of(config).max_length(config)
-    if longest is not None and length > longest:
-        raise ConfigError(
-            f"{setting} {length}: a {config.model_type} like this one has {longest} positions; lower it"
-        )
-
-
 __all__ = [
     "Attention",
     "Family",
     "Projections",
     "Shape",
-    "check_dtype",
-    "check_length",
     "family_of",
 ]

@@ -1,8 +1,13 @@
-"""BART (Lewis et al. 2020), mBART, Marian and Pegasus: absolute positions, layer norms, biases, two equal stacks.
+"""BART (Lewis et al. 2020), mBART, Marian and Pegasus.
 
-They differ in where the norms are (BART, Marian: after each sublayer; mBART, Pegasus: before it, and one at the end of a
-stack), in positions learned (BART, mBART) or sinusoidal, and in a norm of the embeddings (BART, mBART). All of it is in the
-modules a model has; the tail keeps what comes after the first block's input.
+They have absolute positions, layer norms, biases and two equal stacks. They differ in three things:
+
+- Norms are after each sublayer (BART, Marian), or before it and at the end of a stack (mBART,
+  Pegasus).
+- Positions are learned (BART, mBART) or sinusoidal.
+- The embeddings have a norm (BART, mBART) or none.
+
+All of it is in the modules a model has; the tail keeps what comes after the first block's input.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from pipeline.errors import ConfigError
 from pipeline.families.base import Attention, Family, Projections, Shape, Stack
@@ -22,10 +27,11 @@ from pipeline.families.units import RESIDUAL, Axes, Units
 
 
 class _NoPositions(nn.Module):
-    """Stands for position embeddings that were already added."""
+    """Stand-in for position embeddings that were already added."""
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        # Adding +0.0 would turn -0.0 into +0.0; adding -0.0 changes no number at all (IEEE 754, round to nearest).
+        # Adding +0.0 would turn -0.0 into +0.0. Adding -0.0 changes no number at all (IEEE 754,
+        # round to nearest).
         return torch.tensor(-0.0)
 
 
@@ -33,16 +39,14 @@ class Bart(Family):
     model_types: tuple[str, ...] = ("bart", "mbart", "marian")
     overflows_in_fp16 = False
 
-    def shape(self, config: Any) -> Shape:
-        for what in ("attention_heads", "ffn_dim"):
-            encoder, decoder = (
-                getattr(config, f"encoder_{what}"),
-                getattr(config, f"decoder_{what}"),
-            )
+    def shape(self, config: PretrainedConfig) -> Shape:
+        for width in ("attention_heads", "ffn_dim"):
+            encoder = getattr(config, f"encoder_{width}")
+            decoder = getattr(config, f"decoder_{width}")
             if encoder != decoder:
                 raise ConfigError(
-                    f"encoder_{what} {encoder} and decoder_{what} {decoder} of this {config.model_type} differ: "
-                    "only stacks of equal widths are supported"
+                    f"encoder_{width} {encoder} and decoder_{width} {decoder} of this "
+                    f"{config.model_type} differ: only stacks of equal widths are supported"
                 )
         return Shape(
             encoder_layers=config.encoder_layers,
@@ -53,16 +57,17 @@ class Bart(Family):
             d_kv=config.d_model // config.encoder_attention_heads,
         )
 
-    def with_shape(self, config: Any, shape: Shape) -> Any:
+    def with_shape(self, config: PretrainedConfig, shape: Shape) -> PretrainedConfig:
         if shape.d_model % shape.num_heads or shape.d_model % 2:
             raise ConfigError(
-                f"student.d_model {shape.d_model} must be even and a multiple of student.num_heads {shape.num_heads}: "
-                f"the heads of a {config.model_type} share it"
+                f"student.d_model {shape.d_model} must be even and a multiple of "
+                f"student.num_heads {shape.num_heads}: the heads of a {config.model_type} share it"
             )
         if shape.attention_width != shape.d_model:
             raise ConfigError(
-                f"student.d_kv {shape.d_kv} with num_heads {shape.num_heads} and d_model {shape.d_model}: the heads of a "
-                f"{config.model_type} share d_model, so set d_kv to {shape.d_model // shape.num_heads}"
+                f"student.d_kv {shape.d_kv} with num_heads {shape.num_heads} and "
+                f"d_model {shape.d_model}: the heads of a {config.model_type} share d_model, "
+                f"so set d_kv to {shape.d_model // shape.num_heads}"
             )
         changed = copy.deepcopy(config)
         changed.encoder_layers, changed.decoder_layers = shape.encoder_layers, shape.decoder_layers
@@ -71,7 +76,7 @@ class Bart(Family):
         changed.encoder_attention_heads = changed.decoder_attention_heads = shape.num_heads
         return changed
 
-    def max_length(self, config: Any) -> int | None:
+    def max_length(self, config: PretrainedConfig) -> int | None:
         return config.max_position_embeddings
 
     def blocks(self, model: PreTrainedModel, stack: Stack) -> nn.ModuleList:
@@ -91,7 +96,7 @@ class Bart(Family):
             return None, None
         *path, last, kind = name.split(".")
         inner, heads = Units("d_ff", ".".join(path)), Units("num_heads", ".".join(path))
-        of_weight: dict[str, Axes] = {
+        projections: dict[str, Axes] = {
             "fc1": (inner, RESIDUAL),
             "fc2": (RESIDUAL, inner),
             "q_proj": (heads, RESIDUAL),
@@ -101,7 +106,7 @@ class Bart(Family):
         }
         if last in ("shared", "embed_tokens", "embed_positions", "lm_head"):
             return None, RESIDUAL
-        return of_weight.get(last, (RESIDUAL,))[: 2 if kind == "weight" else 1]
+        return projections.get(last, (RESIDUAL,))[: 2 if kind == "weight" else 1]
 
     def implied(self, given: Mapping[str, int], d_kv: int) -> dict[str, int]:
         if "d_model" in given and "num_heads" not in given:
@@ -114,11 +119,14 @@ class Bart(Family):
         return replace(shape, d_model=shape.attention_width)
 
     def keep_scales(
-        self, weights: dict[str, torch.Tensor], config: Any, teacher_config: Any
+        self,
+        weights: dict[str, torch.Tensor],
+        config: PretrainedConfig,
+        teacher_config: PretrainedConfig,
     ) -> None:
         if not config.scale_embedding:
             return
-        # Embedded tokens are multiplied by √d_model; the head, where it is tied to them, is not.
+        # Embedded tokens are multiplied by √d_model. The head, where it is tied to them, is not.
         ratio = (teacher_config.d_model / config.d_model) ** 0.5
         for name, weight in weights.items():
             if name.endswith(("shared.weight", "embed_tokens.weight")):
@@ -132,7 +140,8 @@ class Bart(Family):
             weights[f"{norm}.bias"] /= ratio
 
     def head_is_separate(self, names: Collection[str]) -> bool:
-        # A Marian with two vocabularies has no shared embeddings; its head is tied to the decoder's.
+        # A Marian with two vocabularies has no shared embeddings; its head is tied to those of the
+        # decoder.
         embeddings = {"model.shared.weight", "model.decoder.embed_tokens.weight"}
         return "lm_head.weight" in names and not embeddings.isdisjoint(names)
 

@@ -1,17 +1,21 @@
-"""Recording what passes inside a model, with hooks where it is made: SDPA and flash attention stay on."""
+"""Hooks that record projections and block inputs where they are made.
+
+Attention keeps its fast kernels (SDPA, flash attention).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from pipeline.families.base import Attention, Family, Stack
 
-#: Outputs of the projections of one attention, each (batch, length, heads × head_dim), by "q", "k", "v".
+#: Outputs of the projections of one attention by "q", "k", "v"; (batch, length, heads × head_dim).
 QKV = dict[str, torch.Tensor]
 
 
@@ -23,11 +27,12 @@ class BlockInput(NamedTuple):
 
 
 class Recorder:
-    """Record projections and block inputs while `with recorder:` holds, attached to the graph when gradients are on.
+    """Record projections and block inputs inside `with recorder:`.
 
-    blocks: which block of its stack each attention is recorded at; negative counts from the end. inputs: block inputs to keep.
-    The hooks stand only that long. Put on for each pass they run after DeepSpeed's, whose outputs carry what gathers
-    partitioned weights again in the backward pass; and activation checkpointing, which runs blocks again there, finds none.
+    They stay attached to the graph when gradients are on. The hooks exist inside the `with` alone,
+    for two reasons. Added for each pass, they run after DeepSpeed's hooks, whose outputs carry what
+    gathers partitioned weights again in the backward pass. And activation checkpointing, which runs
+    blocks again there, finds none.
     """
 
     def __init__(
@@ -37,14 +42,18 @@ class Recorder:
         blocks: Mapping[Attention, int],
         inputs: Iterable[BlockInput] = (),
     ) -> None:
+        """blocks: the block of its stack that each attention is recorded at.
+
+        A negative index counts from the end. inputs: the block inputs to record.
+        """
         self.projections: dict[Attention, QKV] = {}
         self.inputs: dict[BlockInput, torch.Tensor] = {}
         self._model, self._family = model, family
-        self._blocks, self._places = dict(blocks), list(inputs)
-        self._handles: list[Any] = []
+        self._blocks, self._inputs_to_record = dict(blocks), list(inputs)
+        self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Recorder:
-        """Forget what was recorded, and record from here on."""
+        """Forget earlier records and start recording."""
         self.projections, self.inputs = {}, {}
         for attention, block in self._blocks.items():
             projections = self._family.projections(self._model, attention, block)
@@ -52,10 +61,10 @@ class Recorder:
                 self._handles.append(
                     getattr(projections, part).register_forward_hook(self._keep(attention, part))
                 )
-        for place in self._places:
-            module = self._family.blocks(self._model, place.stack)[place.block]
+        for entry in self._inputs_to_record:
+            module = self._family.blocks(self._model, entry.stack)[entry.block]
             self._handles.append(
-                module.register_forward_pre_hook(self._keep_input(place), with_kwargs=True)
+                module.register_forward_pre_hook(self._keep_input(entry), with_kwargs=True)
             )
         return self
 
@@ -69,14 +78,14 @@ class Recorder:
             handle.remove()
         self._handles.clear()
 
-    def _keep(self, attention: Attention, part: str) -> Any:
+    def _keep(self, attention: Attention, part: str) -> Callable[..., None]:
         def hook(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
             self.projections.setdefault(attention, {})[part] = output
 
         return hook
 
-    def _keep_input(self, place: BlockInput) -> Any:
+    def _keep_input(self, entry: BlockInput) -> Callable[..., None]:
         def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self.inputs[place] = args[0] if args else kwargs["hidden_states"]
+            self.inputs[entry] = args[0] if args else kwargs["hidden_states"]
 
         return hook

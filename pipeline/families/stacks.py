@@ -1,4 +1,4 @@
-"""Running the two stacks of an encoder-decoder model without its LM head."""
+"""A forward pass of one stack of an encoder-decoder model, without its LM head."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ def encode(
     input_ids: torch.Tensor | None = None,
     inputs_embeds: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the encoder's output after its final norm, (batch, L_in, d_model); give one of input_ids and inputs_embeds."""
+    """Return the encoder's output after its final norm, (batch, L_in, d_model).
+
+    Give either input_ids or inputs_embeds.
+    """
     encoder = model.get_encoder()
     return encoder(
         input_ids=input_ids, inputs_embeds=inputs_embeds, attention_mask=attention_mask
@@ -30,8 +33,8 @@ def decode(
 ) -> torch.Tensor:
     """Return the decoder's output after its final norm, (batch, L_out, d_model).
 
-    attention_mask: (batch, L_in), that of the encoder's input. Padding at the end of the decoder's own input needs no mask:
-    no earlier position sees it.
+    attention_mask: (batch, L_in), the mask of the encoder's input. Padding at the end of the
+    decoder's own input needs no mask: no earlier position sees it.
     """
     decoder = model.get_decoder()
     output = decoder(

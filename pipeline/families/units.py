@@ -1,4 +1,4 @@
-"""Units of a model that a narrower one can do without, and which axis of which weight holds them."""
+"""Units of a model that a narrower one can do without, and the weight axes along which they lie."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ Dimension = Literal["d_model", "num_heads", "d_ff"]
 
 
 class Units(NamedTuple):
-    """The units along one axis of a weight: features of the residual stream, heads of an attention, or inner features of a block.
+    """The units along one axis of a weight.
 
-    Axes with equal `Units` hold the same units, so that a unit is kept or left out in all of them at once.
+    They are features of the residual stream, heads of an attention, or inner features of a
+    feed-forward layer. Axes with equal `Units` hold the same units: a unit is kept or left out in
+    all of them at once.
     """
 
     dimension: Dimension
-    #: Where they are: an attention, a feed-forward layer, a stack; empty for the whole model.
-    place: str
+    #: The attention, feed-forward layer or stack that has them; empty for the whole model.
+    module: str
 
 
-#: One entry an axis; None for an axis whose length is not a student's to choose (the vocabulary, positions, buckets).
+#: One entry an axis. None: a student cannot choose its length (the vocabulary, positions, buckets).
 Axes = tuple[Units | None, ...]
 
 #: The residual stream, which embeddings, norms and every block of both stacks share.
@@ -26,5 +28,8 @@ RESIDUAL = Units("d_model", "")
 
 
 def is_embedding(axes: Axes) -> bool:
-    """Whether a weight with these axes is as long as a vocabulary or a table of positions: an embedding or the LM head."""
+    """Return whether a weight with these axes is an embedding or the LM head.
+
+    These are as long as a vocabulary or a table of positions.
+    """
     return axes == (None, RESIDUAL)

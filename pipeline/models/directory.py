@@ -1,7 +1,7 @@
 """A model directory, as `save_pretrained` writes it or the hub gives it.
 
-Opening one reads no weights and imports neither torch nor Transformers, so that a stage which is up
-to date answers at once. Everything else is read when it is asked for, and once.
+Opening one reads no weights and imports neither torch nor Transformers, so that an up-to-date stage
+answers at once. Everything else is read once, when it is first asked for.
 """
 
 from __future__ import annotations
@@ -48,22 +48,25 @@ _TOKENIZER_FILES = (
 class ModelDirectory:
     """A directory with config.json and safetensors files, opened by `open_model`."""
 
-    #: As the recipe says it: a directory or a hub name.
+    #: As in the recipe: a directory or a hub name.
     name: str
     path: Path = field(compare=False)
 
     @cached_property
     def content(self) -> str:
-        """sha256 of configuration and weights, wherever they lie and whichever release wrote them."""
+        """The sha256 of configuration and weights.
+
+        It depends neither on where they are nor on the release that wrote them.
+        """
         config = json.loads((self.path / "config.json").read_text())
-        kept = {key: value for key, value in config.items() if key not in _IDLE_CONFIG_KEYS}
+        counted = {key: value for key, value in config.items() if key not in _IDLE_CONFIG_KEYS}
         files = weights.weight_files(self.path)
-        parts = [sha256_bytes(canonical_json(kept)), *(_unchanged_hash(file) for file in files)]
+        parts = [sha256_bytes(canonical_json(counted)), *(_hash_of(file) for file in files)]
         return sha256_bytes("\n".join(parts).encode())
 
     @cached_property
     def tokenizer_content(self) -> str:
-        """sha256 of the tokenizer's files; raises ConfigError when there are none."""
+        """The sha256 of the tokenizer's files; raises ConfigError if there are none."""
         return tokenizer_hash(self.path)
 
     @cached_property
@@ -73,12 +76,15 @@ class ModelDirectory:
 
     @cached_property
     def weights(self) -> dict[str, weights.Entry]:
-        """Every tensor in the weight files, by name; only the headers are read."""
+        """Every tensor of the weight files by name; only the headers are read.
+
+        Raises CorruptArtifact for a file that is not a safetensors file.
+        """
         return weights.read_entries(self.path)
 
     @cached_property
     def architecture(self) -> Architecture:
-        """Its architecture; the weights say whether its LM head is its own.
+        """The architecture; the names of the weights decide whether the LM head is separate.
 
         Raises ConfigError for a model type that is not supported.
         """
@@ -98,8 +104,8 @@ class ModelDirectory:
 def open_model(name: str) -> ModelDirectory:
     """Return the directory of a model: `name` itself, or its snapshot from the Hugging Face hub.
 
-    Raises ConfigError when it is neither, or holds pickled weights only. Raises CorruptArtifact when
-    a stage wrote the directory and its bytes have changed since.
+    Raises ConfigError if it is neither, or has no safetensors files. Raises CorruptArtifact if a
+    stage of this pipeline wrote the directory and its bytes have changed since.
     """
     path = Path(name)
     if not path.is_dir():
@@ -117,7 +123,7 @@ def open_model(name: str) -> ModelDirectory:
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer in `directory`; raises ConfigError when there is none that can be used."""
+    """Load the tokenizer in `directory`; raises ConfigError if there is none that can be used."""
     from transformers import AutoTokenizer
 
     try:
@@ -135,7 +141,7 @@ def same_vocabulary(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> b
 
 
 def tokenizer_hash(directory: Path) -> str:
-    """Return the sha256 over a tokenizer's files; raises ConfigError when there are none."""
+    """Return the sha256 over a tokenizer's files; raises ConfigError if there are none."""
     files = [directory / name for name in _TOKENIZER_FILES if (directory / name).is_file()]
     if not files:
         raise ConfigError(
@@ -146,7 +152,7 @@ def tokenizer_hash(directory: Path) -> str:
 
 
 def _require_as_written(directory: Path) -> None:
-    """Raise CorruptArtifact where a model of this pipeline's own is not what its stage wrote."""
+    """Raise CorruptArtifact if a stage wrote this model and its bytes have changed since."""
     root = directory.parent
     names = ("fingerprint.json", "manifest.json")
     if directory.name != "hf" or not all((root / name).is_file() for name in names):
@@ -154,11 +160,11 @@ def _require_as_written(directory: Path) -> None:
     artifact = Artifact(root)
     for name in artifact.manifest.files:
         if name.startswith("hf/"):
-            artifact.verify_file(name, _unchanged_hash)
+            artifact.verify_file(name, _hash_of)
 
 
-def _unchanged_hash(file: Path) -> str:
-    """Return the sha256 of a large file, computed once a process while its size and time stay."""
+def _hash_of(file: Path) -> str:
+    """Return the sha256 of a large file, computed once a process while size and time stay."""
     status = file.stat()
     return _hash_of_version(file, status.st_size, status.st_mtime_ns)
 

@@ -1,19 +1,21 @@
-"""Floating-point operations of an encoder-decoder model, from its shape alone. No torch, no weights.
+"""Floating-point operations of an encoder-decoder model, from its shape. No torch, no weights.
 
-What is counted: matrix products, a multiply and an add as two operations, for every position of a batch, padded or not. What
-is not: softmax, norms, embeddings, the optimizer (together below 1 % at real widths), and whatever is computed twice to save
-memory. These are the conventions of Kaplan et al. 2020 (arXiv 2001.08361) and of PaLM's MFU (arXiv 2204.02311, appendix B),
-with the attention products counted whole, causal or not, as `torch.utils.flop_counter` counts them.
+Counted: matrix products, a multiply and an add as two operations, for every position of a batch,
+padded or not. Not counted: softmax, norms, embeddings, the optimizer (together below 1 % at real
+widths), and anything computed twice to save memory. These are the conventions of Kaplan et al. 2020
+(arXiv 2001.08361) and of PaLM's MFU (arXiv 2204.02311, appendix B). Attention products are counted
+whole, causal or not, as `torch.utils.flop_counter` counts them.
 
-Per example, with L input and T target tokens, width d, attention width a = heads × d_kv, feed-forward width f in m matrices
-(3 when gated, else 2) and a vocabulary of V:
+Per example, with L input and T target tokens, width d, attention width a = heads × d_kv,
+feed-forward width f in m matrices (3 when gated, else 2) and a vocabulary of V:
 
     encoder block     8 L d a + 4 L² a + 2 m L d f
     decoder block     8 T d a + 4 T² a + 2 m T d f
-    cross-attention   4 T d a + 4 L d a + 4 L T a     (q and the output; k and v; scores and mixing), in each decoder block
+    cross-attention   4 T d a + 4 L d a + 4 L T a
     LM head           2 T d V
 
-A backward pass costs twice its forward pass, so a training step is three forward passes.
+Cross-attention is in each decoder block; its terms are q and the output, k and v, and scores and
+mixing. A backward pass costs twice its forward pass, so a training step is three forward passes.
 """
 
 from __future__ import annotations
@@ -48,10 +50,11 @@ def forward_flops(
     gated: bool,
     logits: bool = True,
 ) -> Flops:
-    """Operations of one example's forward pass.
+    """Return the operations of one example's forward pass.
 
-    vocab_size: rows of the LM head's weight (`Family.head_size`); gated: whether the feed-forward has three matrices
-    (`Family.gated`); logits: whether the LM head runs.
+    vocab_size: rows of the LM head's weight (`Family.head_size`).
+    gated: whether the feed-forward has three matrices (`Family.gated`).
+    logits: whether the LM head runs.
     """
     source, target = float(input_length), float(target_length)
     width, attention, matrices = shape.d_model, shape.attention_width, 3 if gated else 2
@@ -75,7 +78,10 @@ def forward_flops(
 def training_flops(
     shape: Shape, input_length: int, target_length: int, *, vocab_size: int, gated: bool
 ) -> Flops:
-    """Operations of one example's forward and backward pass. Activation checkpointing's second forward is not counted."""
+    """Return the operations of one example's forward and backward pass.
+
+    The second forward pass of activation checkpointing is not counted.
+    """
     forward = forward_flops(shape, input_length, target_length, vocab_size=vocab_size, gated=gated)
     return Flops(*(3 * part for part in forward))
 
@@ -90,9 +96,11 @@ def tail_flops(
     gated: bool,
     logits: bool = True,
 ) -> Flops:
-    """Operations of replaying one example's tail: the blocks from `cuts` (encoder, decoder) on, and the head where `logits`.
+    """Return the operations of replaying one example's tail.
 
-    shape: the whole teacher's. Where the cache holds the encoder's output, cut at shape.encoder_layers.
+    They are those of the blocks from `cuts` (encoder, decoder) on, and of the head if `logits`.
+    shape: the whole teacher's. If the cache holds the encoder's output, cut the encoder at
+    shape.encoder_layers.
     """
     tail = replace(
         shape,

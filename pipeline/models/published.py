@@ -1,70 +1,76 @@
-"""The configuration of a model without its weights: from its directory, the hub's cache, the hub, or what was published of it."""
+"""The architecture of a model by its name, before its weights are there.
+
+It comes from a directory, the hub's cache, the list of published models, or the hub.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from pipeline.errors import ConfigError
+from pipeline.models.architecture import Architecture
+from pipeline.models.directory import ModelDirectory
 
 
-@dataclass(frozen=True)
-class Described:
+class KnownModel(NamedTuple):
     """What is known of a model before its weights are."""
 
-    #: Its Transformers configuration.
-    config: Any
-    #: Whether its LM head is its own; None where only the family's rule says.
-    separate_head: bool | None
-    #: Where this was read, for people.
+    architecture: Architecture
+    #: Where the configuration was found, for people.
     source: str
 
 
-def describe(model: str) -> Described:
-    """Find the configuration of `model`, a directory or hub name as in `teacher.model`; no weights are read.
+class PublishedModel(NamedTuple):
+    """One entry of published.yaml. settings: those of its configuration."""
 
-    A published name (`published.yaml`), or a directory so named that is not there yet, needs no network. Raises ConfigError when
-    nothing is known of the model.
+    model_type: str
+    settings: dict[str, Any]
+    separate_head: bool
+
+
+def describe(model: str) -> KnownModel:
+    """Find the architecture of `model`, a directory or hub name as in `teacher.model`.
+
+    No weights are read. No network is needed for a published name (`published.yaml`), nor for a
+    directory of that name that is not there yet. Raises ConfigError when nothing is known of it.
     """
     from transformers import AutoConfig
 
     directory = Path(model)
     if (directory / "config.json").is_file():
-        return Described(
-            AutoConfig.from_pretrained(directory), _separate_head(directory), f"{model}/config.json"
-        )
+        return KnownModel(_architecture(directory), f"{model}/config.json")
     cached = _from_hub(model, local=True)
     if cached is not None:
-        return Described(
-            AutoConfig.from_pretrained(cached), _separate_head(cached), f"hub cache of {model}"
-        )
+        return KnownModel(_architecture(cached), f"hub cache of {model}")
     name = directory.name
     if name in published():
-        model_type, settings, separate = published()[name]
-        config = AutoConfig.for_model(model_type, **settings)
-        return Described(
-            config, separate, f"the published shape of {name}, as the model itself is not here"
+        entry = published()[name]
+        config = AutoConfig.for_model(entry.model_type, **entry.settings)
+        return KnownModel(
+            Architecture(config, entry.separate_head),
+            f"the published shape of {name}, as the model itself is not here",
         )
     fetched = _from_hub(model, local=False)
     if fetched is not None:
-        return Described(AutoConfig.from_pretrained(fetched), None, f"hub {model}")
+        return KnownModel(Architecture.of(AutoConfig.from_pretrained(fetched)), f"hub {model}")
     raise ConfigError(
-        f"model {model}: no such directory, the hub does not give its config.json, and it is none of the published shapes that are "
-        "known offline (pipeline/models/published.yaml): put its config.json there"
+        f"model {model}: no such directory, the hub does not give its config.json, and it is none "
+        "of the published shapes that are known offline (pipeline/models/published.yaml): "
+        "put its config.json there"
     )
 
 
 @cache
-def published() -> dict[str, tuple[str, dict[str, Any], bool]]:
-    """By name: model_type, settings of the configuration, whether the LM head is the model's own."""
+def published() -> dict[str, PublishedModel]:
+    """Return the published models by name."""
     families = yaml.safe_load(
         Path(__file__).with_name("published.yaml").read_text(encoding="utf-8")
     )
-    found: dict[str, tuple[str, dict[str, Any], bool]] = {}
+    models: dict[str, PublishedModel] = {}
     for family in families.values():
         base = families[family["same_as"]] if "same_as" in family else {}
         old, new = family.get("rename", ("", ""))
@@ -75,24 +81,18 @@ def published() -> dict[str, tuple[str, dict[str, Any], bool]]:
                 continue
             model_type = family.get("model_type") or base["model_type"]
             separate = family.get("separate_head", base.get("separate_head"))
-            found[name] = (model_type, shared | size, separate)
-    return found
+            models[name] = PublishedModel(model_type, shared | size, separate)
+    return models
 
 
-def _separate_head(directory: Path) -> bool | None:
-    from safetensors import safe_open
+def _architecture(path: Path) -> Architecture:
+    """Return the architecture of a directory, which may have no weights yet."""
     from transformers import AutoConfig
 
-    from pipeline.families import family_of
-    from pipeline.models.weights import weight_files
-
-    names: set[str] = set()
-    for file in weight_files(directory):
-        with safe_open(file, framework="pt") as handle:
-            names.update(handle.keys())
-    return (
-        family_of(AutoConfig.from_pretrained(directory)).head_is_separate(names) if names else None
-    )
+    directory = ModelDirectory(str(path), path)
+    if directory.weights:
+        return directory.architecture
+    return Architecture.of(AutoConfig.from_pretrained(path))
 
 
 def _from_hub(model: str, *, local: bool) -> Path | None:

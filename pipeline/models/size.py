@@ -3,66 +3,65 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline.families import Shape, family_of
+from pipeline.families import Shape
 from pipeline.families.base import Stack
 from pipeline.families.units import Axes, is_embedding
+from pipeline.models.counts import ParameterCounts
+
+if TYPE_CHECKING:
+    from pipeline.models.architecture import Architecture
 
 
-@dataclass(frozen=True)
-class Size:
-    #: Every distinct weight, tied ones once.
-    total: int
-    #: Those in token and position embeddings and in an LM head of its own.
-    embeddings: int
+class _Weight(NamedTuple):
+    """One weight of the template. stack: the one of whose blocks, except the first, it is part."""
 
-    @property
-    def blocks(self) -> int:
-        """Non-embedding parameters: what scaling laws count, and what `scale` and the chain's ratios mean."""
-        return self.total - self.embeddings
+    axes: Axes
+    lengths: tuple[int, ...]
+    stack: Stack | None
 
 
 class Sizes:
-    """Sizes of models that differ from one configuration in shape alone.
+    """Sizes of models that differ from one architecture in shape alone.
 
-    A template with two blocks a stack is built on the meta device, once: its first block stands for the first of any model
-    (T5's holds the position bias), its second for all others. The family says which axes of a weight grow with which dimension.
+    A template with two blocks a stack is built once, on the meta device. Its first block stands for
+    the first block of any model (T5's holds the position bias), its second for all others. The
+    family says which axes of a weight grow with which dimension.
     """
 
-    def __init__(self, config: Any, separate_head: bool | None = None) -> None:
-        """separate_head: whether the LM head has weights of its own; what is published of the family when None."""
-        family = family_of(config)
-        self._shape = replace(family.shape(config), encoder_layers=2, decoder_layers=2)
-        separate = family.expects_separate_head(config) if separate_head is None else separate_head
-        model = family.empty_model(family.with_shape(config, self._shape), separate)
+    def __init__(self, architecture: Architecture) -> None:
+        self._shape = replace(architecture.shape, encoder_layers=2, decoder_layers=2)
+        template = architecture.with_shape(self._shape).empty()
+        family = architecture.family
         prefixes: dict[str, Stack] = {
             family.block_prefix(stack, 1): stack for stack in ("encoder", "decoder")
         }
-        #: (axes, lengths in the template, stack if it stands for every block but the first)
-        self._weights: list[tuple[Axes, tuple[int, ...], Stack | None]] = []
-        for name, weight in model.named_parameters():
-            repeated = next(
-                (stack for prefix, stack in prefixes.items() if name.startswith(prefix)), None
-            )
-            self._weights.append((family.axes(name), tuple(weight.shape), repeated))
+        self._weights = [
+            _Weight(family.axes(name), tuple(weight.shape), _stack_of(name, prefixes))
+            for name, weight in template.named_parameters()
+        ]
 
-    def of(self, shape: Shape) -> Size:
+    def of(self, shape: Shape) -> ParameterCounts:
         total = embeddings = 0
         times = {None: 1, "encoder": shape.encoder_layers - 1, "decoder": shape.decoder_layers - 1}
-        for axes, lengths, repeated in self._weights:
-            count = times[repeated] * math.prod(
+        for axes, lengths, stack in self._weights:
+            count = times[stack] * math.prod(
                 length if units is None else self._length(units.dimension, length, shape)
                 for units, length in zip(axes, lengths, strict=True)
             )
             total += count
             embeddings += count if is_embedding(axes) else 0
-        return Size(total, embeddings)
+        return ParameterCounts(total, embeddings)
 
     def _length(self, dimension: str, length: int, shape: Shape) -> int:
         width = length // getattr(self._shape, dimension)
-        # The rows of a head are as many as it is wide, but for those of a position bias, which has one a head.
+        # A head has d_kv rows in each weight, except in a position bias, where it has one.
         return getattr(shape, dimension) * (
             shape.d_kv if dimension == "num_heads" and width > 1 else width
         )
+
+
+def _stack_of(name: str, prefixes: dict[str, Stack]) -> Stack | None:
+    return next((stack for prefix, stack in prefixes.items() if name.startswith(prefix)), None)

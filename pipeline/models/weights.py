@@ -36,10 +36,10 @@ def read_entries(directory: Path) -> dict[str, Entry]:
     return {name: entry for file in weight_files(directory) for name, entry in _read(file).items()}
 
 
-def place_of(key: str, model: PreTrainedModel, names: Container[str]) -> str | None:
-    """Return which of the `names` in `model` the entry `key` of a weight file is for.
+def name_in_model(key: str, model: PreTrainedModel, names: Container[str]) -> str | None:
+    """Return the name in `model` of the entry `key` of a weight file, one of `names`.
 
-    None when the entry is to be skipped. This follows `from_pretrained`: some files hold the model
+    None if the entry is to be skipped. This follows `from_pretrained`: some files hold the model
     without its head, and some old ones hold more than the model has.
     """
     prefixed = f"{model.base_model_prefix}.{key}"

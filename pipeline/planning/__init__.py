@@ -1,1 +1,17 @@
-"""What a run costs, from shapes alone."""
+"""What a run costs, from shapes alone: `miniend plan`.
+
+plan.py         make a plan, and print it
+figures.py      the plan itself: what `miniend plan --json` prints
+terminal.py     a plan as tables
+readable.py     bytes and counts for people
+assumptions.py  what a plan cannot find out
+gpus.py         memory and speed of devices
+chain.py        the models and links a recipe will make
+corpus_rows.py  the rows of the corpus
+cache_bytes.py  bytes of a cache, for each kind of target
+estimate.py     operations, hours and memory of one link
+step.py         memory of one micro batch, counted on the meta device
+live.py         bytes of live tensors
+memory.py       memory of one rank under DeepSpeed
+advice.py       the recommended target, and what does not fit
+"""

@@ -3,99 +3,93 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from transformers import PreTrainedModel
 
 from pipeline.distillation.links import link_steps
-from pipeline.families import Shape, family_of
+from pipeline.families import Shape
+from pipeline.models.architecture import Architecture
 from pipeline.models.published import describe
-from pipeline.models.size import Size, Sizes
 from pipeline.recipe import Recipe
 from pipeline.student.chain import chain_shapes
-from pipeline.student.shapes import student_config, student_shape
+from pipeline.student.shapes import student_architecture, student_shape
 
 
 @dataclass(frozen=True)
-class Model:
+class NamedModel:
     name: str
-    config: Any
-    #: Whether its LM head is its own.
-    separate_head: bool
-    size: Size
-
-    @property
-    def shape(self) -> Shape:
-        return family_of(self.config).shape(self.config)
-
-    def empty(self, dtype: torch.dtype) -> PreTrainedModel:
-        """The model on the meta device: everything but its numbers."""
-        return family_of(self.config).empty_model(self.config, self.separate_head, dtype)
+    architecture: Architecture
 
 
 @dataclass(frozen=True)
 class Link:
-    """One distillation: its directory below the run, who teaches, who learns, for how many steps."""
+    """One distillation: its directory below the run, its teacher and student, and its steps."""
 
     key: str
-    teacher: Model | None
-    student: Model
+    teacher: NamedModel | None
+    student: NamedModel
     steps: int
+
+    @property
+    def capacity_ratio(self) -> float | None:
+        """Non-embedding parameters of the teacher over the student's.
+
+        arXiv 2311.07052 finds about 2.5 best. None without a teacher.
+        """
+        if self.teacher is None:
+            return None
+        return self.teacher.architecture.size.blocks / self.student.architecture.size.blocks
 
 
 @dataclass(frozen=True)
 class Chain:
     #: Where the teacher's configuration was found; None without a teacher.
     source: str | None
-    #: The direct student.
+    #: The link from the teacher straight to the student.
     direct: Link
-    #: The links of the chain, teacher side first; none when the recipe has no `interpolated`.
+    #: The links of the chain, teacher side first; empty if the recipe has no `interpolated`.
     links: list[Link]
 
 
 def plan_chain(recipe: Recipe) -> Chain:
-    """Raises ConfigError for a shape that cannot be, and when nothing is known of the teacher."""
+    """Return the links that a recipe will make.
+
+    Raises ConfigError for a shape that cannot be, and if nothing is known of the teacher.
+    """
     if recipe.teacher is None:
-        config = student_config(
-            recipe.student, None, recipe.tokenizer.vocab_size + recipe.tokenizer.sentinels
-        )
-        student = model_of(recipe.distill.name, config, None)
-        return Chain(
-            None,
-            Link(f"distill/{recipe.distill.name}", None, student, recipe.distill.max_steps),
-            [],
-        )
-    found = describe(recipe.teacher.model)
-    config, separate_head = found.config, found.separate_head
-    family = family_of(config)
-    teacher = model_of(recipe.teacher.name, config, separate_head)
+        vocabulary = recipe.tokenizer.vocab_size + recipe.tokenizer.sentinels
+        student = student_architecture(recipe.student, None, vocabulary)
+        return Chain(None, _direct(recipe, None, student), [])
+    known = describe(recipe.teacher.model)
+    teacher = NamedModel(recipe.teacher.name, known.architecture)
+    shape = student_shape(recipe.student, known.architecture)
+    direct = _direct(recipe, teacher, _student(recipe, known.architecture, shape))
+    return Chain(known.source, direct, _links(recipe, teacher, shape))
 
-    def made(name: str, shape: Shape) -> Model:
-        # A random student's head follows the family's rule, one made from its teacher is as the teacher's.
-        own = separate_head if recipe.student.from_teacher else None
-        return model_of(name, family.with_shape(config, shape), own)
 
-    bottom = student_shape(recipe.student, config, separate_head)
-    direct = Link(
-        f"distill/{recipe.distill.name}",
-        teacher,
-        made(recipe.distill.name, bottom),
-        recipe.distill.max_steps,
-    )
+def _direct(recipe: Recipe, teacher: NamedModel | None, student: Architecture) -> Link:
+    name = recipe.distill.name
+    model = NamedModel(name, student)
+    return Link(f"distill/{name}", teacher, model, recipe.distill.max_steps)
+
+
+def _links(recipe: Recipe, teacher: NamedModel, student: Shape) -> list[Link]:
+    if "interpolated" not in recipe.model_fields_set:
+        return []
+    first, name = teacher.architecture, recipe.interpolated.name
+    shapes = chain_shapes(first, student, recipe.interpolated.assistants)
+    names = [*(f"{name}.assistant-{index}" for index in range(1, len(shapes))), name]
     links: list[Link] = []
-    if "interpolated" in recipe.model_fields_set:
-        name = recipe.interpolated.name
-        shapes = chain_shapes(config, bottom, recipe.interpolated.assistants, separate_head)
-        names = [*(f"{name}.assistant-{index}" for index in range(1, len(shapes))), name]
-        for own, shape, steps in zip(names, shapes, link_steps(recipe, len(shapes)), strict=True):
-            above = links[-1].student if links else teacher
-            links.append(Link(f"distill_interpolated/{own}", above, made(own, shape), steps))
-    return Chain(found.source, direct, links)
+    for own, shape, steps in zip(names, shapes, link_steps(recipe, len(shapes)), strict=True):
+        model = NamedModel(own, _student(recipe, first, shape))
+        links.append(Link(f"distill_interpolated/{own}", teacher, model, steps))
+        teacher = model
+    return links
 
 
-def model_of(name: str, config: Any, separate_head: bool | None) -> Model:
-    """separate_head: None where the family's rule decides."""
-    family = family_of(config)
-    separate = family.expects_separate_head(config) if separate_head is None else separate_head
-    return Model(name, config, separate, Sizes(config, separate).of(family.shape(config)))
+def _student(recipe: Recipe, teacher: Architecture, shape: Shape) -> Architecture:
+    """Return a student of this shape.
+
+    The LM head of a random student follows the family's rule. That of a student made from its
+    teacher is as the teacher's.
+    """
+    student = teacher.with_shape(shape)
+    return student if recipe.student.from_teacher else Architecture.of(student.config)

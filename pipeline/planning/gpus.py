@@ -1,4 +1,4 @@
-"""What a plan assumes of a device: its memory and how many operations a second it can do in bfloat16."""
+"""What a plan assumes of a device: its memory and its speed in bfloat16."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Device(NamedTuple):
     peak_flops: float
 
 
-#: By the name a user gives: GB of memory, and the words `training.peak` knows the device by.
+#: By the user's name for it: GB of memory, and the name by which `training.peak` knows the device.
 DEVICES: dict[str, tuple[float, str]] = {
     "a10": (24, "A10"),
     "a30": (24, "A30"),
@@ -34,7 +34,10 @@ DEVICES: dict[str, tuple[float, str]] = {
 
 
 def device(name: str) -> Device:
-    """Raises ConfigError for one that is not known. `cpu` is for plans that are compared with a CPU: 1 TFLOP/s, any memory."""
+    """Return the device of a name; raises ConfigError for one that is not known.
+
+    `cpu` is for plans that are compared with a CPU: 1 TFLOP/s, any memory.
+    """
     if name == "cpu":
         return Device(float("inf"), 1e12)
     if name not in DEVICES:
@@ -43,7 +46,7 @@ def device(name: str) -> Device:
 
     from pipeline.training.peak import known_peak
 
-    memory, words = DEVICES[name]
-    peak = known_peak(words, torch.bfloat16)
-    assert peak is not None, words
+    memory, model = DEVICES[name]
+    peak = known_peak(model, torch.bfloat16)
+    assert peak is not None, model
     return Device(memory * 1e9, peak)

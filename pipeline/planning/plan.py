@@ -1,4 +1,7 @@
-"""`miniend plan`: what a recipe will make and cost, before anything runs. Nothing is written, and no weight is loaded."""
+"""`miniend plan`: what a recipe will make and cost, before anything runs.
+
+Nothing is written, and no weights are loaded.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,17 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.console import quiet_libraries, say
 from pipeline.errors import ConfigError
-from pipeline.planning.gpus import device
 from pipeline.recipe import load_recipe
 
-_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15}
+if TYPE_CHECKING:
+    from pipeline.planning.estimate import LinkEstimate
+    from pipeline.planning.figures import Plan, PlannedLink
+
+_MULTIPLES = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15}
 
 
 def show_plan(
@@ -27,18 +33,15 @@ def show_plan(
     room: str | None,
     as_json: bool,
 ) -> None:
-    """Print the plan of a recipe.
-
-    tokens, room: numbers such as 10B and 50T; room is what there is for caches, else what the disk of the run has free.
-    """
+    """Print the plan of a recipe; see make_plan."""
     quiet_libraries()
-    found = make_plan(path, overrides, gpus=gpus, gpu=gpu, mfu=mfu, tokens=tokens, room=room)
-    if as_json:
-        say(json.dumps(found, indent=2))
-        return
-    from pipeline.planning.show import lines
+    plan = make_plan(path, overrides, gpus=gpus, gpu=gpu, mfu=mfu, tokens=tokens, room=room)
+    from pipeline.planning import figures, terminal
 
-    for line in lines(found):
+    if as_json:
+        say(json.dumps(figures.as_json(plan), indent=2))
+        return
+    for line in terminal.lines(plan):
         say(line)
 
 
@@ -51,118 +54,86 @@ def make_plan(
     mfu: float = 0.4,
     tokens: str | None = None,
     room: str | None = None,
-) -> dict[str, Any]:
-    """Return the plan as numbers and strings; bytes, operations and hours as they are. Raises ConfigError."""
+) -> Plan:
+    """Return the plan of a recipe; raises ConfigError for what cannot be planned.
+
+    tokens: the size of the corpus, a number such as 10B; None for the finished RUN/tokens.
+    room: bytes for caches, a number such as 50T; None for the free space where the run will be.
+    """
     if gpus < 1 or not 0 < mfu <= 1:
         raise ConfigError("--gpus is at least 1, and --mfu above 0 and at most 1")
     recipe = load_recipe(path, overrides)
-    from pipeline.planning.advice import advise, follows, misfits
+    from pipeline.planning.assumptions import PlanAssumptions
     from pipeline.planning.chain import plan_chain
-    from pipeline.planning.disk import rows_of
-    from pipeline.planning.estimate import Assumed, LinkEstimate, capacity_ratio, estimates, readers
+    from pipeline.planning.corpus_rows import rows_of
+    from pipeline.planning.estimate import estimates
+    from pipeline.planning.figures import Plan, PlannedModel
 
     rows = rows_of(recipe, _number(tokens, "--tokens") if tokens is not None else None)
-    free = (
-        _number(room, "--disk")
-        if room is not None
-        else float(shutil.disk_usage(_existing(recipe.root)).free)
-    )
-    assumed = Assumed(gpu, device(gpu), gpus, mfu, free)
+    disk = _number(room, "--disk") if room is not None else _free_bytes(recipe.root)
+    assumed = PlanAssumptions.of(gpu, gpus, mfu, disk)
     chain = plan_chain(recipe)
     every = estimates(recipe, chain, rows, assumed)
-
-    def described(estimate: LinkEstimate) -> dict[str, Any]:
-        link, advice = estimate.link, advise(estimate)
-        memory = estimate.memory(advice.kind)
-        lean = memory
-        if not recipe.distill.activation_checkpointing:
-            lean = estimate.memory(advice.kind, checkpointing=True)
-        cached = advice.kind not in ("none", "online")
-        caching = estimate.caching_memory(advice.kind) if cached else None
-        return {
-            "key": link.key,
-            "shares_cache_with": readers(every, estimate)[0].link.key
-            if estimate.compares
-            else None,
-            "teacher": link.teacher.name if link.teacher is not None else None,
-            "student": _model(link.student),
-            "capacity_ratio": capacity_ratio(link.teacher, link.student)
-            if link.teacher is not None
-            else None,
-            "steps": link.steps,
-            "rows_seen": estimate.samples,
-            "targets": {
-                kind.name: {
-                    "row_bytes": kind.row,
-                    "shard_bytes": kind.shards,
-                    "tail_bytes": kind.tail,
-                    "bytes": kind.total,
-                    "bytes_per_second": kind.bandwidth,
-                }
-                for kind in estimate.kinds.values()
-            },
-            "recommended": advice.kind,
-            "why": advice.why,
-            "follows": follows(every, estimate, advice.kind),
-            "operations_per_step": estimate.step_operations(advice.kind)
-            * recipe.distill.batch_size,
-            "training_gpu_hours": estimate.training_hours(advice.kind),
-            "online_gpu_hours": estimate.training_hours("online"),
-            "caching_gpu_hours": estimate.caching_hours(advice.kind) if cached else 0.0,
-            "caching_bytes": caching,
-            "micro_batch_size": estimate.micro_batch,
-            "memory": memory._asdict() | {"peak": memory.peak},
-            "memory_with_checkpointing": lean._asdict() | {"peak": lean.peak},
-            "does_not_fit": misfits(estimate, advice.kind, memory.peak, caching),
-        }
-
-    return {
-        "recipe": path,
-        "assumed": {
-            "gpu": gpu,
-            "gpus": gpus,
-            "mfu": mfu,
-            "disk": free,
-            "peak_flops": assumed.device.peak_flops,
-            "device_memory": assumed.device.memory,
-        },
-        "teacher": _model(chain.direct.teacher) if chain.direct.teacher is not None else None,
-        "teacher_source": chain.source,
-        "rows": {
-            "rows": rows.rows,
-            "input_length": rows.input_length,
-            "target_length": rows.target_length,
-            "raw_length": rows.raw_length,
-            "shards": rows.shards,
-            "source": rows.source,
-        },
-        "objective": recipe.distill.objective.preset,
-        "deepspeed": recipe.distill.deepspeed,
-        "batch_size": recipe.distill.batch_size,
-        "links": [described(estimate) for estimate in every],
-    }
+    teacher = chain.direct.teacher
+    return Plan(
+        recipe=path,
+        assumed=assumed,
+        teacher=PlannedModel.of(teacher) if teacher is not None else None,
+        teacher_source=chain.source,
+        rows=rows,
+        objective=recipe.distill.objective.preset,
+        deepspeed=recipe.distill.deepspeed,
+        batch_size=recipe.distill.batch_size,
+        links=[_plan_link(estimate, every) for estimate in every],
+    )
 
 
-def _model(model: Any) -> dict[str, Any]:
-    from dataclasses import asdict
+def _plan_link(estimate: LinkEstimate, every: Sequence[LinkEstimate]) -> PlannedLink:
+    from pipeline.planning.advice import advise, consequences, misfits
+    from pipeline.planning.estimate import readers
+    from pipeline.planning.figures import PlannedLink, PlannedModel
 
-    parameters = {"parameters": model.size.total, "embedding_parameters": model.size.embeddings}
-    return (
-        {"name": model.name, "model_type": model.config.model_type}
-        | asdict(model.shape)
-        | parameters
+    link, settings, advice = estimate.link, estimate.recipe.distill, advise(estimate)
+    kind, is_cached = advice.kind, advice.kind not in ("none", "online")
+    memory = estimate.memory(kind)
+    checkpointed = memory
+    if not settings.activation_checkpointing:
+        checkpointed = estimate.memory(kind, checkpointing=True)
+    caching_bytes = estimate.caching_memory(kind) if is_cached else None
+    return PlannedLink(
+        key=link.key,
+        shares_cache_with=readers(every, estimate)[0].link.key if estimate.compares else None,
+        teacher=link.teacher.name if link.teacher is not None else None,
+        student=PlannedModel.of(link.student),
+        capacity_ratio=link.capacity_ratio,
+        steps=link.steps,
+        rows_seen=estimate.samples,
+        targets=estimate.caches,
+        recommended=kind,
+        why=advice.why,
+        follows=consequences(every, estimate, kind),
+        operations_per_step=estimate.step_operations(kind) * settings.batch_size,
+        training_gpu_hours=estimate.training_hours(kind),
+        online_gpu_hours=estimate.training_hours("online"),
+        caching_gpu_hours=estimate.caching_hours(kind) if is_cached else 0.0,
+        caching_bytes=caching_bytes,
+        micro_batch_size=estimate.micro_batch,
+        memory=memory,
+        memory_with_checkpointing=checkpointed,
+        does_not_fit=misfits(estimate, kind, memory.peak, caching_bytes),
     )
 
 
 def _number(text: str, flag: str) -> float:
-    body, unit = (
-        text.strip().upper().removesuffix("B") if flag == "--disk" else text.strip().upper(),
-        "",
-    )
-    if body and body[-1] in _UNITS:
-        body, unit = body[:-1], body[-1]
+    """Read a number such as 300M, 10B or 1T; of bytes (--disk), B is the unit."""
+    body = text.strip().upper()
+    if flag == "--disk":
+        body = body.removesuffix("B")
+    multiple = ""
+    if body and body[-1] in _MULTIPLES:
+        body, multiple = body[:-1], body[-1]
     try:
-        value = float(body) * _UNITS[unit]
+        value = float(body) * _MULTIPLES[multiple]
     except ValueError:
         raise ConfigError(f"{flag} {text}: write a number such as 300M, 10B or 1T") from None
     if not 0 < value < float("inf"):
@@ -170,7 +141,8 @@ def _number(text: str, flag: str) -> float:
     return value
 
 
-def _existing(path: Path) -> Path:
+def _free_bytes(path: Path) -> float:
+    """Return the free bytes of the disk on which `path` is or will be."""
     while not path.exists():
         path = path.parent
-    return path
+    return float(shutil.disk_usage(path).free)

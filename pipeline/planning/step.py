@@ -23,11 +23,10 @@ from pipeline.distillation.objective import part_weights
 from pipeline.distillation.places import teacher_places
 from pipeline.distillation.references import CachedTeacher, OnlineTeacher, ReferenceTeacher
 from pipeline.distillation.sides import Side
-from pipeline.families import family_of
+from pipeline.models.architecture import Architecture
 from pipeline.objectives import presets
 from pipeline.objectives.scratch import CHUNK_CPU, chunks_of
-from pipeline.planning.chain import Model
-from pipeline.planning.disk import tail_weights
+from pipeline.planning.cache_bytes import tail_weights
 from pipeline.planning.fused import stand_in
 from pipeline.planning.live import LiveBytes
 from pipeline.recipe import Cache, Distill, States
@@ -56,8 +55,8 @@ class StepBytes:
 def step_bytes(
     settings: Distill,
     cache: Cache,
-    student: Model,
-    teacher: Model | None,
+    student: Architecture,
+    teacher: Architecture | None,
     *,
     rows: int,
     lengths: tuple[int, int],
@@ -97,7 +96,7 @@ def step_bytes(
 
 
 def forward_bytes(
-    teacher: Model, *, rows: int, lengths: tuple[int, int], dtype: torch.dtype, whole: bool
+    teacher: Architecture, *, rows: int, lengths: tuple[int, int], dtype: torch.dtype, whole: bool
 ) -> int:
     """Return the most a teacher's forward pass holds in addition to its weights.
 
@@ -113,7 +112,7 @@ def forward_bytes(
     return live.peak
 
 
-def _empty(model: Model, dtype: torch.dtype, on_cpu: bool) -> PreTrainedModel:
+def _empty(model: Architecture, dtype: torch.dtype, on_cpu: bool) -> PreTrainedModel:
     """Return a model on the meta device; its own configuration names the stand-in."""
     empty = replace(model, config=copy.deepcopy(model.config)).empty(dtype)
     stand_in(empty, on_cpu=on_cpu)
@@ -121,7 +120,7 @@ def _empty(model: Model, dtype: torch.dtype, on_cpu: bool) -> PreTrainedModel:
 
 
 def _student(
-    settings: Distill, student: Model, dtype: torch.dtype, on_cpu: bool
+    settings: Distill, student: Architecture, dtype: torch.dtype, on_cpu: bool
 ) -> PreTrainedModel:
     config = copy.deepcopy(student.config)
     prepare_config(config, settings)
@@ -136,13 +135,13 @@ def _student(
 
 
 def _teacher(
-    settings: Distill, cache: Cache, teacher: Model, dtype: torch.dtype, on_cpu: bool
+    settings: Distill, cache: Cache, teacher: Architecture, dtype: torch.dtype, on_cpu: bool
 ) -> ReferenceTeacher:
     if settings.targets == "online":
         whole = WholeTeacher(_empty(teacher, dtype, on_cpu), (0, 0))
         return OnlineTeacher(whole, *teacher_places(settings.objective, -1))
     config, weights = tail_weights(cache, teacher)
-    tail = family_of(config).build_tail(
+    tail = teacher.family.build_tail(
         config, {name: weight.to(dtype) for name, weight in weights.items()}
     )
     stand_in(tail, on_cpu=on_cpu)
@@ -152,7 +151,7 @@ def _teacher(
 def _batch(
     settings: Distill,
     cache: Cache,
-    teacher: Model | None,
+    teacher: Architecture | None,
     rows: int,
     lengths: tuple[int, int],
     dtype: torch.dtype,

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import PipelineError
-from pipeline.models.flops import forward_flops
 
 
 class TrainingCost(NamedTuple):
@@ -46,17 +45,15 @@ def forward_cost(model: Path, sources: int, targets: int, *, logits: bool) -> fl
     """
     from transformers import AutoConfig
 
-    from pipeline.families import family_of
+    from pipeline.models.architecture import Architecture
 
     if not (model / "config.json").is_file():
         return None
     try:
-        config = AutoConfig.from_pretrained(model)
-        family = family_of(config)
-        shape, size, gated = family.shape(config), family.head_size(config), family.gated(config)
+        architecture = Architecture.of(AutoConfig.from_pretrained(model))
+        return architecture.forward_flops(sources, targets, logits=logits).total
     except (PipelineError, OSError, ValueError, KeyError):
         return None
-    return forward_flops(shape, sources, targets, vocab_size=size, gated=gated, logits=logits).total
 
 
 def writing_time(files: Sequence[Path], finished: str | None) -> float | None:

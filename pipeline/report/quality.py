@@ -11,10 +11,10 @@ import numpy as np
 
 from pipeline.downstream.bootstrap import TAIL, resampled
 from pipeline.downstream.results import Scored, compare
-from pipeline.downstream.shape import model_shape
 from pipeline.downstream.timing import Measurement
 from pipeline.errors import DataError, PipelineError
-from pipeline.models import open_model
+from pipeline.models import ModelDirectory, open_model
+from pipeline.models.counts import block_counts, parameter_counts
 from pipeline.recipe import Recipe
 from pipeline.report.document import (
     Estimate,
@@ -206,12 +206,13 @@ def _size(directory: Path | None, scores: Mapping[str, Scored]) -> ModelSize | N
     for path in [directory, *(unit.root / "hf" for unit in units)]:
         if path is None or not (path / "config.json").is_file():
             continue
-        shape = model_shape(path)
+        model = ModelDirectory(str(path), path)
+        counts, (encoder_layers, decoder_layers) = parameter_counts(model), block_counts(model)
         return ModelSize(
-            encoder_layers=shape.encoder_layers,
-            decoder_layers=shape.decoder_layers,
-            parameters=shape.parameters,
-            embedding_parameters=shape.embedding_parameters,
+            encoder_layers=encoder_layers,
+            decoder_layers=decoder_layers,
+            parameters=counts.total,
+            embedding_parameters=counts.embeddings,
         )
     return None
 

@@ -1,4 +1,4 @@
-"""Which blocks of a teacher each block of its student is made from."""
+"""The teacher's blocks that each block of its student is made from."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from pipeline.families.base import Stack
 from pipeline.recipe import BlockList
 
 Choice = Literal["uniform", "first", "last", "average"] | BlockList
-#: For each weight of the student the names of the teacher's it is the mean of; one of them, as a rule.
+#: By the student's weight, the names of the teacher's weights it is the mean of; usually one.
 Sources = dict[str, list[str]]
 
 
 def chosen_blocks(choice: Choice, stack: Stack, teacher: int, student: int) -> list[list[int]]:
-    """Return which of `teacher` blocks each of `student` blocks is the mean of: one each, but for "average".
+    """Return, for each of `student` blocks, the teacher's blocks it is the mean of.
 
-    "uniform" has both ends among them (DistilBERT, arXiv 1910.01108, takes every second one); "average" shares all blocks out
-    between neighbours. Raises ConfigError when there are too few, or none of that number.
+    It is one block each, except with "average", where neighbours share all blocks between them.
+    "uniform" includes both ends (DistilBERT, arXiv 1910.01108, takes every second block).
+    teacher: the number of its blocks. Raises ConfigError if it has too few, or not a listed one.
     """
     if isinstance(choice, BlockList):
         return [[block] for block in _listed(getattr(choice, stack), stack, teacher, student)]
     if student > teacher:
         raise ConfigError(
-            f"student.init layers: {student} blocks cannot be copied from a teacher with {teacher}; use init: random"
+            f"student.init layers: {student} blocks cannot be copied from a teacher with "
+            f"{teacher}; use init: random"
         )
     if choice == "average":
         bounds = [index * teacher // student for index in range(student + 1)]
@@ -39,32 +41,36 @@ def chosen_blocks(choice: Choice, stack: Stack, teacher: int, student: int) -> l
 
 
 def sources(names: Iterable[str], family: Family, chosen: dict[Stack, list[list[int]]]) -> Sources:
-    """Return, for each of the student's weights in `names`, the teacher's weights that it comes from."""
+    """Return, for each of the student's weights in `names`, the teacher's weights it comes from.
+
+    chosen: by stack, as `chosen_blocks` returns them.
+    """
     prefixes = [
-        (family.block_prefix(stack, place), stack, place, blocks)
-        for stack, places in chosen.items()
-        for place, blocks in enumerate(places)
+        (family.block_prefix(stack, index), stack, index, blocks)
+        for stack, choices in chosen.items()
+        for index, blocks in enumerate(choices)
     ]
-    found: Sources = {}
+    made_of: Sources = {}
     for name in names:
-        found[name] = [name]
-        for prefix, stack, place, blocks in prefixes:
+        made_of[name] = [name]
+        for prefix, stack, index, blocks in prefixes:
             if name.startswith(prefix):
                 rest = name.removeprefix(prefix)
-                moved = blocks if family.moves_with_block(rest) else [place]
-                found[name] = [family.block_prefix(stack, block) + rest for block in moved]
-    return found
+                copied = blocks if family.moves_with_block(rest) else [index]
+                made_of[name] = [family.block_prefix(stack, block) + rest for block in copied]
+    return made_of
 
 
 def _listed(blocks: list[int], stack: Stack, teacher: int, student: int) -> list[int]:
     if len(blocks) != student:
         raise ConfigError(
-            f"student.init.blocks.{stack} lists {len(blocks)} blocks, and the student has {student}: "
-            f"set student.{stack}_layers={len(blocks)}, or list as many"
+            f"student.init.blocks.{stack} lists {len(blocks)} blocks, and the student has "
+            f"{student}: set student.{stack}_layers={len(blocks)}, or list as many"
         )
     for block in blocks:
         if not -teacher <= block < teacher:
             raise ConfigError(
-                f"student.init.blocks.{stack}: {block}, but the teacher has blocks 0 to {teacher - 1}"
+                f"student.init.blocks.{stack}: {block}, but the teacher has blocks 0 to "
+                f"{teacher - 1}"
             )
     return [block % teacher for block in blocks]

@@ -1,4 +1,7 @@
-"""Dimensions from a size: shapes whose dimensions move together, each rounded, and the one nearest to a number of parameters."""
+"""Shapes of about a given size.
+
+Their dimensions move together, and each is rounded.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import asdict, replace
 
 from pipeline.families import Family, Shape
 
-#: (what of a dimension a step is at most, the smallest step, the largest); 1 for dimensions not named.
+#: (largest step as a share of the dimension, smallest step, largest step); 1 for other dimensions.
 _STEPS = {
     "d_model": (1 / 8, 8, 128),
     "d_ff": (1 / 8, 8, 128),
@@ -18,11 +21,13 @@ _STEPS = {
 
 
 def rounded(name: str, value: float) -> int:
-    """Round one dimension to what matrix units and relation heads like.
+    """Round one dimension to a number that matrix units and relation heads work well with.
 
-    d_model and d_ff to a multiple of the largest power of two up to an eighth of them, at least 8 and at most 128; num_heads to
-    one of the largest power of two up to a quarter of them, at most 8, so that teacher and student share many divisors; d_kv to
-    a multiple of 8.
+    - d_model and d_ff: a multiple of the largest power of two that is at most an eighth of them, at
+      least 8 and at most 128.
+    - num_heads: a multiple of the largest power of two that is at most a quarter of them, at most
+      8, so that teacher and student share many divisors.
+    - d_kv: a multiple of 8.
     """
     share, least, most = _STEPS.get(name, (1.0, 1, 1))
     step = min(max(2 ** int(math.log2(max(value * share, 1.0))), least), most)
@@ -30,9 +35,10 @@ def rounded(name: str, value: float) -> int:
 
 
 def scaled(base: Shape, free: Sequence[str], family: Family) -> Iterator[Shape]:
-    """Yield shapes in which the `free` dimensions are those of `base` times one factor, from 1 down and up to 64-fold.
+    """Yield shapes whose `free` dimensions are those of `base` times one factor.
 
-    The others stay as they are in `base`. With depth and widths free, parameters grow with the factor's cube.
+    The factor goes from 1 down and up to 64-fold; the other dimensions stay as they are in `base`.
+    With depth and widths free, parameters grow with the factor's cube.
     """
     fixed = {name: value for name, value in asdict(base).items() if name not in free}
     for power in sorted(range(-832, 833), key=abs):
@@ -50,21 +56,27 @@ def stretched(shape: Shape, family: Family) -> Iterator[Shape]:
 
 
 def between(top: Shape, bottom: Shape, family: Family) -> Iterator[Shape]:
-    """Yield shapes whose dimensions all move geometrically from `top` to `bottom`, each rounded and between its two ends."""
+    """Yield shapes whose dimensions all move geometrically from `top` to `bottom`.
+
+    Each dimension is rounded and stays between its two ends.
+    """
     for permille in range(1001):
         share = permille / 1000
         values = {}
-        for name, big in asdict(top).items():
-            small = getattr(bottom, name)
-            value = rounded(name, math.exp((1 - share) * math.log(big) + share * math.log(small)))
-            values[name] = min(max(value, min(big, small)), max(big, small))
+        for name, start in asdict(top).items():
+            end = getattr(bottom, name)
+            value = rounded(name, math.exp((1 - share) * math.log(start) + share * math.log(end)))
+            values[name] = min(max(value, min(start, end)), max(start, end))
         yield family.nearest(Shape(**values))
 
 
 def nearest_to(
     target: float, shapes: Iterable[Shape], measure: Callable[[Shape], int]
 ) -> Shape | None:
-    """Return the shape whose measure is nearest to `target` in proportion, the first of equals; None of none."""
+    """Return the shape whose measure is nearest to `target` in proportion.
+
+    Of equals it is the first; None if there are no shapes.
+    """
     counts = {shape: measure(shape) for shape in dict.fromkeys(shapes)}
     return min(counts, key=lambda shape: abs(math.log(counts[shape] / target)), default=None)
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoConfig, PreTrainedModel
 
 from pipeline.artifacts import Artifact
-from pipeline.artifacts.atomic import publish_directory, temporary_name
 from pipeline.families import Attention, Shape, family_of
 from pipeline.families.base import Head
 from pipeline.families.recorder import QKV, BlockInput, Recorder
 from pipeline.families.stacks import decode, encode
 from pipeline.models.architecture import Architecture
+from pipeline.models.writing import write_tail
 
 TAIL_FILES = ("tail/config.json", "tail/model.safetensors")
 #: Each attention at the block of the cut, which is the first of the tail.
@@ -106,20 +104,6 @@ def cut_tail(teacher: PreTrainedModel, cuts: tuple[int, int]) -> Tail:
 def save_tail(teacher: PreTrainedModel, cuts: tuple[int, int], directory: Path) -> None:
     """Write the tail of a teacher to `directory`."""
     write_tail(*family_of(teacher.config).tail_state(teacher, *cuts), directory)
-
-
-def write_tail(config: Any, state: Mapping[str, torch.Tensor], directory: Path) -> None:
-    """Write a tail to `directory` (config.json and model.safetensors), atomically."""
-    temporary = temporary_name(directory)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    config.save_pretrained(temporary)
-    save_file(
-        {name: tensor.detach().cpu().clone() for name, tensor in state.items()},
-        temporary / "model.safetensors",
-    )
-    shutil.rmtree(directory, ignore_errors=True)
-    publish_directory(temporary, directory)
 
 
 def load_tail(

@@ -16,7 +16,7 @@ from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedMode
 from pipeline.errors import ConfigError
 from pipeline.hardware import resolve_dtype
 from pipeline.models import ModelDirectory
-from pipeline.models.weights import place_of, weight_files
+from pipeline.models.weights import name_in_model, weight_files
 from pipeline.models.writing import stored_buffers
 from pipeline.recipe import Optimisation
 from pipeline.training import distributed
@@ -139,7 +139,7 @@ def load_weights(model: PreTrainedModel, directory: ModelDirectory) -> None:
     for file in weight_files(directory.path):
         with safe_open(file, framework="pt") as handle:
             for key in handle.keys():  # noqa: SIM118 - not a dict
-                name = place_of(key, model, parameters)
+                name = name_in_model(key, model, parameters)
                 if name is None:
                     continue
                 if name not in parameters:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import nn
 from transformers import AutoTokenizer
 
 from pipeline.models.writing import write_model
@@ -15,7 +14,7 @@ from pipeline.training import distributed
 from pipeline.training.engine import gather_weights
 
 
-def export_model(module: nn.Module, directory: Path, tokenizer: Path, card: str) -> list[str]:
+def export_model(module: PreTrainedModel, directory: Path, tokenizer: Path, card: str) -> list[str]:
     """Gather the weights of a Transformers model under DeepSpeed and write `directory`.
 
     Every rank must call it; an older `directory` is replaced. tokenizer: the directory of the

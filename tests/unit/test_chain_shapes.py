@@ -1,4 +1,4 @@
-"""What a recipe's chain is made of, and what is refused before it begins."""
+"""The links of a recipe's chain, and what is refused before the chain begins."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pipeline.distillation.links import link_names, resolve_links
 from pipeline.errors import ConfigError
 from pipeline.families import Shape
 from pipeline.families.t5 import T5
+from pipeline.models.architecture import Architecture
 from pipeline.recipe import Init, Recipe, load_recipe
 from pipeline.slurm.plan import plan_jobs
 from pipeline.student.initial import write_initial_student
@@ -25,7 +26,8 @@ TEACHER = Shape(encoder_layers=6, decoder_layers=6, d_model=64, d_ff=96, num_hea
 
 @pytest.fixture
 def recipe_file(tmp_path: Path) -> Path:
-    write_initial_student(T5().new_config(TEACHER, 128), None, None, 0, tmp_path / "teacher")
+    teacher = Architecture.of(T5().new_config(TEACHER, 128))
+    write_initial_student(teacher, None, None, 0, tmp_path / "teacher")
     (tmp_path / "text.txt").write_text("A text.")
     recipe = {
         "run": str(tmp_path / "run"),
@@ -47,7 +49,8 @@ def test_links_follow_from_the_recipe(recipe_file: Path) -> None:
     chain = recipe(
         recipe_file,
         "student.init={blocks: last}",
-        "interpolated.assistants=[{encoder_layers: 3, init: {blocks: average}}, {scale: 0.33, d_model: 64, d_ff: 96, num_heads: 4}]",
+        "interpolated.assistants=[{encoder_layers: 3, init: {blocks: average}}, "
+        "{scale: 0.33, d_model: 64, d_ff: 96, num_heads: 4}]",
         "interpolated.step_shares=[1, 1, 8]",
         "interpolated.original_weight=0.25",
     )

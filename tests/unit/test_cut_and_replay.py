@@ -1,4 +1,4 @@
-"""Cut and replay on real models of every family: what is replayed is what the teacher computes, bit for bit."""
+"""Cut and replay on real models of every family: a replay gives the teacher's exact numbers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 from transformers import BertConfig
 
 from pipeline.errors import ConfigError
-from pipeline.families import family_of
+from pipeline.models.architecture import Architecture
 from pipeline.teacher.capture import capture
 from pipeline.teacher.cuts import resolve_cut
 from pipeline.teacher.fidelity import replay_fidelity
 from pipeline.teacher.loaded import WholeTeacher
 from pipeline.teacher.tail import cut_tail, load_tail, save_tail
-from tests.tiny_models import MODELS, tiny_batch, tiny_model
+from tests.tiny_models import MODELS, tiny_architecture, tiny_batch, tiny_model
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -26,7 +26,7 @@ def test_replay_is_exact_at_any_cut(
     tmp_path: Path, name: str, dtype: torch.dtype, cuts: tuple[int, int]
 ) -> None:
     teacher, batch = tiny_model(name, dtype), tiny_batch()
-    family = family_of(teacher.config)
+    family = tiny_architecture(name).family
     captured = capture(teacher, family, cuts, batch)
     states = captured.encoder_states, captured.decoder_states
     save_tail(teacher, cuts, tmp_path / "tail")
@@ -57,7 +57,7 @@ def test_replay_is_exact_at_any_cut(
 @pytest.mark.parametrize("name", ["t5-v1.1", "umt5", "bart", "mbart", "pegasus", "marian"])
 def test_a_wrong_state_shows(name: str) -> None:
     teacher, batch = tiny_model(name), tiny_batch()
-    family, cuts = family_of(teacher.config), (3, 2)
+    family, cuts = tiny_architecture(name).family, (3, 2)
     captured, tail = capture(teacher, family, cuts, batch), cut_tail(teacher, cuts)
     rolled = captured.decoder_states.roll(1, dims=1)
     found = replay_fidelity(
@@ -72,15 +72,14 @@ def test_a_wrong_state_shows(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_tail_holds_only_what_comes_after_the_cut(tmp_path: Path, name: str) -> None:
     teacher = tiny_model(name)
-    family = family_of(teacher.config)
+    family = tiny_architecture(name).family
     save_tail(teacher, (3, 2), tmp_path / "tail")
     kept = load_file(tmp_path / "tail/model.safetensors")
     blocks = tuple(family.block_prefix(stack, 0) for stack in ("encoder", "decoder"))
     in_blocks = sum(value.numel() for key, value in kept.items() if key.startswith(blocks))
     last = [family.blocks(teacher, stack)[-1] for stack in ("encoder", "decoder")]
-    biases = (
-        2 * 32 * 4 if teacher.config.model_type in ("t5", "mt5") else 0
-    )  # those of block 0, which all blocks use
+    # The position biases of block 0, which all blocks use.
+    biases = 2 * 32 * 4 if teacher.config.model_type in ("t5", "mt5") else 0
     assert in_blocks == sum(p.numel() for block in last for p in block.parameters()) + biases
     vocabulary, width = teacher.lm_head.weight.shape
     large = {
@@ -98,7 +97,7 @@ def test_an_unsupported_model_and_a_cut_that_is_not_there() -> None:
         ConfigError,
         match="'bert' is not supported; supported: bart, marian, mbart, mt5, pegasus, t5, umt5",
     ):
-        family_of(BertConfig())
+        Architecture.of(BertConfig())
     assert resolve_cut(-1, 12, "encoder_cut") == 11
     with pytest.raises(ConfigError, match=r"cache\.encoder_cut 12: .*blocks 0 to 11"):
         resolve_cut(12, 12, "encoder_cut")

@@ -13,10 +13,11 @@ from transformers import AutoModelForSeq2SeqLM, BartConfig, BartForConditionalGe
 from pipeline.downstream.batches import EncodedSource
 from pipeline.downstream.encode import encode, encode_labels
 from pipeline.downstream.predict import classify, generate, length_sorted_batches, score_labels
-from pipeline.downstream.shape import model_shape
 from pipeline.downstream.tasks import Examples, TaskData
 from pipeline.downstream.timing import BATCH, TimedWork, measurement, time_model
 from pipeline.errors import DataError
+from pipeline.models import ModelDirectory
+from pipeline.models.counts import block_counts, parameter_counts
 from pipeline.models.directory import load_tokenizer
 from pipeline.recipe import Task
 from tests.tiny_t5 import save_tiny_t5
@@ -215,23 +216,24 @@ def test_models_are_timed_alone_and_in_batches(model: Any, labels: list[list[int
 
 
 def test_shape_is_read_from_the_files_alone(tiny: Path, model: Any) -> None:
-    shape = model_shape(tiny)
-    assert (shape.encoder_layers, shape.decoder_layers) == (3, 2)
-    assert shape.parameters == sum(p.numel() for p in model.parameters())
-    assert shape.embedding_parameters == model.shared.weight.numel()
+    directory = ModelDirectory("tiny", tiny)
+    assert block_counts(directory) == (3, 2)
+    counts = parameter_counts(directory)
+    assert counts.total == sum(p.numel() for p in model.parameters())
+    assert counts.embeddings == model.shared.weight.numel()
 
 
 def test_shape_counts_an_untied_head_and_tied_copies_once(tiny: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     weights = load_file(tiny / "model.safetensors")
-    tied = model_shape(tiny)
+    tied = parameter_counts(ModelDirectory("tied", tiny))
     weights["lm_head.weight"] = weights["shared.weight"] * 2  # as T5 v1.1
     weights["encoder.embed_tokens.weight"] = weights[
         "shared.weight"
     ].clone()  # as some published T5 v1.0
     (tmp_path / "config.json").write_text((tiny / "config.json").read_text())
     save_file(weights, tmp_path / "model.safetensors")
-    untied = model_shape(tmp_path)
-    assert untied.parameters == tied.parameters + tied.embedding_parameters
-    assert untied.embedding_parameters == 2 * tied.embedding_parameters
+    untied = parameter_counts(ModelDirectory("untied", tmp_path))
+    assert untied.total == tied.total + tied.embeddings
+    assert untied.embeddings == 2 * tied.embeddings

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,21 +13,22 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from pipeline.errors import ConfigError
-from pipeline.families import Shape, check_length, family_of
+from pipeline.families import Shape
 from pipeline.families.base import Stack
 from pipeline.models import open_model
+from pipeline.models.architecture import Architecture
 from pipeline.models.writing import stored_weights, write_model
 from pipeline.recipe import Init, Optimisation
 from pipeline.student.blocks import chosen_blocks
 from pipeline.student.initial import write_initial_student
 from pipeline.training.engine import gather_weights, load_model
-from tests.tiny_models import MODELS, tiny_batch, tiny_config, tiny_model
+from tests.tiny_models import MODELS, tiny_architecture, tiny_batch, tiny_model
 
 STACKS: tuple[Stack, ...] = ("encoder", "decoder")
 
 
 def _saved(model: PreTrainedModel, directory: Path) -> Path:
-    """As a hub directory of such a model is: written by Transformers."""
+    """Write a model as the hub has it: by Transformers."""
     model.save_pretrained(directory)
     return directory
 
@@ -45,37 +45,37 @@ def _logits(model: PreTrainedModel) -> torch.Tensor:
     return model(**tiny_batch(), use_cache=False).logits
 
 
-def _student(teacher: PreTrainedModel, layers: tuple[int, int]) -> Any:
-    family = family_of(teacher.config)
+def _student_of(directory: Path, layers: tuple[int, int], student: Path) -> PreTrainedModel:
+    """Write a student with this many blocks of the teacher in `directory`, and load it."""
+    teacher = open_model(str(directory))
+    encoder_layers, decoder_layers = layers
     shape = replace(
-        family.shape(teacher.config), encoder_layers=layers[0], decoder_layers=layers[1]
+        teacher.architecture.shape, encoder_layers=encoder_layers, decoder_layers=decoder_layers
     )
-    return family.with_shape(teacher.config, shape)
+    write_initial_student(teacher.architecture.with_shape(shape), Init(), teacher, 1, student)
+    return _loaded(student)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_student_of_all_blocks_is_its_teacher(tmp_path: Path, name: str) -> None:
     teacher = tiny_model(name)
-    source = _saved(teacher, tmp_path / "teacher")
-    write_initial_student(_student(teacher, (4, 3)), Init(), source, 1, tmp_path / "student")
-    assert _logits(_loaded(tmp_path / "student")).equal(_logits(teacher))
+    directory = _saved(teacher, tmp_path / "teacher")
+    student = _student_of(directory, (4, 3), tmp_path / "student")
+    assert _logits(student).equal(_logits(teacher))
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_half_depth_student_has_its_teachers_blocks(tmp_path: Path, name: str) -> None:
     teacher = tiny_model(name)
-    family = family_of(teacher.config)
-    write_initial_student(
-        _student(teacher, (2, 2)), Init(), _saved(teacher, tmp_path / "t"), 1, tmp_path / "s"
-    )
-    student = _loaded(tmp_path / "s")
+    family = tiny_architecture(name).family
+    student = _student_of(_saved(teacher, tmp_path / "t"), (2, 2), tmp_path / "s")
     source, target = teacher.state_dict(), student.state_dict()
     in_blocks = set()
     for stack in STACKS:
-        for place, (block,) in enumerate(
+        for index, (block,) in enumerate(
             chosen_blocks("uniform", stack, len(family.blocks(teacher, stack)), 2)
         ):
-            prefix = family.block_prefix(stack, place)
+            prefix = family.block_prefix(stack, index)
             for key in (key for key in target if key.startswith(prefix)):
                 rest = key.removeprefix(prefix)
                 in_blocks.add(key)
@@ -93,8 +93,8 @@ def test_a_half_depth_student_has_its_teachers_blocks(tmp_path: Path, name: str)
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_random_student_is_reproducible_and_loads_as_made(tmp_path: Path, name: str) -> None:
-    for place in ("a", "b"):
-        write_initial_student(tiny_config(name, (1, 1)), None, None, 5, tmp_path / place)
+    for directory in ("a", "b"):
+        write_initial_student(tiny_architecture(name, (1, 1)), None, None, 5, tmp_path / directory)
     assert (tmp_path / "a/model.safetensors").read_bytes() == (
         tmp_path / "b/model.safetensors"
     ).read_bytes()
@@ -116,7 +116,7 @@ def test_training_loads_and_writes_what_transformers_does(tmp_path: Path, name: 
 
 
 def test_training_loads_files_as_from_pretrained_does(tmp_path: Path) -> None:
-    """Directories on the hub may hold a BART without its head's prefix, a Marian without its computed positions."""
+    """The hub may hold a BART without its head's prefix, a Marian without computed positions."""
     bart, marian = tiny_model("bart"), tiny_model("marian")
     marian.save_pretrained(tmp_path / "marian")
     with safe_open(tmp_path / "marian/model.safetensors", framework="pt") as file:
@@ -157,16 +157,15 @@ def test_generation_begins_and_ends_where_the_configuration_says(tmp_path: Path,
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_shape_survives_the_configuration(name: str) -> None:
-    config = tiny_config(name)
-    family = family_of(config)
+    architecture = tiny_architecture(name)
     shape = Shape(encoder_layers=5, decoder_layers=2, d_model=48, d_ff=80, num_heads=6, d_kv=8)
-    changed = family.with_shape(config, shape)
-    assert family.shape(changed) == shape
-    assert family.shape(config) != shape, "the original is left alone"
-    parameters = AutoModelForSeq2SeqLM.from_config(changed).state_dict()
-    assert parameters[
-        family.block_prefix("encoder", 4) + _FIRST_PROJECTION[changed.model_type]
-    ].shape == (48, 48)
+    changed = architecture.with_shape(shape)
+    assert changed.shape == shape
+    unchanged = Architecture.of(architecture.config)
+    assert unchanged.shape != shape, "the original is left alone"
+    parameters = AutoModelForSeq2SeqLM.from_config(changed.config).state_dict()
+    projection = changed.family.block_prefix("encoder", 4) + _FIRST_PROJECTION[changed.model_type]
+    assert parameters[projection].shape == (48, 48)
 
 
 _T5_Q, _BART_Q = "layer.0.SelfAttention.q.weight", "self_attn.q_proj.weight"
@@ -177,38 +176,43 @@ _FIRST_PROJECTION = {
 
 
 def test_shapes_that_cannot_be_say_what_to_change() -> None:
-    config = tiny_config("bart")
-    family = family_of(config)
-    shape = family.shape(config)
+    bart = tiny_architecture("bart")
+    shape = bart.shape
     with pytest.raises(
         ConfigError, match=r"d_kv 8 with num_heads 4 and d_model 64: .* set d_kv to 16"
     ):
-        family.with_shape(config, replace(shape, d_kv=8))
+        bart.with_shape(replace(shape, d_kv=8))
     with pytest.raises(
         ConfigError, match=r"d_model 66 must be even and a multiple of student\.num_heads 4"
     ):
-        family.with_shape(config, replace(shape, d_model=66))
-    config.decoder_ffn_dim = 128
+        bart.with_shape(replace(shape, d_model=66))
+    bart.config.decoder_ffn_dim = 128
     with pytest.raises(
         ConfigError, match="encoder_ffn_dim 96 and decoder_ffn_dim 128 of this bart differ"
     ):
-        family.shape(config)
+        bart.family.shape(bart.config)
     with pytest.raises(ConfigError, match="a bart is not made from nothing"):
-        family.new_config(shape, 320)
+        bart.family.new_config(shape, 320)
 
 
 def test_t5_11bs_wide_heads_are_refused_to_a_new_student_only() -> None:
-    config = tiny_config("t5-v1.0", num_heads=32, d_kv=32)
-    family = family_of(config)
-    shape = family.shape(config)
+    teacher = tiny_architecture("t5-v1.0", num_heads=32, d_kv=32)
+    shape = teacher.shape
     assert shape.attention_width > 4 * shape.d_model
-    assert family.with_shape(config, replace(shape, encoder_layers=1)).num_layers == 1
+    assert teacher.with_shape(replace(shape, encoder_layers=1)).config.num_layers == 1
     with pytest.raises(ConfigError, match="more than 4 × d_model"):
-        family.with_shape(config, replace(shape, num_heads=16, d_kv=32))
+        teacher.with_shape(replace(shape, num_heads=16, d_kv=32))
 
 
 def test_positions_limit_the_length() -> None:
-    check_length(tiny_config("t5-v1.1"), 4096, "tokens.input_length")
-    check_length(tiny_config("bart"), 96, "tokens.input_length")
+    tiny_architecture("t5-v1.1").check_length(4096, "tokens.input_length")
+    tiny_architecture("bart").check_length(96, "tokens.input_length")
     with pytest.raises(ConfigError, match=r"tokens\.input_length 97: a bart .* 96 positions"):
-        check_length(tiny_config("bart"), 97, "tokens.input_length")
+        tiny_architecture("bart").check_length(97, "tokens.input_length")
+
+
+def test_float16_is_refused_where_it_overflows() -> None:
+    tiny_architecture("t5-v1.1").check_dtype("bfloat16", "distill.dtype")
+    tiny_architecture("bart").check_dtype("float16", "distill.dtype")
+    with pytest.raises(ConfigError, match=r"distill\.dtype float16: .* of t5 overflow in it"):
+        tiny_architecture("t5-v1.1").check_dtype("float16", "distill.dtype")

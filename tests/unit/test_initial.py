@@ -1,4 +1,4 @@
-"""First weights cut from a teacher's: which units stay, and that what is left computes what it did."""
+"""First weights cut from a teacher: which units stay, and that the rest computes what it did."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from pipeline.errors import ConfigError
-from pipeline.families import Shape, family_of
+from pipeline.families import Shape
 from pipeline.families.bart import Bart
 from pipeline.families.units import RESIDUAL, Units
+from pipeline.models import open_model
+from pipeline.models.architecture import Architecture
 from pipeline.models.writing import stored_weights
 from pipeline.recipe import BlockList, Init
 from pipeline.student.blocks import chosen_blocks
 from pipeline.student.initial import check_init, write_initial_student
-from tests.tiny_models import MODELS, tiny_batch, tiny_model
+from tests.tiny_models import MODELS, tiny_architecture, tiny_batch, tiny_model
 
 Dead = dict[Units, torch.Tensor]
 
@@ -33,9 +35,10 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
 
 def student_of(teacher: PreTrainedModel, shape: Shape, init: Init, where: Path) -> PreTrainedModel:
     """Write a student of `shape`, and load it as a user would."""
-    config = family_of(teacher.config).with_shape(teacher.config, shape)
     teacher.save_pretrained(where / "teacher")
-    write_initial_student(config, init, where / "teacher", 1, where / "student", batches)
+    directory = open_model(str(where / "teacher"))
+    student = directory.architecture.with_shape(shape)
+    write_initial_student(student, init, directory, 1, where / "student", batches)
     model, report = AutoModelForSeq2SeqLM.from_pretrained(
         where / "student", output_loading_info=True
     )
@@ -45,9 +48,13 @@ def student_of(teacher: PreTrainedModel, shape: Shape, init: Init, where: Path) 
 
 @torch.no_grad()
 def zero_units(model: PreTrainedModel, narrow: Shape) -> Dead:
-    """Set all weights of random units to zero, so many in every place that `narrow` is left; return which."""
-    family = family_of(model.config)
-    shape, generator = family.shape(model.config), torch.Generator().manual_seed(3)
+    """Set all weights of random units to zero, and return these units.
+
+    What is left in every module is as wide as `narrow`.
+    """
+    architecture = Architecture.of(model.config)
+    family, shape = architecture.family, architecture.shape
+    generator = torch.Generator().manual_seed(3)
     dead: Dead = {}
     for key, weight in stored_weights(model).items():
         for axis, units in enumerate(family.axes(key)):
@@ -66,7 +73,7 @@ def zero_units(model: PreTrainedModel, narrow: Shape) -> Dead:
 @torch.no_grad()
 def centre_stream(model: PreTrainedModel, dead: torch.Tensor) -> None:
     """Make the mean of the living features of a BART's residual stream zero everywhere."""
-    family = family_of(model.config)
+    family = Architecture.of(model.config).family
     for key, weight in stored_weights(model).items():
         axes = family.axes(key)
         if RESIDUAL not in axes or axes[0] not in (None, RESIDUAL):
@@ -87,21 +94,20 @@ def centre_stream(model: PreTrainedModel, dead: torch.Tensor) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_leaving_out_units_that_are_zero_changes_nothing(tmp_path: Path, name: str) -> None:
     teacher = tiny_model(name)
-    family = family_of(teacher.config)
-    shape, bart = family.shape(teacher.config), isinstance(family, Bart)
+    architecture = tiny_architecture(name)
+    shape, bart = architecture.shape, isinstance(architecture.family, Bart)
     narrow = replace(shape, d_ff=40)
-    if not name.startswith("marian"):  # whose computed positions have no feature that is zero
+    if not name.startswith("marian"):  # its computed positions have no feature that is zero
         narrow = replace(narrow, d_model=2 * shape.d_kv if bart else 40, num_heads=2)
     dead = zero_units(teacher, narrow)
-    if (
-        bart and narrow.d_model < shape.d_model
-    ):  # a layer norm takes off the mean, to which a zero counts like any other number
+    if bart and narrow.d_model < shape.d_model:
+        # A layer norm subtracts the mean, in which a zero counts like any other number.
         centre_stream(teacher, dead[RESIDUAL])
     student = student_of(teacher, narrow, Init(), tmp_path)
-    assert family.shape(student.config) == narrow
+    assert Architecture.of(student.config).shape == narrow
     dead = {units: which for units, which in dead.items() if len(which)}
     assert len({tuple(units.tolist()) for units in dead.values()}) >= 7, (
-        "other units in every place"
+        "other units in every module"
     )
     assert logits(teacher).std(1).mean() > 0.01, "the logits say something"
     # The norms' ε is not rescaled: 1e-6 in a T5, 1e-5 in a BART.
@@ -115,8 +121,8 @@ def test_important_units_stay_and_the_same_weights_come_out_again(
     tmp_path: Path, name: str
 ) -> None:
     teacher = tiny_model(name)
-    family = family_of(teacher.config)
-    shape = replace(family.shape(teacher.config), encoder_layers=2, d_ff=48)
+    architecture = tiny_architecture(name)
+    family, shape = architecture.family, replace(architecture.shape, encoder_layers=2, d_ff=48)
     with torch.no_grad():
         quiet = {
             key: value
@@ -151,9 +157,7 @@ def test_blocks_are_chosen_first_last_averaged_or_by_hand(tmp_path: Path) -> Non
     by_hand = BlockList(encoder=[0, -1], decoder=[1])
     assert chosen_blocks(by_hand, "encoder", 4, 2) == [[0], [3]]
     teacher = tiny_model("t5-v1.1")
-    shape = replace(
-        family_of(teacher.config).shape(teacher.config), encoder_layers=2, decoder_layers=1
-    )
+    shape = replace(tiny_architecture("t5-v1.1").shape, encoder_layers=2, decoder_layers=1)
     source = teacher.state_dict()
     wo, bias = (
         "layer.1.DenseReluDense.wo.weight",

@@ -1,4 +1,4 @@
-"""Plans: what they count is what is there."""
+"""Plans: their counts are those of real models and tensors."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigError
-from pipeline.families import family_of
 from pipeline.models.published import describe, published
-from pipeline.models.size import Sizes
 from pipeline.planning.advice import advise
+from pipeline.planning.assumptions import PlanAssumptions
 from pipeline.planning.chain import plan_chain
-from pipeline.planning.disk import rows_of
-from pipeline.planning.estimate import Assumed, LinkEstimate, estimates
-from pipeline.planning.gpus import device
+from pipeline.planning.corpus_rows import rows_of
+from pipeline.planning.estimate import LinkEstimate, estimates
+from pipeline.planning.figures import as_json
 from pipeline.planning.live import LiveBytes
 from pipeline.planning.plan import make_plan
-from pipeline.planning.show import lines
+from pipeline.planning.terminal import lines
 from pipeline.recipe import load_recipe
 
 #: Parameters of the published weights, as the hub counts them.
@@ -47,23 +46,14 @@ CLUSTER = [
 
 @pytest.mark.parametrize(("name", "count"), PUBLISHED.items())
 def test_a_published_shape_has_the_published_parameters(name: str, count: int) -> None:
-    found = describe(name)
-    family = family_of(found.config)
-    assert found.separate_head is not None
-    model = family.empty_model(found.config, found.separate_head)
-    assert sum(weight.numel() for weight in model.parameters()) == count
-    assert Sizes(found.config, found.separate_head).of(family.shape(found.config)).total == count
+    architecture = describe(name).architecture
+    assert sum(weight.numel() for weight in architecture.empty().parameters()) == count
+    assert architecture.size.total == count
 
 
 def test_every_published_shape_can_be_built() -> None:
     for name in published():
-        found = describe(name)
-        assert (
-            Sizes(found.config, found.separate_head)
-            .of(family_of(found.config).shape(found.config))
-            .blocks
-            > 0
-        ), name
+        assert describe(name).architecture.size.blocks > 0, name
 
 
 def test_an_unknown_model_is_one_clear_line() -> None:
@@ -104,18 +94,16 @@ def test_the_recommendation_follows_the_disk_and_the_objective(tmp_path: Path) -
 
     def link(room: float, *overrides: str) -> LinkEstimate:
         recipe = load_recipe(path, overrides)
-        assumed = Assumed("h100", device("h100"), 2, 0.4, room)
+        assumed = PlanAssumptions.of("h100", gpus=2, mfu=0.4, disk=room)
         return estimates(recipe, plan_chain(recipe), rows_of(recipe, 1e8), assumed)[0]
 
-    kinds = link(1e15).kinds
-    assert advise(link(kinds["states"].total)).kind == "states"
-    assert advise(link(kinds["states"].total - 1)).kind == "states int8"
-    # Relations can be had of states alone; sampled targets serve logits.
-    assert advise(link(kinds["states int8"].total - 1)).kind == "online"
-    assert (
-        advise(link(kinds["states int8"].total - 1, "distill.objective.preset=logits")).kind
-        == "sampled"
-    )
+    caches = link(1e15).caches
+    states, int8 = caches["states"].bytes, caches["states int8"].bytes
+    assert advise(link(states)).kind == "states"
+    assert advise(link(states - 1)).kind == "states int8"
+    # Relations need states; sampled targets serve logits.
+    assert advise(link(int8 - 1)).kind == "online"
+    assert advise(link(int8 - 1, "distill.objective.preset=logits")).kind == "sampled"
     assert advise(link(0.0, "distill.objective.preset=lm")).kind == "none"
 
 
@@ -123,10 +111,10 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     path = str(recipe_in(tmp_path))
     overrides = ["distill.micro_batch_size=2048", "distill.batch_size=2048"]
     plan = make_plan(path, overrides, gpus=3, gpu="l4", tokens="1B", room="1G")
-    said = " ".join(plan["links"][0]["does_not_fit"])
-    assert "not a multiple of micro_batch_size 2048 × 3" in said
-    assert "is more than 90% of an l4's 24 GB" in said
-    assert "the cache as the recipe has it takes" in said
+    misfits = " ".join(plan.links[0].does_not_fit)
+    assert "not a multiple of micro_batch_size 2048 × 3" in misfits
+    assert "is more than 90% of an l4's 24 GB" in misfits
+    assert "the cache as the recipe has it takes" in misfits
     with pytest.raises(ConfigError, match="how large is the corpus"):
         make_plan(path)
     with pytest.raises(ConfigError, match="--tokens many"):
@@ -137,21 +125,23 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_cpu_is_planned_in_either_dtype(dtype: str, tmp_path: Path) -> None:
-    overrides = [
-        f"distill.dtype={dtype}"
-    ]  # in float32 the head's gradients are made in the forward pass
-    (link,) = make_plan(
-        str(recipe_in(tmp_path)), overrides, gpus=1, gpu="cpu", tokens="1B", room="1T"
-    )["links"]
-    assert link["memory"]["peak"] > 16 * link["student"]["parameters"]
+    # In float32 the head's gradients are made in the forward pass.
+    overrides = [f"distill.dtype={dtype}"]
+    plan = make_plan(str(recipe_in(tmp_path)), overrides, gpus=1, gpu="cpu", tokens="1B", room="1T")
+    (link,) = plan.links
+    assert link.memory.peak > 16 * link.student.parameters
+    (entry,) = as_json(plan)["links"]
+    assert list(entry["memory"])[-1] == "peak"
+    assert entry["memory"]["peak"] == link.memory.peak
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CLUSTER, ids=lambda path: path.stem)
 def test_every_cluster_recipe_is_planned_and_fits(path: Path) -> None:
     plan = make_plan(str(path), gpus=32, gpu="a100-80", tokens="3B", room="100T")
-    for link in plan["links"]:
-        assert link["does_not_fit"] == [], link["key"]
-        assert link["memory"]["peak"] > link["memory_with_checkpointing"]["peak"] > 1e9
-        assert 0 < link["student"]["parameters"] < plan["teacher"]["parameters"]
+    assert plan.teacher is not None
+    for link in plan.links:
+        assert link.does_not_fit == [], link.key
+        assert link.memory.peak > link.memory_with_checkpointing.peak > 1e9
+        assert 0 < link.student.parameters < plan.teacher.parameters
     assert all(len(line) <= 100 for line in lines(plan))
