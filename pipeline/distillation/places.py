@@ -97,7 +97,8 @@ def _places(
     objective: Objective, encoder: int, decoder: int, model: Literal["teacher", "student"]
 ) -> Places:
     weights = part_weights(objective)
-    attentions = {presets.ATTENTION_OF[part] for part in weights if part in presets.ATTENTION_OF}
+    # In the order of the parts, not of a set: what a plan measures must not depend on hash seeds.
+    attentions = [presets.ATTENTION_OF[part] for part in weights if part in presets.ATTENTION_OF]
     blocks = {
         attention: encoder if stack_of(attention) == "encoder" else decoder
         for attention in attentions

@@ -153,7 +153,7 @@ class Bart(Family):
             stack.embed_tokens, stack.embed_positions = nn.Identity(), _NoPositions()
             if hasattr(stack, "layernorm_embedding"):
                 stack.layernorm_embedding = nn.Identity()
-            # Pegasus and Marian scale whatever enters the decoder, embedded tokens or not.
+            # Pegasus and Marian scale everything that enters the decoder, embedded tokens or not.
             stack.embed_scale = 1.0
 
 

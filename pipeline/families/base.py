@@ -71,7 +71,7 @@ class Shape:
 
 
 class Family(ABC):
-    """What differs between architectures.
+    """The differences between architectures, behind one interface.
 
     A new family fills in the abstract methods; docs/families.md says what each must do.
     """

@@ -1,6 +1,6 @@
-"""How many parameters and blocks a model directory holds.
+"""Parameters and blocks of a model directory.
 
-They are read from config.json and the headers of the weight files: no weights, no torch.
+They are counted from config.json and the headers of the weight files: no weights, no torch.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from pipeline.models.directory import ModelDirectory
 
 
 class KnownModel(NamedTuple):
-    """What is known of a model before its weights are."""
+    """A model known before its weights are there."""
 
     architecture: Architecture
     #: Where the configuration was found, for people.

@@ -1,4 +1,4 @@
-"""How many parameters a model of a given shape has, exactly and without building it."""
+"""Parameters of a model of a given shape, exactly and without building it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class _Weight(NamedTuple):
-    """One weight of the template. stack: the one of whose blocks, except the first, it is part."""
+    """One weight of the template.
+
+    stack: of a weight that every block of the stack has, except the first; None for other weights.
+    """
 
     axes: Axes
     lengths: tuple[int, ...]

@@ -1,10 +1,10 @@
-"""What a run costs, from shapes alone: `miniend plan`.
+"""The cost of a run, from shapes alone: `miniend plan`.
 
 plan.py         make a plan, and print it
 figures.py      the plan itself: what `miniend plan --json` prints
 terminal.py     a plan as tables
 readable.py     bytes and counts for people
-assumptions.py  what a plan cannot find out
+assumptions.py  facts that a plan cannot find out
 gpus.py         memory and speed of devices
 chain.py        the models and links a recipe will make
 corpus_rows.py  the rows of the corpus

@@ -1,4 +1,4 @@
-"""What a plan cannot find out, and assumes."""
+"""Assumptions of a plan: facts that it cannot find out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PlanAssumptions:
 
     @property
     def operations_per_second(self) -> float:
-        """Of one device."""
+        """The operations that one device reaches."""
         return self.peak_flops * self.mfu
 
     def hours(self, operations: float) -> float:

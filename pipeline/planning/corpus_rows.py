@@ -13,7 +13,7 @@ from pipeline.recipe import Recipe
 
 @dataclass(frozen=True)
 class CorpusRows:
-    """How many examples the corpus gives, and how long they are."""
+    """The number of examples the corpus gives, and their lengths."""
 
     #: Over all views.
     rows: int

@@ -1,4 +1,4 @@
-"""What a plan assumes of a device: its memory and its speed in bfloat16."""
+"""Memory of devices, and their speed in bfloat16."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class RankMemory:
 
     @property
     def held(self) -> float:
-        """What is there all the time."""
+        """Bytes that are there all the time."""
         return (
             self.weights
             + self.gradients
