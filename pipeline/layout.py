@@ -1,4 +1,7 @@
-"""Where each artifact of a run lies. Paths alone; what decides their content is in each room's job.py."""
+"""The path of each artifact of a run.
+
+Paths alone: what decides an artifact's content is in each room's job.py.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Stage 1: text to tokenised, span-corrupted examples. Also the texts of the demo and the study.
 
 job              the stage's settings and places, resolved from a recipe once (no torch)
+tokens           what the stage left, as later stages open it (no torch)
+source_identity  the hash of a source of text
 build            both artifacts, with any number of processes
 build_tokenizer  RUN/tokens/tokenizer
 build_tokens     RUN/tokens/<split>

@@ -98,7 +98,7 @@ def sample_documents(documents: Iterable[Document], characters: int) -> list[str
 
 
 def wrap_model(model: bytes, sentinels: int) -> PreTrainedTokenizerBase:
-    """Wrap spiece.model as a T5 tokenizer of Transformers, with `sentinels` sentinels at the end."""
+    """Wrap spiece.model as a T5 tokenizer of Transformers; `sentinels` sentinels come last."""
     from sentencepiece import sentencepiece_model_pb2
     from transformers import T5Tokenizer
 

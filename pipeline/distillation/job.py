@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import Artifact, Output
 from pipeline.artifacts.manifest import InputRecord
-from pipeline.corpus.tokens import open_tokenizer, open_tokens
+from pipeline.corpus.tokens import TokenizerDirectory, open_tokenizer, open_tokens
 from pipeline.distillation.objective import as_scheduled, check_targets, needs_cache, part_weights
 from pipeline.hardware import resolve_dtype
 from pipeline.layout import Run, StudentStage
@@ -72,17 +71,16 @@ class DistillJob:
         return self.asked.from_teacher
 
     @cached_property
-    def tokenizer(self) -> Path:
+    def tokenizer(self) -> TokenizerDirectory:
         """Return the tokenizer that made the tokens."""
         return open_tokenizer(self.run)
 
     @cached_property
     def student(self) -> Architecture:
         """Return the student's architecture; raises ConfigError for an impossible shape."""
-        from pipeline.models.directory import load_tokenizer
         from pipeline.student.shapes import student_architecture
 
-        vocabulary = len(load_tokenizer(self.tokenizer))
+        vocabulary = len(self.tokenizer.tokenizer)
         teacher = self.teacher.architecture if self.teacher is not None else None
         return student_architecture(self.asked, teacher, vocabulary)
 

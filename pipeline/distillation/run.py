@@ -19,7 +19,6 @@ from pipeline.distillation.token_source import TokenSource
 from pipeline.hardware import resolve_dtype
 from pipeline.models import ModelDirectory
 from pipeline.models.architecture import Architecture
-from pipeline.models.directory import load_tokenizer
 from pipeline.recipe import Distill
 from pipeline.student.initial import check_init, describe_init, narrower, write_initial_student
 from pipeline.student.shapes import describe
@@ -64,7 +63,7 @@ def distill(job: DistillJob) -> Output:
         model,
         TokenSource(job.validation, job.student),
         settings,
-        load_tokenizer(job.tokenizer),
+        job.tokenizer.tokenizer,
         job.student.pad_token_id,
     )
     source = TokenSource(job.train, job.student, targets)
@@ -79,7 +78,7 @@ def _finish(job: DistillJob, sides: list[Side], trained: Trained) -> None:
     """Export the student and write the manifest."""
     output = job.output
     student = trained.engine.module.student
-    files = export_model(student, output.root / "hf", job.tokenizer, _card(job, trained))
+    files = export_model(student, output.root / "hf", job.tokenizer.path, _card(job, trained))
     trained.engine.destroy()
     for side in sides:
         if side.teacher is not None:

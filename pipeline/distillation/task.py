@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from pipeline.distillation.distiller import Distiller
 from pipeline.distillation.samples import samples
@@ -25,7 +26,7 @@ class Distillation(Task):
         model: Distiller,
         held_out: TokenSource,
         settings: Distill,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         pad_token_id: int,
     ) -> None:
         self.label, self._model, self._held_out = label, model, held_out

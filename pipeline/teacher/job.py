@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import Artifact, Output
-from pipeline.corpus.tokens import open_tokenizer, open_tokens
+from pipeline.corpus.tokens import TokenizerDirectory, open_tokenizer, open_tokens
 from pipeline.errors import ConfigError
 from pipeline.hardware import resolve_dtype
 from pipeline.layout import Run
@@ -39,7 +38,7 @@ class CacheJob:
     input_length: int
 
     @cached_property
-    def tokenizer(self) -> Path:
+    def tokenizer(self) -> TokenizerDirectory:
         """Return the tokenizer that made the tokens."""
         return open_tokenizer(self.run)
 
