@@ -10,11 +10,10 @@ respect to all the student's parameters is compared with that of the full KL: co
 error |g - full| / |full|.
 
 Sampled targets are 50 draws a position. Top-k targets take as many bytes (`equal_bytes`: 4 an
-entry, 4 for the tail), or hold as many ids (`equal_ids`, as if a codec made their entries as small as
-sampled ones), or 50 (`top50`). Then more sets of draws are put together, up to 256 (`256_sets`). A
-sampled target's error tends to its bias, which is what remains over a long training. A top-k target
-is always the same, so its error is its bias.
-"""
+entry, 4 for the tail), or hold as many ids (`equal_ids`, as if a codec made their entries as small
+as sampled ones), or 50 (`top50`). Then more sets of draws are put together, up to 256 (`256_sets`).
+A sampled target's error tends to its bias, which is what remains over a long training. A top-k
+target is always the same, so its error is its bias."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stage 1 left, as later stages open it. No heavy imports."""
+"""The artifacts of stage 1, as later stages open them. No heavy imports."""
 
 from __future__ import annotations
 

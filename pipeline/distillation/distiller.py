@@ -161,7 +161,10 @@ class Distiller(nn.Module):
         """Run both stacks of the student, recording what the objective looks at."""
         student: Any = self.student
         mask = batch["attention_mask"]
-        decoder_input_ids = student.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
+        decoder_input_ids = batch.get("decoder_input_ids")
+        if decoder_input_ids is None:
+            labels = batch["labels"]
+            decoder_input_ids = student.prepare_decoder_input_ids_from_labels(labels=labels)
         with self._recorder as recorder:
             encoder = encode(student, mask, input_ids=batch["input_ids"])
             decoder = decode(student, encoder, mask, decoder_input_ids=decoder_input_ids)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -20,14 +22,17 @@ def greedy(engine: Engine, batch: Batch, length: int, pad: int) -> torch.Tensor:
 
     Every rank must call it. It makes one forward pass of the engine per token: under ZeRO-3 the
     model's own `generate` would bypass the hooks that gather its weights.
-    engine: of a `Distiller`, in evaluation mode. batch: input_ids, attention_mask.
+    engine: of a `Distiller`, in evaluation mode. batch: input_ids, attention_mask and labels.
+    The labels give the token that each row starts from: mBART's depends on them.
     """
-    rows = len(batch["input_ids"])
-    generated = torch.full((rows, length), pad, dtype=torch.long, device=batch["input_ids"].device)
+    student: Any = engine.module.student
+    start = student.prepare_decoder_input_ids_from_labels(labels=batch["labels"])[:, :1]
+    generated = torch.full((len(start), length), pad, dtype=torch.long, device=start.device)
     for position in range(length):
         # A position does not see later ones.
-        ids = engine(batch=batch | {"labels": generated}, wanted="ids")["ids"]
-        generated[:, position] = ids[:, position]
+        decoder_input_ids = torch.cat([start, generated[:, :-1]], dim=1)
+        inputs = batch | {"decoder_input_ids": decoder_input_ids}
+        generated[:, position] = engine(batch=inputs, wanted="ids")["ids"][:, position]
     return generated
 
 

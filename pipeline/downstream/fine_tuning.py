@@ -132,5 +132,5 @@ def _card(job: FineTuneJob, rows: int, trained: Trained) -> str:
         f"# {job.model.name}, fine-tuned on {task.name}\n\n"
         f"A {task.kind} model: `{task.source}` → `{task.target}`, {trained.exported} steps of "
         f"{settings.batch_size} examples out of {rows}{early}. "
-        "Scores and predictions stand beside this directory.\n"
+        "Scores and predictions are next to this directory.\n"
     )

@@ -61,14 +61,14 @@ class Distill(Optimisation):
     name: Annotated[str, Naming] = "student"
     """The name of the result below RUN/distill/."""
     objective: Objective = Objective()
-    """What the student is trained to match."""
+    """Targets that the student is trained to match."""
     targets: Literal["states", "sampled", "topk", "online"] = "states"
     """Where the teacher's side of the objective comes from: a kind of target in its cache, or the
     teacher itself at every step."""
     samples: Annotated[NonNegativeInt, Watching] = 2
     """The number of validation rows for which TensorBoard shows what the student writes."""
     original: Original | None = None
-    """What `interpolated.original_weight` sets for the links after the first."""
+    """The second teacher that `interpolated.original_weight` sets for the links after the first."""
 
 
 class Assistant(ModelShape):

@@ -32,7 +32,7 @@ class LogitsDistillation(Section):
     weight: Fraction = 0.5
     """The loss is (1 - weight) × cross-entropy + weight × divergence."""
     divergence: DivergenceKind = "forward_kl"
-    """How the distributions are compared (docs/objectives.md)."""
+    """Divergence between the distributions (docs/objectives.md)."""
     temperature: PositiveFloat = 1.0
     """The temperature at which the distributions are compared."""
 
@@ -46,7 +46,7 @@ class Candidate(Section):
     model: Annotated[str, ByContent]
     """A Transformers directory or hub name."""
     data: Data | None = None
-    """What it is trained on, where that differs from `finetune.data`."""
+    """Data it is trained on, where that differs from `finetune.data`."""
     logits: LogitsDistillation | None = None
     """Learn from the fine-tuned teacher's logits too; off when absent."""
 

@@ -36,7 +36,7 @@ class Taid(Section):
     start: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.4
     """The teacher's share of the target at the first step."""
     alpha: PositiveFloat = 5e-4
-    """How fast the share grows."""
+    """Speed at which the share grows."""
     beta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
     """Decay rate of the momentum that follows the change of the loss."""
 
@@ -72,7 +72,7 @@ class HiddenPair(Section):
 
 
 class Objective(Section):
-    """What the student is trained to match (docs/objectives.md)."""
+    """Targets that the student is trained to match (docs/objectives.md)."""
 
     preset: Literal["lm", "logits", "minilm", "minilm_v1", "tinybert", "miniend"] = "miniend"
     """The named set of weights to start from (pipeline/objectives/presets.py)."""
@@ -80,8 +80,8 @@ class Objective(Section):
     """Weights that differ from the preset's, by part (pipeline/objectives/presets.py lists them);
     constant or scheduled."""
     divergence: DivergenceKind = "forward_kl"
-    """How the part `logits` compares distributions, where full logits of the teacher are at hand
-    (docs/objectives.md)."""
+    """Divergence by which the part `logits` compares distributions, where full logits of the
+    teacher are at hand (docs/objectives.md)."""
     alpha: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """The mixing coefficient of jensen_shannon (0.5 when absent) and of the skewed kinds (0.1 when
     absent)."""
@@ -99,4 +99,4 @@ class Objective(Section):
     )
     """The places that the part `hidden` compares."""
     hidden_kind: Literal["mse", "cosine"] = "mse"
-    """How the part `hidden` compares states."""
+    """Distance by which the part `hidden` compares states."""

@@ -40,7 +40,7 @@ class Optimisation(Section):
     warmup_steps: NonNegativeInt = 1000
     """Steps in which the learning rate rises from 0 to its peak."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls after the warm-up."""
+    """The curve by which the learning rate falls after the warm-up."""
     final_fraction: Fraction = 0.1
     """The learning rate ends at this share of its peak."""
     weight_decay: NonNegativeFloat = 0.01
@@ -88,7 +88,7 @@ class Optimisation(Section):
     save_minutes: Annotated[PositiveFloat, Watching] = 30.0
     """Save also when this many minutes have passed since the last checkpoint."""
     keep_checkpoints: Annotated[PositiveInt, Watching] = 2
-    """How many of the newest checkpoints are kept."""
+    """Number of the newest checkpoints that are kept."""
     keep_every: Annotated[PositiveInt | None, Watching] = None
     """Save a checkpoint every N steps, with N this number, and never delete it."""
     keep_best: Annotated[bool, Watching] = False

@@ -28,11 +28,11 @@ class Recipe(Section):
     tokenizer: Tokenizer = Tokenizer()
     """The tokenizer of the run."""
     tokens: Tokens = Tokens()
-    """How text becomes rows of tokens (stage 1)."""
+    """Settings that turn text into rows of tokens (stage 1)."""
     teacher: Teacher | None = None
     """The model that the student learns from. Not needed for the LM loss alone."""
     cache: Cache = Cache()
-    """What is stored from the teacher (stage 2)."""
+    """Targets that are stored from the teacher (stage 2)."""
     student: Student = Student()
     """The shape and first weights of the student."""
     distill: Distill = Distill()

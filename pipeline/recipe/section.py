@@ -43,7 +43,7 @@ class Section(BaseModel):
     def identity(self) -> dict[str, JsonValue]:
         """Return every setting without a mark, recursively, as values of JSON.
 
-        A section whose settings count only beside others overrides this.
+        A section whose settings count only together with others overrides this.
         """
         return {
             name: _plain(getattr(self, name))

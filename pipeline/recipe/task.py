@@ -83,7 +83,7 @@ class Task(Section):
     name: Annotated[str, Naming]
     """The name of the task, and of its results below RUN/finetune/."""
     kind: Literal["classification", "regression", "generation"]
-    """What a target is: one of a set of labels, a number, or any text."""
+    """Kind of target: one of a set of labels, a number, or any text."""
     train: Annotated[str, ByContent]
     """The training rows."""
     validation: Annotated[str | None, ByContent] = None
@@ -111,11 +111,11 @@ class Task(Section):
     drop_labels: list[str] = []
     """Rows with one of these labels are left out."""
     metrics: list[Metric] = []
-    """What predictions are measured by; when empty, all metrics of the kind except `f1`.
+    """Metrics of the predictions; when empty, all metrics of the kind except `f1`.
     The first one judges: early stopping, the choice of a learning rate, retention."""
     decoding: Literal["likelihood", "generation"] = "likelihood"
-    """How labels and numbers are predicted: the likeliest text of the set, or any text that greedy
-    decoding gives."""
+    """Way in which labels and numbers are predicted: the likeliest text of the set, or any text
+    that greedy decoding gives."""
     beams: PositiveInt = 1
     """Beams of the search for generated text; 1 is greedy."""
     length_penalty: float = 1.0

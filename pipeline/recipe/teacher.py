@@ -37,12 +37,12 @@ class States(Section):
     """Hidden states at the cut, from which the tail replays everything after it."""
 
     dtype: Literal["auto", "bfloat16", "float32", "int8"] = "auto"
-    """How they are stored; `auto` is the dtype the teacher computes in.
+    """Type in which they are stored; `auto` is the dtype the teacher computes in.
     int8 has a bfloat16 scale for every group."""
     group_size: PositiveInt = 64
     """Features that share one int8 scale. Counts with `dtype: int8` only."""
     outliers: NonNegativeInt = 8
-    """How many of the largest numbers of each row are kept in bfloat16 next to int8.
+    """Number of the largest values of each row that are kept in bfloat16 next to int8.
     Counts with `dtype: int8` only."""
     encoder_output: bool = False
     """Store the encoder's output too. An objective that compares nothing in the encoder's blocks
@@ -76,7 +76,10 @@ TargetKind = Literal["states", "sampled", "topk"]
 
 
 class Cache(Section):
-    """What one pass of the teacher stores. Settings of kinds that are not cached do not count."""
+    """Targets that one pass of the teacher stores.
+
+    Settings of kinds that are not cached do not count.
+    """
 
     kinds: list[TargetKind] = Field(default=["states"], min_length=1)
     """The kinds of target to store, in one pass of the teacher. Their order does not count."""

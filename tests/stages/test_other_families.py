@@ -24,7 +24,7 @@ def run(few_documents: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRu
 
 
 # A Marian also has weights that are computed and never trained, and scales what enters its decoder.
-@pytest.mark.parametrize("name", ["bart", "marian"])
+@pytest.mark.parametrize("name", ["bart", "marian", "mbart"])
 def test_a_teacher_is_cached_and_distilled(run: TinyRun, tmp_path: Path, name: str) -> None:
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
