@@ -140,9 +140,11 @@ class _Worker:
             # remaining passes of the others.
             batches = sum(math.ceil(record.rows / self.cache.batch_size) for record in records)
             passes = batches + self.has_states * len(records)
+            # Asked before the first pass: all ranks answer together, and later some are inside a pass.
+            others_need = self.teacher.most_passes(passes) - passes
             for record in records:
                 self._shard(record, writing, progress)
-            for _ in range(self.teacher.most_passes(passes) - passes):
+            for _ in range(others_need):
                 self.teacher.run(self._batch(0, 0, 1), self.to_end)
 
     def _batch(self, shard: int, start: int, stop: int) -> dict[str, torch.Tensor]:
