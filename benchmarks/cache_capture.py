@@ -49,8 +49,8 @@ from pipeline.families import family_of
 from pipeline.families.stacks import decode, encode
 from pipeline.recipe import Cache, Sampled, States, Topk
 from pipeline.teacher import sparse, states
+from pipeline.teacher.background_writing import Writing
 from pipeline.teacher.capture import capture
-from pipeline.teacher.writing import Writing
 
 KINDS = {
     "states": Cache(),

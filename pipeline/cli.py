@@ -225,7 +225,7 @@ def _add_slurm_plan(commands: Commands) -> None:
 
 
 def _slurm_plan(arguments: argparse.Namespace) -> None:
-    from pipeline.slurm.plan import print_plan
+    from pipeline.slurm.job_plan import print_plan
 
     print_plan(
         arguments.recipe,

@@ -88,7 +88,7 @@ declare -A number_of=() # numbers of jobs by key
 submitted=()
 trap cancel_submitted EXIT
 
-# NAME=VALUE lines, see pipeline/slurm/plan.py.
+# NAME=VALUE lines, see pipeline/slurm/job_plan.py.
 while IFS= read -r field; do
   value=${field#*=}
   case ${field%%=*} in

@@ -12,7 +12,7 @@ Import from the submodules; this file stays empty so that the light ones load wi
     parts           relations, attention and hidden states
     head            the LM loss and the divergence, from the LM heads
     distiller       student and objective as one module
-    task            distillation as a task of the training loop
+    distillation_task  distillation as a task of the training loop
     samples         text generated during training
     card            the model card and its lineage
     links           the links of a chain, resolved from a recipe

@@ -22,7 +22,7 @@ from pipeline.distillation.objective import part_weights
 from pipeline.errors import ArtifactError
 from pipeline.families import Shape
 from pipeline.objectives import presets
-from pipeline.objectives.schedules import Scheduled
+from pipeline.objectives.weight_schedules import Scheduled
 from pipeline.recipe import Recipe
 
 

@@ -24,7 +24,7 @@ from pipeline.families.stacks import decode, encode
 from pipeline.models.architecture import Architecture
 from pipeline.objectives.divergence import FORWARD_KL, Divergence
 from pipeline.objectives.head import LossWeights
-from pipeline.objectives.schedules import Taid, scheduled, taid_step
+from pipeline.objectives.weight_schedules import Taid, scheduled, taid_step
 from pipeline.recipe import Objective
 from pipeline.training.loader import Batch
 

@@ -17,7 +17,7 @@ from pipeline.hardware import resolve_dtype
 from pipeline.layout import Run, StudentStage
 from pipeline.models import ModelDirectory, open_model
 from pipeline.objectives import presets
-from pipeline.objectives.schedules import Scheduled
+from pipeline.objectives.weight_schedules import Scheduled
 from pipeline.recipe import Distill, Init, Recipe, Student
 from pipeline.teacher import job as teacher_job
 from pipeline.teacher.job import CacheJob

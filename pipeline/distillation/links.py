@@ -119,7 +119,7 @@ def _names(recipe: Recipe, links: int) -> list[str]:
 
 def _shapes(recipe: Recipe) -> tuple[Architecture, list[Shape]]:
     """Return the teacher's architecture, and the shape of each link's result."""
-    from pipeline.student.chain import chain_shapes
+    from pipeline.student.chain_shapes import chain_shapes
     from pipeline.student.shapes import student_shape
 
     teacher = open_model(required_teacher(recipe).model).architecture

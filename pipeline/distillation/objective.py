@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pipeline.errors import ConfigError
 from pipeline.objectives import presets
-from pipeline.objectives.schedules import Scheduled
+from pipeline.objectives.weight_schedules import Scheduled
 from pipeline.recipe import Cache, Distill, Objective, Schedule, ShareSchedule
 
 
@@ -18,7 +18,7 @@ def part_weights(objective: Objective) -> dict[str, Scheduled]:
 
 
 def as_scheduled(value: float | Schedule | ShareSchedule) -> Scheduled:
-    """Convert a constant or schedule of the recipe for `objectives.schedules`."""
+    """Convert a constant or schedule of the recipe for `objectives.weight_schedules`."""
     return (
         float(value) if isinstance(value, (int, float)) else (value.start, value.end, value.steps)
     )

@@ -9,12 +9,12 @@ from pipeline.artifacts import Output
 from pipeline.artifacts.atomic import write_json
 from pipeline.console import say
 from pipeline.distillation.card import model_card
+from pipeline.distillation.distillation_task import Distillation
 from pipeline.distillation.distiller import Distiller
 from pipeline.distillation.job import DistillJob
 from pipeline.distillation.objective import check_targets
 from pipeline.distillation.places import check_objective, watched_blocks
 from pipeline.distillation.sides import Side, open_side, open_targets
-from pipeline.distillation.task import Distillation
 from pipeline.distillation.token_source import TokenSource
 from pipeline.hardware import resolve_dtype
 from pipeline.models import ModelDirectory

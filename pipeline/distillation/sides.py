@@ -15,7 +15,7 @@ import torch
 from pipeline.artifacts import Artifact
 from pipeline.distillation.places import looks_at_encoder_blocks, teacher_places
 from pipeline.distillation.references import CachedTeacher, OnlineTeacher, ReferenceTeacher
-from pipeline.objectives.schedules import Scheduled, scheduled
+from pipeline.objectives.weight_schedules import Scheduled, scheduled
 from pipeline.recipe import Distill, Objective
 from pipeline.teacher.cached_targets import CachedTargets, check_labels, open_tail
 from pipeline.teacher.job import CacheJob

@@ -1,10 +1,10 @@
 """Objectives of a student, as pure tensor functions: no I/O, no deepspeed, no transformers.
 
-Import from the submodules. This file stays empty so that `presets`, `schedules` and `divergence`
-load without torch.
+Import from the submodules. This file stays empty so that `presets`, `weight_schedules` and
+`divergence` load without torch.
 
     presets     parts and their weights, and the q/k/v pairs each relation part compares (no torch)
-    schedules   weights and TAID's share over steps (no torch)
+    weight_schedules  weights and TAID's share over steps (no torch)
     divergence  a divergence as a value: kind, alpha, temperature (no torch)
     relations   MiniLMv2 relations of q, k and v in linear memory
     attention   MiniLM v1 attention distributions

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from pipeline.errors import ConfigError
-from pipeline.objectives.schedules import Scheduled
+from pipeline.objectives.weight_schedules import Scheduled
 
 Projection = Literal["q", "k", "v"]
 Stack = Literal["encoder", "decoder"]

@@ -2,8 +2,8 @@
 
 plan.py         make a plan, and print it
 figures.py      the plan itself: what `miniend plan --json` prints
-terminal.py     a plan as tables
-readable.py     bytes and counts for people
+plan_table.py   a plan as tables
+byte_text.py    bytes and counts for people
 assumptions.py  facts that a plan cannot find out
 gpus.py         memory and speed of devices
 chain.py        the models and links a recipe will make

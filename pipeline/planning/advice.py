@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from pipeline.distillation.objective import check_targets
 from pipeline.errors import ConfigError
+from pipeline.planning.byte_text import readable_bytes
 from pipeline.planning.estimate import LinkEstimate, readers
-from pipeline.planning.readable import readable_bytes
 
 #: The share of a device's memory that can be planned with: allocators fragment, and libraries keep
 #: workspaces.

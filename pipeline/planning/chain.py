@@ -9,7 +9,7 @@ from pipeline.families import Shape
 from pipeline.models.architecture import Architecture
 from pipeline.models.published import describe
 from pipeline.recipe import Recipe
-from pipeline.student.chain import chain_shapes
+from pipeline.student.chain_shapes import chain_shapes
 from pipeline.student.shapes import student_architecture, student_shape
 
 

@@ -36,12 +36,12 @@ def show_plan(
     """Print the plan of a recipe; see make_plan."""
     quiet_libraries()
     plan = make_plan(path, overrides, gpus=gpus, gpu=gpu, mfu=mfu, tokens=tokens, room=room)
-    from pipeline.planning import figures, terminal
+    from pipeline.planning import figures, plan_table
 
     if as_json:
         say(json.dumps(figures.as_json(plan), indent=2))
         return
-    for line in terminal.lines(plan):
+    for line in plan_table.lines(plan):
         say(line)
 
 

@@ -17,7 +17,7 @@ Import from the submodules; this file stays empty so that the light ones load wi
     sampling        draws from the teacher's distribution
     codec           the compact code of sampled targets
     topk            the k most probable tokens
-    writing         shards written in the background
+    background_writing  shards written in the background
     tail            the blocks after the cut, and their replay
     fidelity        how well a replay matches the teacher
     cached_targets  cached targets, read and checked against their labels

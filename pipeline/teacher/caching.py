@@ -18,6 +18,7 @@ from pipeline.artifacts.shard import Rows
 from pipeline.console import Progress, say
 from pipeline.errors import ConfigError, CorruptArtifact
 from pipeline.teacher import sparse, states
+from pipeline.teacher.background_writing import Writing
 from pipeline.teacher.cache_size import cache_bytes, require_disk
 from pipeline.teacher.capture import Captured
 from pipeline.teacher.fidelity import replay_fidelity
@@ -26,7 +27,6 @@ from pipeline.teacher.loaded import TailState, Teacher, load_teacher
 from pipeline.teacher.model_inputs import model_inputs
 from pipeline.teacher.tail import TAIL_FILES, Tail, write_tail
 from pipeline.teacher.vocabulary import check_vocabulary
-from pipeline.teacher.writing import Writing
 
 #: The largest difference between a replay and the teacher, relative to the teacher's largest value.
 #: Rounding differs where a GPU chooses other kernels; more than this is a fault.
@@ -140,7 +140,7 @@ class _Worker:
             # remaining passes of the others.
             batches = sum(math.ceil(record.rows / self.cache.batch_size) for record in records)
             passes = batches + self.has_states * len(records)
-            # Asked before the first pass: all ranks answer together, and later some are inside a pass.
+            # Asked before the first pass: all ranks answer together, and later some are busy.
             others_need = self.teacher.most_passes(passes) - passes
             for record in records:
                 self._shard(record, writing, progress)

@@ -8,7 +8,7 @@ Import from the submodules; this file stays empty so that the light ones load wi
     loader          batches read ahead by threads
     engine          a model under DeepSpeed: built, loaded, gathered
     inference       the same for forward passes only, partitioned over the ranks
-    schedule        the learning rate of a step
+    learning_rate   the learning rate of a step
     distributed     the process group, through DeepSpeed (ranks: `pipeline.ranks`)
     checkpoints     checkpoints, complete or absent
     resharding      checkpoints of a different number of ranks

@@ -25,13 +25,13 @@ from pipeline.training.checkpoints import Checkpoint, Checkpoints
 from pipeline.training.configuration import micro_batch_size
 from pipeline.training.engine import initialize, replace_weights, set_learning_rate
 from pipeline.training.finite import is_finite, not_finite, offending_rows
+from pipeline.training.learning_rate import learning_rate
 from pipeline.training.loader import Batch, BatchSource, Loader
 from pipeline.training.meter import Means, Meter
 from pipeline.training.metrics import MetricsLog
 from pipeline.training.order import SampleOrder
 from pipeline.training.peak import peak_flops
 from pipeline.training.preemption import StopRequest
-from pipeline.training.schedule import learning_rate
 from pipeline.training.task import Engine, Task
 from pipeline.training.trace import Trace
 from pipeline.training.watch import Watch

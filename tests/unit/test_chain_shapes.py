@@ -13,7 +13,7 @@ from pipeline.families import Shape
 from pipeline.families.t5 import T5
 from pipeline.models.architecture import Architecture
 from pipeline.recipe import Init, Recipe, load_recipe
-from pipeline.slurm.plan import plan_jobs
+from pipeline.slurm.job_plan import plan_jobs
 from pipeline.student.initial import write_initial_student
 
 

@@ -22,3 +22,12 @@ def test_lines_hold_one_sentence_and_links_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", prose):
         if not re.match(r"[a-z]+:|#", target):
             assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+def test_the_architecture_page_names_files_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|sh))`", text))
+    rooms = {path for path in named if not path.startswith(("stages/", "slurm/"))}
+    assert len(rooms) > 40
+    assert [path for path in sorted(rooms) if not (ROOT / "pipeline" / path).is_file()] == []
+    assert [path for path in sorted(named - rooms) if not (ROOT / path).is_file()] == []

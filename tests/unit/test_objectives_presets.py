@@ -16,7 +16,7 @@ from pipeline.objectives.presets import (
     needs_teacher,
     resolve,
 )
-from pipeline.objectives.schedules import Taid, scheduled, taid_step
+from pipeline.objectives.weight_schedules import Taid, scheduled, taid_step
 
 
 def test_presets_name_known_parts() -> None:
@@ -75,7 +75,7 @@ def test_pairs_fit_the_attention_they_belong_to() -> None:
 
 def test_asking_presets_loads_no_torch() -> None:
     code = (
-        "import sys; import pipeline.objectives.presets, pipeline.objectives.schedules; "
+        "import sys; import pipeline.objectives.presets, pipeline.objectives.weight_schedules; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -19,7 +19,7 @@ from pipeline.planning.estimate import LinkEstimate, estimates
 from pipeline.planning.figures import as_json
 from pipeline.planning.live import LiveBytes
 from pipeline.planning.plan import make_plan
-from pipeline.planning.terminal import lines
+from pipeline.planning.plan_table import lines
 from pipeline.recipe import load_recipe
 
 #: Parameters of the published weights, as the hub counts them.

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pipeline.errors import ConfigError
 from pipeline.recipe import load_recipe
 from pipeline.slurm.finetuning import add_finetuning
+from pipeline.slurm.job_plan import plan_lines
 from pipeline.slurm.jobs import STAGES, Job, Plan
-from pipeline.slurm.plan import plan_lines
 from pipeline.slurm.shards import split_shards
 from pipeline.teacher.caching import chosen_shards
 

@@ -19,7 +19,7 @@ from pipeline.models import ModelDirectory, open_model
 from pipeline.models.architecture import Architecture
 from pipeline.recipe import Assistant, Init, Student
 from pipeline.student.blocks import chosen_blocks
-from pipeline.student.chain import chain_shapes
+from pipeline.student.chain_shapes import chain_shapes
 from pipeline.student.initial import write_initial_student
 from pipeline.student.shapes import check_relation_heads, student_architecture, student_shape
 

@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+from pipeline.planning.byte_text import readable_bytes, readable_parameters
 from pipeline.planning.figures import Plan, PlannedLink, PlannedModel
 from pipeline.planning.memory import RankMemory
-from pipeline.planning.readable import readable_bytes, readable_parameters
 
 WIDTH = 100
 _MODEL_COLUMNS = (
