@@ -17,6 +17,7 @@ from pipeline.families.base import Stack
 from pipeline.families.units import RESIDUAL, Axes
 from pipeline.models import ModelDirectory
 from pipeline.models.architecture import Architecture
+from pipeline.models.loading import load_whole
 from pipeline.models.writing import stored_weights, write_model
 from pipeline.recipe import BlockList, Init
 from pipeline.student.blocks import Sources, chosen_blocks, sources
@@ -93,7 +94,7 @@ def write_initial_student(
             "use init: random"
         )
     check_init(init, student.shape, teacher.architecture.shape)
-    source = AutoModelForSeq2SeqLM.from_pretrained(teacher.path, dtype=torch.float32).eval()
+    source = load_whole(teacher, torch.float32)
     write_model(directory, student.config, _cut(student, init, source, batches, device))
 
 

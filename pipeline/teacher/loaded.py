@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from pipeline.families import Family, family_of
 from pipeline.families.base import Head
 from pipeline.models import ModelDirectory
+from pipeline.models.loading import load_whole
 from pipeline.teacher.capture import Captured, capture
 
 if TYPE_CHECKING:
@@ -80,12 +81,13 @@ def load_teacher(
     """Load a teacher onto this process's device, or over all ranks if a DeepSpeed JSON is named.
 
     dtype: the dtype it computes in. With a JSON, every rank must call it, and all make their
-    forward passes together. Raises ConfigError when the JSON does not ask for ZeRO-3.
+    forward passes together. Raises ConfigError when the JSON does not ask for ZeRO-3, or a weight
+    is missing.
     """
     if deepspeed is not None:
         from pipeline.teacher.partitioned import PartitionedTeacher
 
         return PartitionedTeacher(directory, dtype, cuts, deepspeed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model: Any = AutoModelForSeq2SeqLM.from_pretrained(directory.path, dtype=getattr(torch, dtype))
+    model: Any = load_whole(directory, getattr(torch, dtype))
     return WholeTeacher(model.to(device), cuts)
