@@ -1,6 +1,6 @@
 """The kernels, through the functions people call, against plain float64 forms.
 
-Run by tests/unit/test_objectives_kernels.py.
+Run by tests/unit/objectives/test_kernels.py.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from pipeline.objectives.kernels import rows as row_kernels
 from pipeline.objectives.logits import divergence
 from pipeline.objectives.relations import relation_loss
 from pipeline.objectives.scratch import chunks_of
-from tests.unit import test_objectives_logits as plain_logits
-from tests.unit import test_objectives_relations as plain_relations
-from tests.unit.test_objectives_logits import KINDS, LABELS, MASK
-from tests.unit.test_objectives_relations import KEY_MASK, QUERY_MASK, randn
+from tests.unit.objectives import test_logits as plain_logits
+from tests.unit.objectives import test_relations as plain_relations
+from tests.unit.objectives.test_logits import KINDS, LABELS, MASK
+from tests.unit.objectives.test_relations import KEY_MASK, QUERY_MASK, randn
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 #: (dtype, relative error of values, error of gradients relative to the largest). Inputs are rounded

@@ -1,6 +1,6 @@
 """The kernels compiled to machine code for GPUs that need not be here.
 
-Run by tests/unit/test_objectives_kernels.py. The functions that launch them run as they do in
+Run by tests/unit/objectives/test_kernels.py. The functions that launch them run as they do in
 training, but each launch is handed to the compiler with the types, constants and alignments that it
 was made with. `ptxas`, which the Triton wheel brings, decides in the end.
 """
@@ -19,7 +19,7 @@ from triton.compiler import ASTSource
 
 from pipeline.objectives.divergence import Divergence, Kind
 from pipeline.objectives.kernels import relations, rows
-from tests.unit.test_objectives_logits import KINDS
+from tests.unit.objectives.test_logits import KINDS
 
 #: Bytes of shared memory that a block may take on the smallest GPU of each capability (CUDA C++
 #: Programming Guide, table of technical specifications): 99 KiB on 8.6, as on consumer Ada; 227 KiB

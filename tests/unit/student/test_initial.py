@@ -7,18 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from pipeline.errors import ConfigError
 from pipeline.families import Shape
 from pipeline.families.bart import Bart
+from pipeline.families.t5 import T5
 from pipeline.families.units import RESIDUAL, Units
-from pipeline.models import open_model
+from pipeline.models import ModelDirectory, open_model
 from pipeline.models.architecture import Architecture
 from pipeline.models.writing import stored_weights
-from pipeline.recipe import BlockList, Init
+from pipeline.recipe import BlockList, Init, Student
 from pipeline.student.blocks import chosen_blocks
 from pipeline.student.initial import check_init, write_initial_student
+from pipeline.student.shapes import student_architecture
 from tests.tiny_models import MODELS, tiny_architecture, tiny_batch, tiny_model
 
 Dead = dict[Units, torch.Tensor]
@@ -199,3 +202,58 @@ def test_what_cannot_be_cut_from_a_teacher_is_refused(
     shape = Shape(encoder_layers=4, decoder_layers=3, d_model=64, d_ff=96, num_heads=4, d_kv=16)
     with pytest.raises(ConfigError, match=words):
         check_init(init, replace(shape, **change), shape)
+
+
+TEACHER = Shape(encoder_layers=4, decoder_layers=4, d_model=64, d_ff=96, num_heads=4, d_kv=16)
+
+
+def new_t5(shape: Shape) -> Architecture:
+    return Architecture.of(T5().new_config(shape, 128))
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> ModelDirectory:
+    write_initial_student(new_t5(TEACHER), None, None, 0, tmp_path / "teacher")
+    return open_model(str(tmp_path / "teacher"))
+
+
+def test_copying_every_block_reproduces_the_teacher(
+    teacher: ModelDirectory, tmp_path: Path
+) -> None:
+    student = student_architecture(Student(), teacher.architecture, 100)
+    write_initial_student(student, Init(), teacher, 1, tmp_path / "student")
+    old = load_file(teacher.path / "model.safetensors")
+    new = load_file(tmp_path / "student" / "model.safetensors")
+    assert old.keys() == new.keys()
+    assert all(torch.equal(old[name], new[name]) for name in old)
+
+
+def test_chosen_blocks_move_and_the_position_bias_stays(
+    teacher: ModelDirectory, tmp_path: Path
+) -> None:
+    spec = Student(encoder_layers=2, decoder_layers=1)
+    student = student_architecture(spec, teacher.architecture, 100)
+    write_initial_student(student, Init(), teacher, 1, tmp_path / "student")
+    old = load_file(teacher.path / "model.safetensors")
+    new = load_file(tmp_path / "student" / "model.safetensors")
+    q = "layer.0.SelfAttention.q.weight"
+    bias = "layer.0.SelfAttention.relative_attention_bias.weight"
+    assert torch.equal(new[f"encoder.block.1.{q}"], old[f"encoder.block.3.{q}"])
+    assert torch.equal(new[f"decoder.block.0.{q}"], old[f"decoder.block.3.{q}"])
+    assert torch.equal(new[f"decoder.block.0.{bias}"], old[f"decoder.block.0.{bias}"])
+
+
+def test_random_weights_follow_the_seed_and_start_near_the_uniform_loss(tmp_path: Path) -> None:
+    student = student_architecture(
+        Student(encoder_layers=1, decoder_layers=1, d_model=64, d_ff=96, num_heads=2), None, 8100
+    )
+    assert student.vocab_size == 8128, "rounded up to a multiple of 64"
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        write_initial_student(student, None, None, seed, tmp_path / name)
+    a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
+    assert a == b != c
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "a")
+    ids = torch.arange(3, 35).reshape(2, 16)
+    assert float(model(input_ids=ids, labels=ids).loss.detach()) == pytest.approx(
+        torch.tensor(8128.0).log().item(), abs=1.5
+    )

@@ -5,14 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pipeline.artifacts import Artifact, Output, checksum
-from pipeline.artifacts.buffers import Buffers
+from pipeline.artifacts import Artifact, Output
 from pipeline.artifacts.gather import gather
 from pipeline.artifacts.manifest import shard_path
 from pipeline.errors import CorruptArtifact
@@ -101,35 +97,3 @@ def test_a_row_that_is_not_what_was_written_stops_the_consumer(
     assert len(seen) == damaged, (
         "every row before it, or before its block of small rows, was handed out, and none after"
     )
-
-
-@given(st.integers(1, 4), st.integers(1, 9000), st.randoms())
-def test_a_checksum_sees_any_byte(rows: int, size: int, random: object) -> None:
-    data = np.frombuffer(random.randbytes(rows * size), np.uint8).reshape(rows, size).copy()  # type: ignore[attr-defined]
-    before = checksum.of_rows(data)
-    row, place = random.randrange(rows), random.randrange(size)  # type: ignore[attr-defined]
-    data[row, place] ^= 1 << random.randrange(8)  # type: ignore[attr-defined]
-    assert (checksum.of_rows(data) != before).tolist() == [index == row for index in range(rows)]
-
-
-def test_a_checksum_sees_pages_out_of_place() -> None:
-    data = np.random.default_rng(0).integers(0, 256, (1, 4 * 4096), np.uint8)
-    moved = np.roll(data, 4096, axis=1)
-    assert checksum.of_rows(data) != checksum.of_rows(moved)
-
-
-def test_memory_is_taken_again_only_when_nothing_refers_to_it() -> None:
-    buffers, shape = Buffers(), (1 << 20, 2)
-    first = buffers.empty(shape, torch.bfloat16)
-    place, part = first.data_ptr(), first[5:7]
-    del first
-    assert buffers.empty(shape, torch.bfloat16).data_ptr() != place, "a view is alive"
-    weight = torch.ones(2, dtype=torch.bfloat16, requires_grad=True)
-    loss = (part * weight).sum()
-    del part
-    assert buffers.empty(shape, torch.bfloat16).data_ptr() != place, "a graph needs it"
-    loss.backward()
-    del loss
-    assert place in {
-        tensor.data_ptr() for tensor in [buffers.empty(shape, torch.bfloat16) for _ in range(1)]
-    }
