@@ -1,4 +1,5 @@
-"""Real text for the tests, fetched once into .cache/ (the only thing any test needs the network for)."""
+"""Real text for the tests, fetched once into .cache/ (the only thing any test needs the network
+for)."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def few_documents(wiki_jsonl: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def finished_run(few_documents: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    """A tiny run whose stages were all left alone to finish, each in a process of its own. Read it, do not change it."""
+    """A tiny run whose stages were all left alone to finish, each in a process of its own. Read it,
+    do not change it."""
     run = TinyRun(tmp_path_factory.mktemp("finished"), few_documents)
     for stage in ARTIFACTS:
         run.complete(stage, fresh=True)

@@ -1,4 +1,5 @@
-"""Start the real stage scripts without paying for their imports each time: forks of one zygote (tests/zygote.py)."""
+"""Start the real stage scripts without paying for their imports each time: forks of one zygote
+(tests/zygote.py)."""
 
 from __future__ import annotations
 
@@ -20,12 +21,14 @@ from tests.zygote import NUMBER
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
-#: Models this small are fastest on one thread, and threads that spin against each other are slowest.
+#: Models this small are fastest on one thread, and threads that spin against each other are
+#: slowest.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 class Process:
-    """A started script with the methods of `subprocess.Popen` that tests use; its output goes to unnamed files."""
+    """A started script with the methods of `subprocess.Popen` that tests use; its output goes to
+    unnamed files."""
 
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], directory: Path
@@ -94,7 +97,8 @@ def start(
     *,
     fresh: bool = False,
 ) -> Started:
-    """Start [PYTHON, SCRIPT, …]: in a fork where that is safe, else (or if `fresh`) as a process of its own."""
+    """Start [PYTHON, SCRIPT, …]: in a fork where that is safe, else (or if `fresh`) as a process of
+    its own."""
     assert command[0] == PYTHON
     if _forks_are_safe() and not fresh:
         return Process(command, environment, directory)
@@ -117,7 +121,8 @@ def run(
     *,
     fresh: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Start a command and wait for it to end; one that takes longer than `timeout` seconds is killed."""
+    """Start a command and wait for it to end; one that takes longer than `timeout` seconds is
+    killed."""
     process = start(command, environment, directory, fresh=fresh)
     try:
         out, err = process.communicate(timeout)
@@ -128,7 +133,8 @@ def run(
 
 
 class Ranks:
-    """The ranks of one training run, started and watched as torchrun does: when one fails, the others are ended."""
+    """The ranks of one training run, started and watched as torchrun does: when one fails, the
+    others are ended."""
 
     def __init__(
         self, command: Sequence[str], world: int, environment: Mapping[str, str] = ENVIRONMENT
@@ -157,14 +163,16 @@ class Ranks:
         ]
 
     def poll(self) -> int | None:
-        """The first exit code that is not 0, or 0 when all ranks ended well; None while the others still run."""
+        """The first exit code that is not 0, or 0 when all ranks ended well; None while the others
+        still run."""
         codes = [rank.poll() for rank in self.ranks]
         if any(codes):
             return next(code for code in codes if code)
         return None if None in codes else 0
 
     def communicate(self, timeout: float = 300) -> tuple[str, str]:
-        """Wait for the ranks; returns what they said, rank by rank, without ends of their own of those killed here."""
+        """Wait for the ranks; returns what they said, rank by rank, without ends of their own of
+        those killed here."""
         deadline = time.monotonic() + timeout
         while self.poll() is None:
             if time.monotonic() > deadline:

@@ -10,7 +10,8 @@ from pipeline.artifacts import Artifact, Output
 
 
 def poison(root: Path, shard: int) -> int:
-    """Make the cached states of a shard's last row NaN; its hashes and records fit. Returns that row."""
+    """Make the cached states of a shard's last row NaN; its hashes and records fit. Returns that
+    row."""
     artifact = Artifact(root)
     record, manifest = artifact.shards[shard], artifact.manifest
     columns = {

@@ -1,4 +1,5 @@
-"""Small files in the exact published schema of GLUE and of three summarisation sets, made of real text."""
+"""Small files in the exact published schema of GLUE and of three summarisation sets, made of real
+text."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-#: Task → columns with their Arrow types, as the parquet files of nyu-mll/glue, abisee/cnn_dailymail and EdinburghNLP/xsum have them.
+#: Task → columns with their Arrow types, as the parquet files of nyu-mll/glue, abisee/cnn_dailymail
+#: and EdinburghNLP/xsum have them.
 _TEXT, _LABEL, _INDEX = pyarrow.string(), pyarrow.int64(), pyarrow.int32()
 SCHEMAS: dict[str, dict[str, Any]] = {
     "cola": {"sentence": _TEXT, "label": _LABEL, "idx": _INDEX},
@@ -29,7 +31,8 @@ SUMMARIES = ("cnn_dailymail", "xsum", "samsum")
 
 
 def write_published(task: str, path: Path, documents: list[dict[str, str]]) -> str:
-    """Write a row for each document (title, extract, description) and return the path. samsum is .csv, all others .parquet."""
+    """Write a row for each document (title, extract, description) and return the path. samsum is
+    .csv, all others .parquet."""
     rows = list(_rows(task, documents))
     if path.suffix == ".csv":
         with open(path, "w", newline="", encoding="utf-8") as handle:

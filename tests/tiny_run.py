@@ -1,4 +1,5 @@
-"""A whole run small enough for tests: real stages on a few hundred real articles, one to two blocks a stack, a few steps."""
+"""A whole run small enough for tests: real stages on a few hundred real articles, one to two blocks
+a stack, a few steps."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from tests import forked
 from tests.forked import ENVIRONMENT as ENVIRONMENT
 from tests.forked import PYTHON, REPOSITORY, Ranks, Started
 
-#: Where each stage of the run leaves its artifact, below the run's directory; in the order the stages run.
+#: Where each stage of the run leaves its artifact, below the run's directory; in the order the
+#: stages run.
 ARTIFACTS = {
     "tokenize_corpus": ("tokens/tokenizer", "tokens/validation", "tokens/train"),
     "teacher": ("distill/teacher",),
@@ -105,7 +107,8 @@ class TinyRun:
         self.teacher_recipe.write_text(yaml.safe_dump(teacher))
 
     def command(self, stage: str, *overrides: str) -> list[str]:
-        """The command line of a stage; the stage "teacher" is distill.py with the teacher's recipe."""
+        """The command line of a stage; the stage "teacher" is distill.py with the teacher's
+        recipe."""
         script = "distill" if stage == "teacher" else stage
         recipe = self.teacher_recipe if stage == "teacher" else self.recipe
         return [
@@ -128,7 +131,8 @@ class TinyRun:
         return Ranks(self.command(stage, *overrides), world)
 
     def logging(self, stage: str, artifact: str, lines: int, *overrides: str) -> Started:
-        """Start a training stage that logs every step, and return once its artifact has so many lines of metrics."""
+        """Start a training stage that logs every step, and return once its artifact has so many
+        lines of metrics."""
         process = self.start(stage, f"{stage}.log_every=1", *overrides)
         metrics, deadline = self.run / artifact / "metrics.jsonl", time.monotonic() + 120
         while not (metrics.exists() and metrics.read_text().count("\n") >= lines):
@@ -138,7 +142,8 @@ class TinyRun:
         return process
 
     def complete(self, stage: str, *overrides: str, fresh: bool = False) -> None:
-        """Run a stage, which must end well. fresh: as a process of its own, with another hash seed than the forks'."""
+        """Run a stage, which must end well. fresh: as a process of its own, with another hash seed
+        than the forks'."""
         done = forked.run(self.command(stage, *overrides), fresh=fresh)
         assert done.returncode == 0, f"{stage} failed:\n{done.stdout}\n{done.stderr}"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 def save_tiny_t5(
     directory: Path, texts: Iterable[str], *, seed: int = 0, layers: int = 2, d_model: int = 32
 ) -> Path:
-    """Write a T5 of `layers`+1 encoder and `layers` decoder blocks whose tokenizer has at most 400 pieces of `texts`."""
+    """Write a T5 of `layers`+1 encoder and `layers` decoder blocks whose tokenizer has at most 400
+    pieces of `texts`."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
     from tokenizers.decoders import Metaspace

@@ -1,7 +1,9 @@
-"""`python zygote.py FD`: a process with the heavy imports behind it that forks a child for each script asked for over FD.
+"""`python zygote.py FD`: a process with the heavy imports behind it that forks a child for each
+script asked for over FD.
 
-Only libraries are imported here, none of the project's modules, and no thread is started. A child leads a session of its
-own and runs the script as `python SCRIPT …` would: same `sys.argv`, environment, directory, signals, exit code and messages.
+Only libraries are imported here, none of the project's modules, and no thread is started. A child
+leads a session of its own and runs the script as `python SCRIPT …` would: same `sys.argv`,
+environment, directory, signals, exit code and messages.
 """
 
 from __future__ import annotations
@@ -20,15 +22,33 @@ import sys
 from pathlib import Path
 
 _LIBRARIES = (
-    "torch", "torch.utils.tensorboard", "numpy", "scipy.special", "safetensors.torch", "tokenizers", "sentencepiece",
-    "pydantic", "yaml", "tqdm", "setuptools", "transformers", "transformers.modeling_utils", "transformers.generation.utils",
-    "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
-    "transformers.models.t5.modeling_t5", "deepspeed", "deepspeed.checkpoint", "deepspeed.runtime.zero.stage3",
+    "torch",
+    "torch.utils.tensorboard",
+    "numpy",
+    "scipy.special",
+    "safetensors.torch",
+    "tokenizers",
+    "sentencepiece",
+    "pydantic",
+    "yaml",
+    "tqdm",
+    "setuptools",
+    "transformers",
+    "transformers.modeling_utils",
+    "transformers.generation.utils",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.t5.modeling_t5",
+    "deepspeed",
+    "deepspeed.checkpoint",
+    "deepspeed.runtime.zero.stage3",
     "deepspeed.runtime.zero.stage_1_and_2",
-    # What DeepSpeed imports when an engine is made; some of it decorates with torch.compile, which costs a second.
-    "deepspeed.runtime.zero.muon.muon_optimizer", "deepspeed.runtime.superoffload.superoffload_stage3",
+    # What DeepSpeed imports when an engine is made; some of it decorates with torch.compile, which
+    # costs a second.
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "deepspeed.runtime.superoffload.superoffload_stage3",
     "deepspeed.module_inject.auto_ep_layer",
-)  # fmt: skip
+)
 #: What a request is answered with: the child's pid at once, and its exit code once it is gone.
 NUMBER = struct.Struct("i")
 
@@ -52,7 +72,8 @@ def main() -> None:
 
 
 def _serve(server: socket.socket) -> tuple[list[str], dict[str, str], str] | None:
-    """Answer requests; returns one in the child that is to run it, and None when the tests are gone."""
+    """Answer requests; returns one in the child that is to run it, and None when the tests are
+    gone."""
     woken, waker = os.pipe()
     os.set_blocking(woken, False)
     os.set_blocking(waker, False)

@@ -69,7 +69,7 @@ def save(number, frame):
     print("saved")
     sys.exit({EXIT_REQUEUE})
 signal.signal(signal.SIGUSR1, save)
-signal.signal(signal.SIGTERM, lambda number, frame: None)  # from torchrun, when the other rank is gone
+signal.signal(signal.SIGTERM, lambda number, frame: None)  # from torchrun, without the other
 open({str(tmp_path)!r} + "/" + os.environ["RANK"] + ".ready", "w").close()
 time.sleep(60)
 """,

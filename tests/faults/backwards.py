@@ -1,4 +1,5 @@
-"""`python backwards.py SCRIPT …`: run a script while the clock is set back by an hour in every second."""
+"""`python backwards.py SCRIPT …`: run a script while the clock is set back by an hour in every
+second."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """The long test of `kill -9`: `make chaos`, or `python -m tests.faults.chaos [FILE.md]`.
 
-CHAOS_KILLS (100) kills at random moments, over every stage, on one rank and on two; CHAOS_SEED repeats the moments of an earlier
-run. Each killed run is then left to finish and its bytes are compared with those of a run left alone. Prints a table and
-puts it between the markers of FILE.md. Ends with 1 when anything differed; what differed is kept.
+CHAOS_KILLS (100) kills at random moments, over every stage, on one rank and on two; CHAOS_SEED
+repeats the moments of an earlier run. Each killed run is then left to finish and its bytes are
+compared with those of a run left alone. Prints a table and puts it between the markers of FILE.md.
+Ends with 1 when anything differed; what differed is kept.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def table(tallies: Mapping[Case, Tally]) -> str:
 
 def _line(stage: str, ranks: str, tally: Tally) -> str:
     median = f"{statistics.median(tally.recoveries):.1f}" if tally.recoveries else "–"
-    return f"| {stage} | {ranks} | {tally.kills} | {tally.survived} | {len(tally.mismatches)} | {median} |"
+    counts = f"{tally.kills} | {tally.survived} | {len(tally.mismatches)}"
+    return f"| {stage} | {ranks} | {counts} | {median} |"
 
 
 def _insert(path: Path, report: str) -> None:

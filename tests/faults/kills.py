@@ -1,6 +1,8 @@
-"""`kill -9` at random moments of a stage, again and again, and then to its end: are the results those of a run left alone?
+"""`kill -9` at random moments of a stage, again and again, and then to its end: are the results
+those of a run left alone?
 
-Shared by the quick set (test_random_kills.py) and the long one (chaos.py). Every moment is drawn from one seed.
+Shared by the quick set (test_random_kills.py) and the long one (chaos.py). Every moment is drawn
+from one seed.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ class Tally:
 
 class Killer:
     def __init__(self, finished: TinyRun, documents: Path, root: Path, seed: int) -> None:
-        """finished: a run left alone, whose artifacts are the inputs and what is expected; root: an empty directory."""
+        """finished: a run left alone, whose artifacts are the inputs and what is expected; root: an
+        empty directory."""
         self.finished, self.documents, self.root = finished, documents, root
         self._random = random.Random(seed)
         self._expected: dict[Case, dict[str, str]] = {}
@@ -67,7 +70,8 @@ class Killer:
         self._runs = 0
 
     def round(self, case: Case, kills: int, tally: Tally) -> None:
-        """Start a stage anew and kill it up to `kills` times, fewer if it ends before; then let it finish and compare."""
+        """Start a stage anew and kill it up to `kills` times, fewer if it ends before; then let it
+        finish and compare."""
         expected = self._expectation(case)
         run = self._new_run(case[0])
         killed = 0
@@ -111,7 +115,8 @@ class Killer:
             return True
 
     def _until_some_moment(self, case: Case, run: TinyRun) -> Iterator[None]:
-        """Half of the moments lie anywhere in time; the others where some new file or directory has just appeared."""
+        """Half of the moments lie anywhere in time; the others where some new file or directory has
+        just appeared."""
         if self._random.random() < 0.5:
             end = time.monotonic() + self._random.uniform(0.0, self._seconds.get(case, 3.0))
             while time.monotonic() < end:
@@ -183,7 +188,8 @@ def _ended(run: TinyRun, stage: str) -> bool:
 
 
 def verified_hashes(run: TinyRun, stage: str) -> dict[str, str]:
-    """Content hash of each artifact of a finished stage, after its bytes were compared with its records."""
+    """Content hash of each artifact of a finished stage, after its bytes were compared with its
+    records."""
     for name in ARTIFACTS[stage]:
         artifact = Artifact(run.run / name)
         for shard in artifact.shards:

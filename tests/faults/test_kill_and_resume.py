@@ -1,4 +1,5 @@
-"""`kill -9` in the middle of each stage, then the same command again: the same content hashes as a run left alone."""
+"""`kill -9` in the middle of each stage, then the same command again: the same content hashes as a
+run left alone."""
 
 from __future__ import annotations
 

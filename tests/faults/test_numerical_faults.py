@@ -1,4 +1,5 @@
-"""Gradients that are not finite: the step is skipped and counted; too many in a row stop the run with finite weights saved."""
+"""Gradients that are not finite: the step is skipped and counted; too many in a row stop the run
+with finite weights saved."""
 
 from __future__ import annotations
 

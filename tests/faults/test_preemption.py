@@ -1,4 +1,5 @@
-"""A signal makes a training stage save and leave with the documented code; the same command resumes to the same bytes."""
+"""A signal makes a training stage save and leave with the documented code; the same command resumes
+to the same bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`kill -9` at random moments of every stage, on one rank and on two: the end is always that of a run left alone."""
+"""`kill -9` at random moments of every stage, on one rank and on two: the end is always that of a
+run left alone."""
 
 from __future__ import annotations
 

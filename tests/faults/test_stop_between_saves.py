@@ -1,4 +1,5 @@
-"""A signal outside the training loop ends a stage at once with the documented code; the same command goes on."""
+"""A signal outside the training loop ends a stage at once with the documented code; the same
+command goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The same command started twice: training refuses in one line, the other stages share the work; a dead holder blocks nobody."""
+"""The same command started twice: training refuses in one line, the other stages share the work; a
+dead holder blocks nobody."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Every kind of target through the real stages: cached in one pass, the same bytes however it is made, learned from, checked."""
+"""Every kind of target through the real stages: cached in one pass, the same bytes however it is
+made, learned from, checked."""
 
 from __future__ import annotations
 
@@ -19,8 +20,11 @@ from tests.tiny_run import ENVIRONMENT, REPOSITORY, TinyRun
 
 pytestmark = pytest.mark.slow
 
-_ALL = "cache={kinds: [states, sampled, topk], batch_size: 16, states: {dtype: int8, group_size: 16, outliers: 2, " \
-       "encoder_output: true}, topk: {k: 8}, sampled: {draws: 20}}"  # fmt: skip
+_ALL = (
+    "cache={kinds: [states, sampled, topk], batch_size: 16, "
+    "states: {dtype: int8, group_size: 16, outliers: 2, encoder_output: true}, "
+    "topk: {k: 8}, sampled: {draws: 20}}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +63,8 @@ def test_a_student_learns_from_each_kind(run: TinyRun) -> None:
             run, kind, "distill.objective.preset=logits", f"distill.targets={kind}"
         )
         assert losses[kind][-1] < losses[kind][0]
-    # The same batch before the first update: all three estimate the same divergence, up to what each leaves out.
+    # The same batch before the first update: all three estimate the same divergence, up to what
+    # each leaves out.
     assert losses["topk"][0] <= losses["states"][0] * 1.01
     reversed_kl = _losses(
         run,
@@ -131,7 +136,8 @@ def test_targets_that_are_one_row_off_are_caught(
 
 
 def _shift(root: Path, column: str) -> None:
-    """Rewrite shard 0 with the rows of one target moved by one, as a faulty writer would: all hashes and records fit."""
+    """Rewrite shard 0 with the rows of one target moved by one, as a faulty writer would: all
+    hashes and records fit."""
     artifact = Artifact(root)
     record = artifact.shards[0]
     rows = list(range(record.rows))
@@ -178,7 +184,8 @@ def test_a_disk_that_fills_up_loses_nothing(
     done = run.stage("cache_teacher")
     assert done.returncode == 2
     assert "GB are free there" in done.stderr
-    # Filled up by somebody else midway: as the estimate passed, some shards are written, then one is not.
+    # Filled up by somebody else midway: as the estimate passed, some shards are written, then one
+    # is not.
     ballast.write_bytes(b"x" * (size - need - 200_000))
     process = run.start("cache_teacher")
     while not sidecar_path(root, 0).exists():

@@ -24,7 +24,8 @@ NARROW = (
 CHAIN = (
     *NARROW,
     "interpolated.name=mixed",
-    "interpolated.assistants=[{encoder_layers: 2, decoder_layers: 2, d_model: 24, d_ff: 40, num_heads: 1}]",
+    "interpolated.assistants="
+    "[{encoder_layers: 2, decoder_layers: 2, d_model: 24, d_ff: 40, num_heads: 1}]",
     "interpolated.original_weight={start: 1.0, end: 0.5, steps: 4}",
     "distill.save_every=2",
     "distill.log_every=1",

@@ -59,7 +59,8 @@ def test_one_line_and_nothing_written(
     finished_run: TinyRun, tmp_path: Path, stage: str, overrides: list[str], words: str
 ) -> None:
     overrides = [override.replace("{other}", str(tmp_path / "empty")) for override in overrides]
-    # A name of its own, so that what is tested is this mistake and not that the finished result was made otherwise.
+    # A name of its own, so that what is tested is this mistake and not that the finished result was
+    # made otherwise.
     name = {"distill": ["distill.name=mistake"], "cache_teacher": ["teacher.name=mistake"]}.get(
         stage, []
     )

@@ -1,4 +1,5 @@
-"""Every kind of objective trains through the real stage, and what it carries from step to step survives an interruption."""
+"""Every kind of objective trains through the real stage, and what it carries from step to step
+survives an interruption."""
 
 from __future__ import annotations
 
@@ -16,8 +17,11 @@ from tests.tiny_run import REPOSITORY, TinyRun
 
 pytestmark = pytest.mark.slow
 
-_TAID = ("distill.objective.preset=logits", "distill.objective.taid={start: 0.2, alpha: 0.5}",
-         "distill.objective.weights={logits: {start: 0, end: 1, steps: 6}}")  # fmt: skip
+_TAID = (
+    "distill.objective.preset=logits",
+    "distill.objective.taid={start: 0.2, alpha: 0.5}",
+    "distill.objective.weights={logits: {start: 0, end: 1, steps: 6}}",
+)
 
 
 def _logged(run: TinyRun, name: str) -> list[dict[str, Any]]:
@@ -55,7 +59,8 @@ def test_hidden_states_are_compared_through_projections_that_are_dropped_at_expo
 def test_relations_alone_train_when_every_weight_is_partitioned(
     cached_run: TinyRun, tmp_path: Path
 ) -> None:
-    # As with large models, whose weights are above the threshold: each is gathered for the module that uses it, and released.
+    # As with large models, whose weights are above the threshold: each is gathered for the module
+    # that uses it, and released.
     config = json.loads((REPOSITORY / "ds_configs/zero3_cpu.json").read_text())
     config["zero_optimization"] |= {"stage3_param_persistence_threshold": 0}
     (tmp_path / "partitioned.json").write_text(json.dumps(config))
@@ -91,7 +96,8 @@ def test_attention_transfer_of_equal_models_is_zero_and_falls_otherwise(
         0
     ].keys()
     assert all(math.isfinite(value) for record in log for value in record.values())
-    # A student that is the teacher: every attention of its last blocks is the teacher's, and stays so without a learning rate.
+    # A student that is the teacher: every attention of its last blocks is the teacher's, and stays
+    # so without a learning rate.
     same = _distill(
         cached_run,
         "same",
@@ -147,14 +153,35 @@ def test_taid_and_scheduled_weights_survive_a_signal(cached_run: TinyRun) -> Non
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (("distill.objective.blocks={teacher_decoder: -2}",), "there are 1 blocks (a deeper cut caches more of the teacher)"),
-        (("distill.objective.blocks={student_encoder: -2}",), "distill.objective.blocks.student_encoder is -2"),
-        (("distill.targets=sampled",), "cannot serve the objective's decoder_relations, cross_relations"),
-        (("distill.targets=sampled", "distill.objective={preset: logits, temperature: 2}"), "hold the teacher's distribution at 1"),
-        (("distill.targets=sampled", "distill.objective={preset: logits, divergence: reverse_kl}"), "unbiased only for forward_kl"),
-        (("distill.targets=topk", "distill.objective={preset: logits, taid: {}}"), "cannot serve taid"),
+        (
+            ("distill.objective.blocks={teacher_decoder: -2}",),
+            "there are 1 blocks (a deeper cut caches more of the teacher)",
+        ),
+        (
+            ("distill.objective.blocks={student_encoder: -2}",),
+            "distill.objective.blocks.student_encoder is -2",
+        ),
+        (
+            ("distill.targets=sampled",),
+            "cannot serve the objective's decoder_relations, cross_relations",
+        ),
+        (
+            ("distill.targets=sampled", "distill.objective={preset: logits, temperature: 2}"),
+            "hold the teacher's distribution at 1",
+        ),
+        (
+            (
+                "distill.targets=sampled",
+                "distill.objective={preset: logits, divergence: reverse_kl}",
+            ),
+            "unbiased only for forward_kl",
+        ),
+        (
+            ("distill.targets=topk", "distill.objective={preset: logits, taid: {}}"),
+            "cannot serve taid",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_work_is_said_at_the_start(
     cached_run: TinyRun, overrides: tuple[str, ...], words: str
 ) -> None:

@@ -1,4 +1,5 @@
-"""Teachers that are no T5 go through the same stages: cached, distilled, and the student is one of them."""
+"""Teachers that are no T5 go through the same stages: cached, distilled, and the student is one of
+them."""
 
 from __future__ import annotations
 

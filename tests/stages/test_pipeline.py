@@ -1,4 +1,5 @@
-"""The stages, run one after the other as a user runs them, leave what the next one and a reader need."""
+"""The stages, run one after the other as a user runs them, leave what the next one and a reader
+need."""
 
 from __future__ import annotations
 
@@ -55,9 +56,19 @@ def test_metrics_and_tensorboard_carry_the_same_numbers(finished_run: TinyRun) -
     tags = set(board.Tags()["scalars"])
     parts = ("lm", "logits", "decoder_relations", "cross_relations")
     losses = {"loss/loss", *(f"{kind}/{part}" for kind in ("loss", "weighted") for part in parts)}
-    rest = {"train/learning_rate", "train/gradient_norm", "train/gradient_norm_spikes", "train/skipped_steps",
-            "speed/tokens_per_second", "speed/tflops_per_device", "speed/mfu", "speed/loader_wait_share",
-            "speed/checkpoint_seconds", "memory/peak_gib", "validation/lm_loss"}  # fmt: skip
+    rest = {
+        "train/learning_rate",
+        "train/gradient_norm",
+        "train/gradient_norm_spikes",
+        "train/skipped_steps",
+        "speed/tokens_per_second",
+        "speed/tflops_per_device",
+        "speed/mfu",
+        "speed/loader_wait_share",
+        "speed/checkpoint_seconds",
+        "memory/peak_gib",
+        "validation/lm_loss",
+    }
     assert tags == losses | rest
     for tag in tags:
         written = [(line["step"], line[tag]) for line in lines if tag in line]

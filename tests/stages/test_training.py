@@ -1,4 +1,5 @@
-"""What the training loop keeps, when it stops, what it logs and what it refuses to save, through the real stage."""
+"""What the training loop keeps, when it stops, what it logs and what it refuses to save, through
+the real stage."""
 
 from __future__ import annotations
 
@@ -22,8 +23,16 @@ pytestmark = pytest.mark.slow
 
 #: A learning rate at which the validation loss goes down, and then up again.
 _ROUGH = ("distill.learning_rate=0.3", "distill.warmup_steps=0", "distill.schedule=constant")
-_EARLY = (*_ROUGH, "distill.max_steps=40", "distill.validate_every=2", "distill.patience=2", "distill.min_delta=0.5",
-          "distill.export=best", "distill.keep_every=5", "distill.save_every=1")  # fmt: skip
+_EARLY = (
+    *_ROUGH,
+    "distill.max_steps=40",
+    "distill.validate_every=2",
+    "distill.patience=2",
+    "distill.min_delta=0.5",
+    "distill.export=best",
+    "distill.keep_every=5",
+    "distill.save_every=1",
+)
 
 #: Of the feed-forward layers' forward pass, whichever way Transformers writes it.
 _ACTIVATIONS = {"aten::gelu", "aten::tanh"}

@@ -1,4 +1,5 @@
-"""tasks/*.yaml against files in the published schema of each set, word for word as T5 was trained."""
+"""tasks/*.yaml against files in the published schema of each set, word for word as T5 was
+trained."""
 
 from __future__ import annotations
 
@@ -73,7 +74,8 @@ def test_published_rows_become_what_t5_reads(name: str, tmp_path: Path) -> None:
     texts = [DOCUMENTS[0][column] for column in ("extract", "description")]
     assert (data.test.sources[0], data.test.targets[0]) == (source.format(*texts), target)
     assert (data.labels is None) == (name in SUMMARIES)
-    # A model that is always right has the best scores; overlap is found (train and test are one file here).
+    # A model that is always right has the best scores; overlap is found (train and test are one
+    # file here).
     found = pair_predictions(data.task, data.test.rows, data.test.targets, data.test.references)
     best = 100.0 if name in SUMMARIES else 1.0
     assert evaluate(data.task, found, data.labels[-1] if data.labels else None) == pytest.approx(

@@ -1,4 +1,5 @@
-"""The codec of sampled targets: lossless for all targets, small, and an error of one kind for all other bytes."""
+"""The codec of sampled targets: lossless for all targets, small, and an error of one kind for all
+other bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from pipeline.teacher.sampling import sample_targets, uniforms
 
 @st.composite
 def targets(draw: st.DrawFn) -> tuple[Targets, int, int]:
-    """Targets of up to six positions, their draws and vocabulary: ids spread out, crowded together, or at the ends."""
+    """Targets of up to six positions, their draws and vocabulary: ids spread out, crowded together,
+    or at the ends."""
     vocabulary = draw(st.sampled_from([1, 2, 7, 300, 32_128, 250_112, MAX_VOCABULARY]))
     draws = draw(st.sampled_from([1, 2, 50, 1000]))
     low, high = draw(
@@ -145,7 +147,8 @@ def test_targets_that_cannot_be_are_refused(
 
 @pytest.mark.parametrize(("vocabulary", "limit"), [(32_128, 25.0), (250_112, 29.5)])
 def test_twelve_ids_take_little_even_when_uniform(vocabulary: int, limit: float) -> None:
-    """12 of 50 draws, in geometric shares; log2 C(32128, 12) alone, the bound for the ids without counts, is 19 bytes."""
+    """12 of 50 draws, in geometric shares; log2 C(32128, 12) alone, the bound for the ids without
+    counts, is 19 bytes."""
     rng = np.random.default_rng(0)
     positions = 114
     ids = np.concatenate(

@@ -1,4 +1,5 @@
-"""int8 states: the stated error bound, and why scales alone are not enough for a residual stream with outliers."""
+"""int8 states: the stated error bound, and why scales alone are not enough for a residual stream
+with outliers."""
 
 from __future__ import annotations
 
@@ -104,7 +105,8 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_outlier_dimensions_spoil_scales_a_row_and_a_group_unless_kept_apart() -> None:
-    """KL of replayed from live logits, in nats, of an entropy of 4.2: a scale a row 2.0, scales a group 1.7, apart 9e-5."""
+    """KL of replayed from live logits, in nats, of an entropy of 4.2: a scale a row 2.0, scales a
+    group 1.7, apart 9e-5."""
     teacher, batch = _teacher_with_outliers(), _batch()
     captured = capture(teacher, T5(), CUTS, batch)
     states = captured.encoder_states, captured.decoder_states
@@ -143,9 +145,11 @@ def _batch() -> dict[str, Tensor]:
 
 
 def _teacher_with_outliers() -> PreTrainedModel:
-    """A T5 whose residual stream has four dimensions 1000 times as large as the rest, which its norms scale back.
+    """A T5 whose residual stream has four dimensions 1000 times as large as the rest, which its
+    norms scale back.
 
-    That is how trained T5s look: norm weights are small where the stream is large, so all dimensions matter.
+    That is how trained T5s look: norm weights are small where the stream is large, so all
+    dimensions matter.
     """
     torch.manual_seed(0)
     shape = Shape(encoder_layers=3, decoder_layers=3, d_model=256, d_ff=256, num_heads=4, d_kv=64)
@@ -155,7 +159,8 @@ def _teacher_with_outliers() -> PreTrainedModel:
     scale = torch.ones(256)
     scale[[3, 70, 141, 222]] = 1000.0
     model.shared.weight.data *= scale
-    # A norm divides by the root mean square, which the four dimensions now decide: 1000 * sqrt(4 / 256) times the old.
+    # A norm divides by the root mean square, which the four dimensions now decide: 1000 * sqrt(4 /
+    # 256) times the old.
     back = 1000.0 * (4 / 256) ** 0.5 / scale
     for name, parameter in model.named_parameters():
         if name.endswith(

@@ -1,4 +1,5 @@
-"""Draws from the teacher: right in distribution, and the same bits however the positions are batched."""
+"""Draws from the teacher: right in distribution, and the same bits however the positions are
+batched."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from pipeline.teacher import sampling
 from pipeline.teacher.codec import count_draws, pad_targets
 from pipeline.teacher.sampling import Method, sample_targets, uniforms
 
-#: Written down: a change of numpy, of the key or of the table would silently change what a rebuilt shard holds.
+#: Written down: a change of numpy, of the key or of the table would silently change what a rebuilt
+#: shard holds.
 KNOWN = [0.20997138603676868, 0.18211639165508242]
 KNOWN_IDS = [
     [100, 106, 119, 152, 239],
@@ -47,7 +49,8 @@ def histogram(
     ids=["random", "flat", "zipf"],
 )
 def test_independent_draws_pass_a_chi_square_test(logits: torch.Tensor, temperature: float) -> None:
-    """20,000 draws; tokens expected under 5 times are one class. The level is 1e-4, and the seed is fixed."""
+    """20,000 draws; tokens expected under 5 times are one class. The level is 1e-4, and the seed is
+    fixed."""
     found = histogram(logits, 50, temperature).double()
     expected = (logits.double() / temperature).softmax(0) * 20_000
     common = expected >= 5
@@ -60,7 +63,8 @@ def test_independent_draws_pass_a_chi_square_test(logits: torch.Tensor, temperat
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_mean_of_many_draws_is_the_softmax(method: Method) -> None:
-    """Within five standard errors; a systematic count only varies by the fraction in its expectation."""
+    """Within five standard errors; a systematic count only varies by the fraction in its
+    expectation."""
     logits = randn(64, seed=3, scale=2)
     p = logits.double().softmax(0)
     fraction = (50 * p) % 1
@@ -114,7 +118,8 @@ def test_ids_depend_on_the_position_alone(
         assert torch.equal(
             torch.cat([sample_targets(logits[i : i + 4], u[i : i + 4]) for i in (0, 4, 8)]), whole
         )
-    # Strides, order of draws and a constant added to the logits (here one that is exact) make no difference either.
+    # Strides, order of draws and a constant added to the logits (here one that is exact) make no
+    # difference either.
     strided = torch.stack([logits, logits], -1)[..., 0]
     assert torch.equal(sample_targets(strided, u.flip(1)), whole)
 

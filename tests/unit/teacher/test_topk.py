@@ -1,4 +1,5 @@
-"""Top-k targets: the right tokens, probabilities within the rounding of float16, and the tail's mass kept."""
+"""Top-k targets: the right tokens, probabilities within the rounding of float16, and the tail's
+mass kept."""
 
 from __future__ import annotations
 
@@ -79,7 +80,8 @@ def test_in_a_large_vocabulary_with_many_equals_the_lowest_ids_come_first(
 
 
 def test_a_small_tail_keeps_its_mass() -> None:
-    """The tail here is a hundredth of the rounding error that the float16 probabilities make together."""
+    """The tail here is a hundredth of the rounding error that the float16 probabilities make
+    together."""
     logits = torch.cat([randn(1, 20, seed=0), torch.full((1, 30), -15.0)], -1)
     found = top_k_targets(logits, 20)
     tail = logits.double().softmax(-1)[:, 20:].sum(-1)

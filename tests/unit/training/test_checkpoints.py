@@ -1,4 +1,5 @@
-"""What the training loop watches: the best validation, patience, gradient spikes, the peak of a device, which checkpoints stay."""
+"""What the training loop watches: the best validation, patience, gradient spikes, the peak of a
+device, which checkpoints stay."""
 
 from __future__ import annotations
 

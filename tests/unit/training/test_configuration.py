@@ -1,4 +1,5 @@
-"""DeepSpeed's JSON owns ZeRO and the optimizer's kind; the recipe owns what is written "auto" there."""
+"""DeepSpeed's JSON owns ZeRO and the optimizer's kind; the recipe owns what is written "auto"
+there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`scale_parameter`: each weight's learning rate is a share of the recipe's, by the scale of its first values."""
+"""`scale_parameter`: each weight's learning rate is a share of the recipe's, by the scale of its
+first values."""
 
 from __future__ import annotations
 
