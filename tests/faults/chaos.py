@@ -25,7 +25,7 @@ from tests.forked import REPOSITORY
 from tests.tiny_run import ARTIFACTS, TinyRun, write_few_documents
 
 _BEGIN, _END = "<!-- chaos: begin, written by make chaos -->\n", "<!-- chaos: end -->\n"
-#: At most so many kills of a run before it is left to finish.
+#: Most kills of a run before it is left to finish.
 _IN_A_ROW = 4
 
 

@@ -47,7 +47,7 @@ CASES: tuple[Case, ...] = (
 
 @dataclass
 class Tally:
-    """What came of the kills of one case."""
+    """Results of the kills of one case."""
 
     kills: int = 0
     #: Kills of runs that then ended in the bytes of a run left alone.
@@ -70,8 +70,10 @@ class Killer:
         self._runs = 0
 
     def round(self, case: Case, kills: int, tally: Tally) -> None:
-        """Start a stage anew and kill it up to `kills` times, fewer if it ends before; then let it
-        finish and compare."""
+        """Start a stage afresh, kill it up to `kills` times, let it finish and compare.
+
+        The kills are fewer if the stage ends before.
+        """
         expected = self._expectation(case)
         run = self._new_run(case[0])
         killed = 0
@@ -94,7 +96,7 @@ class Killer:
             tally.mismatches.append(f"{case} in {run.root}: {found} instead of {expected}")
 
     def _start_and_kill(self, case: Case, run: TinyRun) -> bool:
-        """Whether it was killed; False when it came to its end before."""
+        """Return True if it was killed, and False if it ended before."""
         process = _start(case, run)
         with _never_left_behind(process):
             for _ in self._until_some_moment(case, run):

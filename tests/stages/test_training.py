@@ -1,5 +1,4 @@
-"""What the training loop keeps, when it stops, what it logs and what it refuses to save, through
-the real stage."""
+"""The training loop through the real stage: its saves, its end, its log and its refusals."""
 
 from __future__ import annotations
 

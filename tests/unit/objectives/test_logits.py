@@ -1,4 +1,4 @@
-"""Divergences, sparse targets, LM loss and the fused head against plain float64 forms."""
+"""Divergences, sparse targets and the LM loss against plain float64 forms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Presets, the table of relation pairs, and schedules; none of which may load torch."""
+"""Presets and the table of relation pairs; neither they nor schedules may load torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans: their counts are those of real models and tensors."""
+"""Plans: the recommendation, results that do not fit, and the recipes of the repository."""
 
 from __future__ import annotations
 

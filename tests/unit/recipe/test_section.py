@@ -21,7 +21,7 @@ from pipeline.training.identity import optimisation_payload
 
 SCHEDULE = {"start": 0.5, "end": 0.25, "steps": 3}
 TASK = {"train": "a.jsonl", "test": "b.jsonl", "source": "{a}", "target": "{b}"}
-#: A recipe with every section in it, and with every setting in use that counts only beside others.
+#: A recipe with every section in it, and with every setting in use that counts only with others.
 FULL = Recipe.model_validate(
     {
         "run": "runs/x",

@@ -1,4 +1,4 @@
-"""The parts of the report: escaping, axes, charts whose marks stay inside, tables as Markdown."""
+"""Panels: marks stay inside, names do not overlap, every series has its own look."""
 
 from __future__ import annotations
 

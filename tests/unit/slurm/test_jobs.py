@@ -1,4 +1,4 @@
-"""Shards shared out among array tasks, the plan's order, and its lines."""
+"""The plan's order, and its lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shapes and first weights of students."""
+"""Shapes of students."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What the training loop watches: the best validation, patience, gradient spikes, the peak of a
-device, which checkpoints stay."""
+"""The checkpoints that stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a loader hands out, whose memory that is, and what a checksum sees."""
+"""Rows that a loader hands out, and damaged rows that stop it."""
 
 from __future__ import annotations
 
