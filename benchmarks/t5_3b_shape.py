@@ -27,6 +27,7 @@ from pipeline.distillation.distiller import Distiller
 from pipeline.distillation.places import teacher_places
 from pipeline.distillation.references import CachedTeacher
 from pipeline.distillation.sides import Side
+from pipeline.layout import Run
 from pipeline.models.architecture import Architecture
 from pipeline.planning.cache_bytes import bytes_of_row, cuts_of
 from pipeline.planning.chain import plan_chain
@@ -45,7 +46,8 @@ BF16 = torch.bfloat16
 def main() -> None:
     chosen = common.parser(__doc__).parse_args()
     recipe = load_recipe("recipes/t5-3b.yaml")
-    rows, chain = rows_of(recipe, 1e9), plan_chain(recipe)
+    rows = rows_of(Run(recipe.root), recipe.tokens, 1e9)
+    chain = plan_chain(recipe)
     figures: dict[str, float] = {}
     goals: dict[str, tuple[str, float]] = {}
     assert chain.links[0].teacher is not None

@@ -15,7 +15,7 @@ from pipeline.console import say
 from pipeline.corpus.splits import split_of
 from pipeline.corpus.wiki import ATTRIBUTION, fetch_wiki
 from pipeline.errors import DataError, PipelineError, Preempted
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.recipe import Recipe, Split, load_recipe
 from pipeline.report import write_report
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -48,7 +48,8 @@ def run_demo(run: str, corpus: str | None) -> None:
     run = os.path.relpath(Path(run).resolve(), REPOSITORY)
     os.chdir(REPOSITORY)
     recipe = load_recipe("recipes/demo.yaml", [f"run={run}"])
-    overrides = [f"run={run}", *_prepare_text(recipe, corpus)]
+    assert recipe.corpus is not None
+    overrides = [f"run={run}", *_prepare_text(recipe.root / "corpus", recipe.corpus.split, corpus)]
     took = {}
     for number, (stage, file, purpose) in enumerate(STEPS, 1):
         say(f"\n[{number}/{len(STEPS)}] {stage}: {purpose}")
@@ -60,19 +61,18 @@ def run_demo(run: str, corpus: str | None) -> None:
     say(f"  {Path(sys.executable).parent / 'tensorboard'} --logdir {recipe.root}")
 
 
-def _prepare_text(recipe: Recipe, corpus: str | None) -> list[str]:
-    """Fetch the text and write the tasks' splits.
+def _prepare_text(directory: Path, shares: Split, corpus: str | None) -> list[str]:
+    """Fetch the text into `directory` and write the tasks' splits.
 
     Return the overrides that point the recipe at the user's own text, if there is one.
     """
-    wiki = fetch_wiki(recipe.root / "corpus")
+    wiki = fetch_wiki(directory)
     say(f"text: {ATTRIBUTION}")
-    assert recipe.corpus is not None
-    tasks = recipe.root / "corpus" / "tasks"
+    tasks = directory / "tasks"
     if not all((tasks / f"{split}.jsonl").exists() for split in _SPLITS):
         lines: dict[str, list[str]] = {split: [] for split in _SPLITS}
         for line in wiki.read_text(encoding="utf-8").splitlines():
-            lines[split_of(json.loads(line)["title"], recipe.corpus.split)].append(line)
+            lines[split_of(json.loads(line)["title"], shares)].append(line)
         for split in _SPLITS:
             atomic.write_text(tasks / f"{split}.jsonl", "\n".join(lines[split]) + "\n")
     if corpus is None:

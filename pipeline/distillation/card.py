@@ -23,7 +23,7 @@ from pipeline.errors import ArtifactError
 from pipeline.families import Shape
 from pipeline.objectives import presets
 from pipeline.objectives.weight_schedules import Scheduled
-from pipeline.recipe import Recipe
+from pipeline.recipe import Cache, Distill, Recipe
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def model_card(
         f"d_ff {shape.d_ff}, {shape.num_heads} heads of {shape.d_kv} |",
         f"| initial weights | {initial} |",
         f"| objective | {settings.objective.preset}: {_parts(weights)} |",
-        f"| targets | {_targets(recipe)} |",
+        f"| targets | {_targets(settings, recipe.cache)} |",
         f"| optimiser | {steps:,} steps of {settings.batch_size} rows, "
         f"learning rate {settings.learning_rate:g}, "
         f"{settings.schedule} after {settings.warmup_steps} steps of warm-up, "
@@ -177,8 +177,7 @@ def _row(link: LinkRecord) -> str:
     )
 
 
-def _targets(recipe: Recipe) -> str:
-    settings, cache = recipe.distill, recipe.cache
+def _targets(settings: Distill, cache: Cache) -> str:
     if not presets.needs_teacher(part_weights(settings.objective)):
         return "the text's own tokens"
     return {

@@ -62,7 +62,8 @@ class DistillJob:
     sides: tuple[TeacherSide, ...]
     #: Tokens of an input, as the recipe says.
     input_length: int
-    #: The recipe as the model card shows it.
+    #: Only for the model card and the error of a missing teacher. The card shows five of its
+    #: sections and a hash of everything that decides content, so no smaller value serves.
     recipe: Recipe
 
     @property

@@ -7,6 +7,7 @@ byte_text.py    bytes and counts for people
 assumptions.py  facts that a plan cannot find out
 gpus.py         memory and speed of devices
 chain.py        the models and links a recipe will make
+settings.py     what the figures need of the recipe
 corpus_rows.py  the rows of the corpus
 cache_bytes.py  bytes of a cache, for each kind of target
 estimate.py     operations, hours and memory of one link

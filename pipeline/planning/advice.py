@@ -71,7 +71,7 @@ def consequences(every: Sequence[LinkEstimate], one: LinkEstimate, kind: str) ->
         one.link.key.startswith("distill_interpolated/")
         and one.link.teacher is not every[0].link.teacher
     )
-    if is_later_link and one.recipe.interpolated.original_weight != 0.0:
+    if is_later_link and one.settings.original_weight != 0.0:
         sentences.append(
             "what interpolated.original_weight adds to reading, operations and memory here is "
             "not counted"
@@ -87,7 +87,7 @@ def misfits(estimate: LinkEstimate, kind: str, peak: float, caching: float | Non
     peak: bytes of a rank that trains. caching: bytes of a process that caches; None without.
     """
     sentences = []
-    assumed, settings = estimate.assumed, estimate.recipe.distill
+    assumed, settings = estimate.assumed, estimate.settings.distill
     if settings.batch_size % (estimate.micro_batch * assumed.gpus):
         sentences.append(
             f"distill.batch_size {settings.batch_size} is not a multiple of "
@@ -112,7 +112,7 @@ def misfits(estimate: LinkEstimate, kind: str, peak: float, caching: float | Non
 
 def _about_repetition(one: LinkEstimate, times_seen: float) -> list[str]:
     """Return advice about how often one student sees each row."""
-    views = one.recipe.tokens.views
+    views = one.settings.views
     if times_seen > 1.5:
         more = min(math.ceil(times_seen * views), 10 * views)
         return [
@@ -147,11 +147,11 @@ def _about_caching(one: LinkEstimate, kind: str, reads: float) -> list[str]:
 def _cache_misfits(estimate: LinkEstimate) -> list[str]:
     """Return what cannot work with the kinds of target that the recipe itself names."""
     sentences = []
-    targets = estimate.recipe.distill.targets
+    targets = estimate.settings.distill.targets
     reason = _cannot_serve(estimate, targets)
     if reason is not None:
         sentences.append(f"distill.targets {targets} {reason}")
-    taken = sum(_recipe_bytes(estimate, name) for name in estimate.recipe.cache.kinds)
+    taken = sum(_recipe_bytes(estimate, name) for name in estimate.settings.cache.kinds)
     if taken > estimate.assumed.disk:
         sentences.append(
             f"the cache as the recipe has it takes {readable_bytes(taken)}, "
@@ -162,15 +162,15 @@ def _cache_misfits(estimate: LinkEstimate) -> list[str]:
 
 def _recipe_bytes(estimate: LinkEstimate, name: str) -> float:
     """Return the bytes of one of the recipe's cache.kinds, in the recipe's dtype."""
-    is_int8 = name == "states" and estimate.recipe.cache.states.dtype == "int8"
+    is_int8 = name == "states" and estimate.settings.cache.states.dtype == "int8"
     return estimate.caches["states int8" if is_int8 else name].bytes
 
 
 def _cannot_serve(estimate: LinkEstimate, kind: str) -> str | None:
     """Return why this kind cannot serve the objective; None if it can."""
-    settings, name = estimate.recipe.distill, kind.split()[0]
+    settings, name = estimate.settings.distill, kind.split()[0]
     try:
-        check_targets(settings.model_copy(update={"targets": name}), estimate.recipe.cache)
+        check_targets(settings.model_copy(update={"targets": name}), estimate.settings.cache)
     except ConfigError:
         return f"cannot serve the objective {settings.objective.preset}"
     return None

@@ -8,7 +8,7 @@ from pipeline.distillation.links import link_steps
 from pipeline.families import Shape
 from pipeline.models.architecture import Architecture
 from pipeline.models.published import describe
-from pipeline.recipe import Recipe
+from pipeline.recipe import Distill, Recipe, Student
 from pipeline.student.chain_shapes import chain_shapes
 from pipeline.student.shapes import student_architecture, student_shape
 
@@ -57,18 +57,18 @@ def plan_chain(recipe: Recipe) -> Chain:
     if recipe.teacher is None:
         vocabulary = recipe.tokenizer.vocab_size + recipe.tokenizer.sentinels
         student = student_architecture(recipe.student, None, vocabulary)
-        return Chain(None, _direct(recipe, None, student), [])
+        return Chain(None, _direct(recipe.distill, None, student), [])
     known = describe(recipe.teacher.model)
     teacher = NamedModel(recipe.teacher.name, known.architecture)
     shape = student_shape(recipe.student, known.architecture)
-    direct = _direct(recipe, teacher, _student(recipe, known.architecture, shape))
+    student = _student(recipe.student, known.architecture, shape)
+    direct = _direct(recipe.distill, teacher, student)
     return Chain(known.source, direct, _links(recipe, teacher, shape))
 
 
-def _direct(recipe: Recipe, teacher: NamedModel | None, student: Architecture) -> Link:
-    name = recipe.distill.name
-    model = NamedModel(name, student)
-    return Link(f"distill/{name}", teacher, model, recipe.distill.max_steps)
+def _direct(settings: Distill, teacher: NamedModel | None, student: Architecture) -> Link:
+    model = NamedModel(settings.name, student)
+    return Link(f"distill/{settings.name}", teacher, model, settings.max_steps)
 
 
 def _links(recipe: Recipe, teacher: NamedModel, student: Shape) -> list[Link]:
@@ -79,17 +79,17 @@ def _links(recipe: Recipe, teacher: NamedModel, student: Shape) -> list[Link]:
     names = [*(f"{name}.assistant-{index}" for index in range(1, len(shapes))), name]
     links: list[Link] = []
     for own, shape, steps in zip(names, shapes, link_steps(recipe, len(shapes)), strict=True):
-        model = NamedModel(own, _student(recipe, first, shape))
+        model = NamedModel(own, _student(recipe.student, first, shape))
         links.append(Link(f"distill_interpolated/{own}", teacher, model, steps))
         teacher = model
     return links
 
 
-def _student(recipe: Recipe, teacher: Architecture, shape: Shape) -> Architecture:
+def _student(settings: Student, teacher: Architecture, shape: Shape) -> Architecture:
     """Return a student of this shape.
 
     The LM head of a random student follows the family's rule. That of a student made from its
     teacher is as the teacher's.
     """
     student = teacher.with_shape(shape)
-    return student if recipe.student.from_teacher else Architecture.of(student.config)
+    return student if settings.from_teacher else Architecture.of(student.config)

@@ -8,7 +8,7 @@ from pipeline.corpus.lengths import example_lengths
 from pipeline.corpus.tokens import open_tokens
 from pipeline.errors import ConfigError
 from pipeline.layout import Run
-from pipeline.recipe import Recipe
+from pipeline.recipe import Tokens
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,16 @@ class CorpusRows:
         return self.input_length + self.target_length
 
 
-def rows_of(recipe: Recipe, tokens: float | None) -> CorpusRows:
+def rows_of(run: Run, settings: Tokens, tokens: float | None) -> CorpusRows:
     """Return the rows that `tokens` tokens of text give, or those of a finished RUN/tokens/train.
 
     Raises ConfigError if neither is there.
     """
-    settings = recipe.tokens
     lengths = example_lengths(
         settings.input_length, settings.noise_density, settings.mean_span_length
     )
     if tokens is None:
-        return _finished_rows(recipe, lengths.raw)
+        return _finished_rows(run, lengths.raw)
     count = int(tokens) // lengths.raw * settings.views
     if not count:
         raise ConfigError(f"--tokens {tokens:g} is less than one example of {lengths.raw} tokens")
@@ -59,14 +58,14 @@ def rows_of(recipe: Recipe, tokens: float | None) -> CorpusRows:
     )
 
 
-def _finished_rows(recipe: Recipe, raw_length: int) -> CorpusRows:
-    root = recipe.root / "tokens" / "train"
+def _finished_rows(run: Run, raw_length: int) -> CorpusRows:
+    root = run.tokens("train")
     if not (root / "manifest.json").is_file():
         raise ConfigError(
             f"how large is the corpus? {root} is not there yet: give --tokens, "
             "e.g. --tokens 10B, or run stages/tokenize_corpus.py first"
         )
-    artifact = open_tokens(Run(recipe.root), "train")
+    artifact = open_tokens(run, "train")
     columns = artifact.shards[0].columns
     return CorpusRows(
         artifact.manifest.totals["rows"],

@@ -17,8 +17,9 @@ from pipeline.planning.cache_bytes import CacheFigures
 from pipeline.planning.chain import Chain, Link
 from pipeline.planning.corpus_rows import CorpusRows
 from pipeline.planning.memory import RankMemory, rank_memory
+from pipeline.planning.settings import PlannedSettings
 from pipeline.planning.step import StepBytes, forward_bytes, step_bytes
-from pipeline.recipe import Distill, Recipe
+from pipeline.recipe import Distill
 from pipeline.training.configuration import read_deepspeed_json
 
 
@@ -29,11 +30,11 @@ class LinkEstimate:
     """
 
     def __init__(
-        self, recipe: Recipe, link: Link, rows: CorpusRows, assumed: PlanAssumptions
+        self, settings: PlannedSettings, link: Link, rows: CorpusRows, assumed: PlanAssumptions
     ) -> None:
-        self.recipe, self.link, self.rows, self.assumed = recipe, link, rows, assumed
+        self.settings, self.link, self.rows, self.assumed = settings, link, rows, assumed
         self.student = link.student.architecture
-        self.weights = part_weights(recipe.distill.objective)
+        self.weights = part_weights(settings.distill.objective)
         self.compares = link.teacher is not None and presets.needs_teacher(self.weights)
 
     @property
@@ -45,7 +46,7 @@ class LinkEstimate:
     @property
     def samples(self) -> int:
         """Rows that the student sees, counted each time."""
-        return self.link.steps * self.recipe.distill.batch_size
+        return self.link.steps * self.settings.distill.batch_size
 
     @cached_property
     def caches(self) -> dict[str, CacheFigures]:
@@ -54,12 +55,11 @@ class LinkEstimate:
 
     @property
     def teacher_dtype(self) -> str:
-        spec = self.recipe.teacher
-        return self.assumed.dtype(spec.dtype if spec is not None else "auto")
+        return self.assumed.dtype(self.settings.teacher_dtype)
 
     @property
     def dtype(self) -> str:
-        return self.assumed.dtype(self.recipe.distill.dtype)
+        return self.assumed.dtype(self.settings.distill.dtype)
 
     def caching_operations(self, kind: str) -> float:
         """Return the operations of one row's pass through the teacher.
@@ -68,7 +68,7 @@ class LinkEstimate:
         """
         if not kind.startswith("states"):
             return self.teacher.forward_flops(*self.rows.lengths).total
-        _, decoder_cut = cache_bytes.cuts_of(self.recipe.cache, self.teacher)
+        _, decoder_cut = cache_bytes.cuts_of(self.settings.cache, self.teacher)
         return self.teacher.forward_flops(
             *self.rows.lengths, logits=False, decoder_blocks=decoder_cut
         ).total
@@ -91,7 +91,7 @@ class LinkEstimate:
 
     @property
     def micro_batch(self) -> int:
-        settings = self.recipe.distill
+        settings = self.settings.distill
         return settings.micro_batch_size or max(1, settings.batch_size // self.assumed.gpus)
 
     def memory(self, kind: str, *, checkpointing: bool | None = None) -> RankMemory:
@@ -99,7 +99,7 @@ class LinkEstimate:
 
         checkpointing: replaces the recipe's distill.activation_checkpointing.
         """
-        settings = self.recipe.distill
+        settings = self.settings.distill
         if checkpointing is not None:
             settings = settings.model_copy(update={"activation_checkpointing": checkpointing})
         # Tokens and masks are int64 on the device.
@@ -119,7 +119,7 @@ class LinkEstimate:
         dtype = getattr(torch, self.teacher_dtype)
         passing = forward_bytes(
             self.teacher,
-            rows=self.recipe.cache.batch_size,
+            rows=self.settings.cache.batch_size,
             lengths=self.rows.lengths,
             dtype=dtype,
             whole=not kind.startswith("states"),
@@ -127,7 +127,7 @@ class LinkEstimate:
         return self.teacher.size.total * dtype.itemsize + passing
 
     def _cache(self, kind: str) -> CacheFigures:
-        cache, dtype = cache_bytes.variant(self.recipe.cache, kind), self.teacher_dtype
+        cache, dtype = cache_bytes.variant(self.settings.cache, kind), self.teacher_dtype
         row = cache_bytes.bytes_of_row(cache, self.rows, self.teacher, dtype)
         shards = cache_bytes.shard_bytes(cache, self.rows, self.teacher, dtype)
         tail = cache_bytes.tail_bytes(cache, self.teacher, dtype)
@@ -138,7 +138,7 @@ class LinkEstimate:
 
     def _step_bytes(self, settings: Distill, kind: str) -> StepBytes:
         targets = kind.split()[0] if self.compares else settings.targets
-        cache = self.recipe.cache
+        cache = self.settings.cache
         return step_bytes(
             settings.model_copy(update={"targets": targets}),
             cache_bytes.variant(cache, kind) if kind in self.caches else cache,
@@ -158,9 +158,9 @@ class LinkEstimate:
         teacher, logits = self.teacher, "logits" in self.weights
         if kind == "online":
             return teacher.forward_flops(*self.rows.lengths, logits=logits).total
-        encoder_cut, decoder_cut = cache_bytes.cuts_of(self.recipe.cache, teacher)
-        if self.recipe.cache.states.encoder_output and not looks_at_encoder_blocks(
-            self.recipe.distill.objective
+        encoder_cut, decoder_cut = cache_bytes.cuts_of(self.settings.cache, teacher)
+        if self.settings.cache.states.encoder_output and not looks_at_encoder_blocks(
+            self.settings.distill.objective
         ):
             encoder_cut = teacher.shape.encoder_layers
         cuts = encoder_cut, decoder_cut
@@ -168,10 +168,10 @@ class LinkEstimate:
 
 
 def estimates(
-    recipe: Recipe, chain: Chain, rows: CorpusRows, assumed: PlanAssumptions
+    settings: PlannedSettings, chain: Chain, rows: CorpusRows, assumed: PlanAssumptions
 ) -> list[LinkEstimate]:
     """Return the estimate of the direct student, then those of the chain's links."""
-    return [LinkEstimate(recipe, link, rows, assumed) for link in (chain.direct, *chain.links)]
+    return [LinkEstimate(settings, link, rows, assumed) for link in (chain.direct, *chain.links)]
 
 
 def readers(every: Sequence[LinkEstimate], one: LinkEstimate) -> list[LinkEstimate]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.console import quiet_libraries, say
 from pipeline.errors import ConfigError
+from pipeline.layout import Run
 from pipeline.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -68,12 +69,14 @@ def make_plan(
     from pipeline.planning.corpus_rows import rows_of
     from pipeline.planning.estimate import estimates
     from pipeline.planning.figures import Plan, PlannedModel
+    from pipeline.planning.settings import PlannedSettings
 
-    rows = rows_of(recipe, _number(tokens, "--tokens") if tokens is not None else None)
+    count = _number(tokens, "--tokens") if tokens is not None else None
+    rows = rows_of(Run(recipe.root), recipe.tokens, count)
     disk = _number(room, "--disk") if room is not None else _free_bytes(recipe.root)
     assumed = PlanAssumptions.of(gpu, gpus, mfu, disk)
     chain = plan_chain(recipe)
-    every = estimates(recipe, chain, rows, assumed)
+    every = estimates(PlannedSettings.of(recipe), chain, rows, assumed)
     teacher = chain.direct.teacher
     return Plan(
         recipe=path,
@@ -93,7 +96,7 @@ def _plan_link(estimate: LinkEstimate, every: Sequence[LinkEstimate]) -> Planned
     from pipeline.planning.estimate import readers
     from pipeline.planning.figures import PlannedLink, PlannedModel
 
-    link, settings, advice = estimate.link, estimate.recipe.distill, advise(estimate)
+    link, settings, advice = estimate.link, estimate.settings.distill, advise(estimate)
     kind, is_cached = advice.kind, advice.kind not in ("none", "online")
     memory = estimate.memory(kind)
     checkpointed = memory

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from pipeline import __version__
 from pipeline.downstream import results
-from pipeline.downstream.comparison import resolve
+from pipeline.downstream.comparison import Comparison, resolve
 from pipeline.errors import DataError, PipelineError
+from pipeline.layout import Run
 from pipeline.models import open_model
 from pipeline.recipe import Recipe
 from pipeline.report import quality
@@ -34,10 +36,11 @@ def assemble(run: Path, name: str = "comparison", recipe: Recipe | None = None) 
         recipe = find_recipe(run, name)
     named = recipe.finetune.model_copy(update={"name": name})
     recipe = recipe.model_copy(update={"finetune": named})
-    scores = results.chosen(resolve(recipe))
-    tasks, models = quality.task_infos(recipe, scores), quality.model_rows(recipe, scores)
+    comparison = resolve(recipe)
+    scores = results.chosen(comparison)
+    models = quality.model_rows(comparison, recipe.run, scores)
     pairs = quality.differences(scores)
-    reference = quality.reference_of(recipe, models)
+    reference = quality.reference_of(named.teacher, models)
     if reference is not None:
         quality.add_ratios(models, reference, scores, pairs)
     stages = stage_records(run)
@@ -46,19 +49,20 @@ def assemble(run: Path, name: str = "comparison", recipe: Recipe | None = None) 
         run=run.resolve().name,
         version=__version__,
         reference=reference,
-        tasks=tasks,
+        tasks=quality.task_infos(comparison, scores),
         models=models,
         differences=pairs,
         stages=stages,
-        curves=_curves(run, recipe, stages, scores),
-        missing=_missing(recipe, scores, stages),
+        curves=_curves(run, recipe.root, stages, scores),
+        missing=_missing(comparison, Run(recipe.root).comparison(name), scores, stages),
         warnings=_warnings(scores),
     )
 
 
 def _curves(
-    run: Path, recipe: Recipe, stages: list[StageRecord], scores: quality.Scores
+    run: Path, root: Path, stages: list[StageRecord], scores: quality.Scores
 ) -> list[Curve]:
+    """Return the curves of `run`. root: the directory that the recipe calls its run."""
     roots = {stage["artifact"]: run / stage["artifact"] for stage in stages}
     units = [
         unit
@@ -67,31 +71,34 @@ def _curves(
         for unit in scored.units[:1]
     ]
     # By their names in the run: what is there may be a link to another disk.
-    roots |= {unit.root.relative_to(recipe.root).as_posix(): unit.root for unit in units}
-    curves = [read_curve(root, name) for name, root in roots.items()]
+    roots |= {unit.root.relative_to(root).as_posix(): unit.root for unit in units}
+    curves = [read_curve(directory, name) for name, directory in roots.items()]
     return [curve for curve in curves if curve is not None]
 
 
-def _missing(recipe: Recipe, scores: quality.Scores, stages: list[StageRecord]) -> list[str]:
+def _missing(
+    comparison: Comparison, root: Path, scores: quality.Scores, stages: list[StageRecord]
+) -> list[str]:
+    """Return what is not there, in sentences. root: the directory of the comparison."""
     lines = [
         f"{stage['artifact']} is not finished" for stage in stages if stage["state"] != "complete"
     ]
-    for model, entry in recipe.finetune.models.items():
+    for name, model in comparison.models.items():
         try:
-            open_model(entry.model)
+            open_model(model.source)
         except PipelineError:
-            lines.append(f"model {model} is not there: {entry.model}")
-    for task in recipe.finetune.tasks:
-        root = recipe.root / "finetune" / recipe.finetune.name / task.name
-        lines += _missing_of_task(recipe, task.name, root, scores.get(task.name, {}))
+            lines.append(f"model {name} is not there: {model.source}")
+    for task in comparison.tasks:
+        scored = scores.get(task.name, {})
+        lines += _missing_of_task(comparison.models, task.name, root / task.name, scored)
     return lines
 
 
 def _missing_of_task(
-    recipe: Recipe, task: str, root: Path, scored: quality.ScoresOfTask
+    models: Collection[str], task: str, root: Path, scored: quality.ScoresOfTask
 ) -> list[str]:
     lines = []
-    absent = [model for model in recipe.finetune.models if model not in scored]
+    absent = [model for model in models if model not in scored]
     stale = [model for model in absent if any((root / model).glob("*/manifest.json"))]
     unfinished = [model for model in absent if model not in stale]
     if stale:
@@ -103,9 +110,7 @@ def _missing_of_task(
         lines.append(f"task {task} is not finished for {', '.join(unfinished)}")
     counts = {model: len(seeds.units) for model, seeds in scored.items()}
     most = max(counts.values(), default=0)
-    fewer = [
-        model for model, count in counts.items() if count < most and model in recipe.finetune.models
-    ]
+    fewer = [model for model, count in counts.items() if count < most and model in models]
     if fewer:
         lines.append(f"task {task} has fewer seeds for {', '.join(fewer)}")
     return lines

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.downstream.bootstrap import TAIL, resampled
+from pipeline.downstream.comparison import Comparison
 from pipeline.downstream.results import Scored, compare
 from pipeline.downstream.timing import Measurement
 from pipeline.errors import DataError, PipelineError
 from pipeline.models import ModelDirectory, open_model
 from pipeline.models.counts import block_counts, parameter_counts
-from pipeline.recipe import Recipe
 from pipeline.report.document import (
     Estimate,
     FineTuning,
@@ -33,13 +33,13 @@ ScoresOfTask = Mapping[str, Scored]
 Scores = Mapping[str, ScoresOfTask]
 
 
-def task_infos(recipe: Recipe, scores: Scores) -> dict[str, TaskInfo]:
+def task_infos(comparison: Comparison, scores: Scores) -> dict[str, TaskInfo]:
     """Return the tasks in the recipe's order.
 
     A task without a finished unit has only the metric that judges it.
     """
     infos = {}
-    for task in recipe.finetune.tasks:
+    for task in (jobs.task for jobs in comparison.tasks):
         units = [unit for scored in scores.get(task.name, {}).values() for unit in scored.units]
         metrics = [task.judged_by, *(name for unit in units for name in unit.scores)]
         infos[task.name] = TaskInfo(
@@ -51,27 +51,34 @@ def task_infos(recipe: Recipe, scores: Scores) -> dict[str, TaskInfo]:
     return infos
 
 
-def model_rows(recipe: Recipe, scores: Scores) -> dict[str, ModelRow]:
-    """Return the recipe's models in its order, then the baselines that were scored."""
-    names = list(recipe.finetune.models)
+def model_rows(comparison: Comparison, run: str, scores: Scores) -> dict[str, ModelRow]:
+    """Return the recipe's models in its order, then the baselines that were scored.
+
+    run: the directory that the recipe calls its run; a model below it is shown relative to it.
+    """
+    sources = {name: model.source for name, model in comparison.models.items()}
+    names = list(sources)
     names += dict.fromkeys(name for task in scores.values() for name in task if name not in names)
     return {
         name: _model_row(
-            recipe, name, {task: models[name] for task, models in scores.items() if name in models}
+            sources.get(name),
+            run,
+            {task: models[name] for task, models in scores.items() if name in models},
         )
         for name in names
     }
 
 
-def reference_of(recipe: Recipe, models: Mapping[str, ModelRow]) -> str | None:
+def reference_of(teacher: str | None, models: Mapping[str, ModelRow]) -> str | None:
     """Return the model that retention and compression refer to.
 
     It is the recipe's teacher, else the model called `teacher`, else the largest.
+    teacher: the recipe's finetune.teacher.
     """
     sized = {
         name: row["size"]["parameters"] for name, row in models.items() if row["size"] is not None
     }
-    named = [name for name in (recipe.finetune.teacher, "teacher") if name in sized]
+    named = [name for name in (teacher, "teacher") if name in sized]
     return named[0] if named else max(sized, key=lambda name: sized[name], default=None)
 
 
@@ -142,11 +149,11 @@ def _retention(model: Scored, reference: Scored) -> Retention | None:
     return Retention(share=share, interval=[float(low), float(high)])
 
 
-def _model_row(recipe: Recipe, name: str, scores: Mapping[str, Scored]) -> ModelRow:
-    path = recipe.finetune.models[name].model if name in recipe.finetune.models else None
+def _model_row(path: str | None, run: str, scores: Mapping[str, Scored]) -> ModelRow:
+    """Return the row of one model. path: its directory or hub name; None for a baseline."""
     directory = _directory(path)
     return ModelRow(
-        directory=None if path is None else path.removeprefix(f"{recipe.run.rstrip('/')}/"),
+        directory=None if path is None else path.removeprefix(f"{run.rstrip('/')}/"),
         baseline=path is None,
         size=_size(directory, scores),
         compression=None,

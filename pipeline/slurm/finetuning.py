@@ -32,8 +32,8 @@ def add_finetuning(plan: Plan, recipe: Recipe, label_tasks: int) -> None:
     fine-tuned teacher teaches, each task has an array of at most `label_tasks` jobs that label, and
     one of the units that it teaches.
     """
-    comparison, name = resolve(recipe), recipe.finetune.name
-    pending = _pending_units(plan, recipe, comparison.jobs)
+    comparison, name, run = resolve(recipe), recipe.finetune.name, Run(recipe.root)
+    pending = _pending_units(plan, run, comparison.jobs)
     root = f"finetune/{name}"
     gold = [one for one in pending if not one.unit.is_taught]
     items = [str(one.unit) for one in gold]
@@ -48,15 +48,15 @@ def add_finetuning(plan: Plan, recipe: Recipe, label_tasks: int) -> None:
             needs.append(_add_labels(plan, task.teacher, name, root, label_tasks))
         if any(job.is_taught for job in task.jobs):
             arrays.append(_add_taught_units(plan, task, root, needs, taught))
-    report = Run(recipe.root).comparison(name) / "report.md"
+    report = run.comparison(name) / "report.md"
     plan.add(Job(f"{root}/report", "finetune", tuple(arrays)), report.is_file)
 
 
-def _pending_units(plan: Plan, recipe: Recipe, units: Sequence[FineTuneJob]) -> list[_Pending]:
+def _pending_units(plan: Plan, run: Run, units: Sequence[FineTuneJob]) -> list[_Pending]:
     """Return the units that are not complete; a unit whose model is being made is not."""
     pending = []
     for unit in units:
-        maker = maker_of(plan, recipe, unit.model.source)
+        maker = maker_of(plan, run, unit.model.source)
         if maker is not None or not unit.complete():
             pending.append(_Pending(unit, maker))
     return pending

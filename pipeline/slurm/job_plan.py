@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pipeline.console import say
 from pipeline.distillation.objective import needs_cache
 from pipeline.errors import ConfigError
+from pipeline.layout import Run
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.slurm import queue, records
 from pipeline.slurm.jobs import STAGES, Job, Plan
@@ -47,7 +48,7 @@ def print_plan(
     if not stages:
         raise ConfigError(f"--from {first} comes after --until {last}")
     recipe = load_recipe(recipe_file, overrides)
-    plan = plan_jobs(recipe, stages, _queued_jobs(recipe), cache_tasks)
+    plan = plan_jobs(recipe, stages, _queued_jobs(Run(recipe.root)), cache_tasks)
     for line in plan_lines(plan, recipe.run, ["--recipe", recipe_file, *overrides]):
         say(line)
 
@@ -65,14 +66,16 @@ def plan_jobs(
     inputs = ["tokens"]
     needs = inputs
     if recipe.teacher is not None:
-        maker = maker_of(plan, recipe, recipe.teacher.model)
+        maker = maker_of(plan, Run(recipe.root), recipe.teacher.model)
         inputs = inputs if maker is None else [*inputs, maker]
         needs = inputs
         if cached:
             needs = [*inputs, add_teacher_cache(plan, recipe, inputs, cache_tasks)]
     if "distill" in stages:
         add_distillation(plan, recipe, needs)
-    if "distill_interpolated" in stages and _has_chain(recipe):
+    # Every recipe has the section `interpolated`; a recipe that does not write it wants no chain.
+    has_chain = "interpolated" in recipe.model_fields_set and recipe.teacher is not None
+    if "distill_interpolated" in stages and has_chain:
         add_chain(plan, recipe, inputs, cache_tasks, cached=cached)
     if "finetune" in stages and recipe.finetune.models and recipe.finetune.tasks:
         from pipeline.slurm.finetuning import add_finetuning
@@ -117,14 +120,9 @@ def _job_fields(job: Job, arguments: Sequence[str]) -> Iterator[tuple[str, str]]
     yield "submit", job.key
 
 
-def _has_chain(recipe: Recipe) -> bool:
-    # Every recipe has the section `interpolated`; a recipe that does not write it wants no chain.
-    return "interpolated" in recipe.model_fields_set and recipe.teacher is not None
-
-
-def _queued_jobs(recipe: Recipe) -> dict[str, str]:
+def _queued_jobs(run: Run) -> dict[str, str]:
     """Return {key: job number} of earlier submissions that are still in the queue."""
-    submitted = records.submitted_keys(recipe.root / "logs")
+    submitted = records.submitted_keys(run.root / "logs")
     known = queue.known_jobs(submitted.values())
     if known is None:
         raise ConfigError(

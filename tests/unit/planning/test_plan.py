@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ConfigError
+from pipeline.layout import Run
 from pipeline.planning.advice import advise
 from pipeline.planning.assumptions import PlanAssumptions
 from pipeline.planning.chain import plan_chain
@@ -17,6 +18,7 @@ from pipeline.planning.estimate import LinkEstimate, estimates
 from pipeline.planning.figures import as_json
 from pipeline.planning.plan import make_plan
 from pipeline.planning.plan_table import lines
+from pipeline.planning.settings import PlannedSettings
 from pipeline.recipe import load_recipe
 
 #: Recipes that make a teacher of their own need it first.
@@ -46,7 +48,8 @@ def test_the_recommendation_follows_the_disk_and_the_objective(tmp_path: Path) -
     def link(room: float, *overrides: str) -> LinkEstimate:
         recipe = load_recipe(path, overrides)
         assumed = PlanAssumptions.of("h100", gpus=2, mfu=0.4, disk=room)
-        return estimates(recipe, plan_chain(recipe), rows_of(recipe, 1e8), assumed)[0]
+        rows = rows_of(Run(recipe.root), recipe.tokens, 1e8)
+        return estimates(PlannedSettings.of(recipe), plan_chain(recipe), rows, assumed)[0]
 
     caches = link(1e15).caches
     states, int8 = caches["states"].bytes, caches["states int8"].bytes
