@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import common
+from pipeline import ranks
 from pipeline.families import Shape
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -188,11 +189,11 @@ def _rank(argument: str) -> None:
     shape, vocabulary, lengths, micro, *_ = RUNS[name]
     settings, initial = _settings(name), Path(directory) / "initial"
     distributed.setup()
-    if distributed.rank() == 0:
+    if ranks.rank() == 0:
         student = Architecture.of(T5().new_config(shape, vocabulary))
         write_initial_student(student, None, None, 0, initial)
-    distributed.barrier()
-    generator = torch.Generator().manual_seed(distributed.rank())
+    ranks.barrier()
+    generator = torch.Generator().manual_seed(ranks.rank())
     with LiveBytes() as live:
         distiller = Distiller(
             load_model(open_model(str(initial)), settings), settings.objective, [], 2
@@ -217,7 +218,7 @@ def _rank(argument: str) -> None:
             "held_bytes": live.now,
             "operations": operations,
         }
-    (Path(directory) / f"{distributed.rank()}.json").write_text(json.dumps(found))
+    (Path(directory) / f"{ranks.rank()}.json").write_text(json.dumps(found))
     distributed.shutdown()
 
 

@@ -10,12 +10,7 @@ from types import FrameType
 
 from pipeline.console import quiet_libraries
 from pipeline.errors import EXIT_REQUEUE
-
-# Callers that still import these from here. New ones import `pipeline.ranks`.
-from pipeline.ranks import environment_rank, use_local_device
 from pipeline.recipe import Recipe, load_recipe
-
-__all__ = ["environment_rank", "parse", "use_local_device"]
 
 
 def parse(

@@ -20,7 +20,8 @@ import argparse
 
 from pipeline.console import say
 from pipeline.errors import exit_on_error
-from pipeline.stage_args import environment_rank, parse, use_local_device
+from pipeline.ranks import environment_rank, use_local_device
+from pipeline.stage_args import parse
 from pipeline.teacher.job import resolve
 
 

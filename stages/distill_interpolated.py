@@ -22,7 +22,8 @@ import argparse
 from pipeline.console import say
 from pipeline.distillation.links import Link, resolve_link, resolve_links
 from pipeline.errors import ConfigError, exit_on_error
-from pipeline.stage_args import environment_rank, parse, use_local_device
+from pipeline.ranks import environment_rank, use_local_device
+from pipeline.stage_args import parse
 
 
 @exit_on_error

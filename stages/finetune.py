@@ -27,8 +27,9 @@ from pipeline.console import say
 from pipeline.downstream.comparison import resolve
 from pipeline.downstream.run_jobs import run_jobs, run_labelling
 from pipeline.errors import exit_on_error
+from pipeline.ranks import environment_rank
 from pipeline.report import write_report
-from pipeline.stage_args import environment_rank, parse
+from pipeline.stage_args import parse
 
 
 @exit_on_error

@@ -22,7 +22,8 @@ from __future__ import annotations
 from pipeline.console import say
 from pipeline.corpus.job import resolve
 from pipeline.errors import exit_on_error
-from pipeline.stage_args import environment_rank, parse
+from pipeline.ranks import environment_rank
+from pipeline.stage_args import parse
 
 
 @exit_on_error

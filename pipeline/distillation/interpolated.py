@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipeline import ranks
 from pipeline.artifacts import Output
 from pipeline.distillation.links import Link
 from pipeline.distillation.run import distill
@@ -21,7 +22,7 @@ def run_chain(links: Sequence[Link]) -> list[Output]:
     for link in links:
         if not link.complete():
             for cache in link.caches():
-                cache_teacher(cache, distributed.rank(), distributed.world_size())
-                distributed.barrier()
+                cache_teacher(cache, ranks.rank(), ranks.world_size())
+                ranks.barrier()
         outputs.append(distill(link.job()))
     return outputs

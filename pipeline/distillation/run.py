@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipeline import ranks
 from pipeline.artifacts import Output
 from pipeline.artifacts.atomic import write_json
 from pipeline.console import say
@@ -50,7 +51,7 @@ def distill(job: DistillJob) -> Output:
     targets = {side.prefix: open_targets(side.cache, settings) for side in sides_from_cache}
     _check(job, targets)
     student = load_model(_initial_student(job), settings)
-    objective, device = settings.objective, distributed.device()
+    objective, device = settings.objective, ranks.device()
     sides = [
         open_side(s.prefix, s.share, s.cache, targets.get(s.prefix), objective, device)
         for s in job.sides
@@ -83,13 +84,13 @@ def _finish(job: DistillJob, sides: list[Side], trained: Trained) -> None:
     for side in sides:
         if side.teacher is not None:
             side.teacher.close()
-    if distributed.rank() == 0:
+    if ranks.rank() == 0:
         write_json(output.root / "summary.json", _summary(trained, job.settings))
-        world = distributed.world_size()
+        world = ranks.world_size()
         output.finish(files=[*files, "summary.json"], provenance={"world_size": world})
         loss = trained.validation["lm_loss"]
         say(f"{job.label}: validation LM loss {loss:.4f}; model in {output.root / 'hf'}")
-    distributed.barrier()
+    ranks.barrier()
 
 
 def _check(job: DistillJob, targets: dict[str, CachedTargets]) -> None:
@@ -100,7 +101,7 @@ def _check(job: DistillJob, targets: dict[str, CachedTargets]) -> None:
     student = job.student
     student.check_dtype(resolve_dtype(settings.dtype), "distill.dtype")
     student.check_length(job.input_length, "tokens.input_length")
-    deepspeed_config(settings, distributed.world_size())
+    deepspeed_config(settings, ranks.world_size())
     check_compile(settings)
     for side in job.sides:
         cached = targets.get(side.prefix)
@@ -120,12 +121,12 @@ def _check(job: DistillJob, targets: dict[str, CachedTargets]) -> None:
 def _initial_student(job: DistillJob) -> ModelDirectory:
     """Return the student's first weights; rank 0 makes them if they do not exist yet."""
     directory = job.output.root / "initial"
-    if distributed.rank() == 0:
+    if ranks.rank() == 0:
         job.output.begin(alone=True)
         if not (directory / "config.json").exists():
             say(f"{job.label}: {describe(job.student.shape)}")
             _write_initial(job, directory)
-    distributed.barrier()
+    ranks.barrier()
     return ModelDirectory(str(directory), directory)
 
 
@@ -137,7 +138,7 @@ def _write_initial(job: DistillJob, directory: Path) -> None:
         job.seed,
         directory,
         batches=lambda: _importance_batches(job),
-        device=distributed.device(),
+        device=ranks.device(),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from pipeline.training import distributed
+from pipeline import ranks
 from pipeline.training.loader import Batch, BatchSource
 from pipeline.training.order import Row
 from pipeline.training.task import Engine
@@ -47,7 +47,7 @@ def samples(
 
     Every rank must call it.
     """
-    batch = {name: tensor.to(distributed.device()) for name, tensor in source.read(rows).items()}
+    batch = {name: tensor.to(ranks.device()) for name, tensor in source.read(rows).items()}
     labels = batch["labels"]
     generated = greedy(engine, batch, min(LENGTH, labels.shape[1]), pad)
     texts = {

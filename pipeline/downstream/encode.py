@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from pipeline.console import say
 from pipeline.downstream.tasks import Examples, TaskData
 from pipeline.errors import DataError
+from pipeline.ranks import environment_rank
 from pipeline.recipe import Task
-from pipeline.stage_args import environment_rank
 
 if TYPE_CHECKING:
     import torch

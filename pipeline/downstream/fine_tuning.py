@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline import ranks
 from pipeline.artifacts import atomic
 from pipeline.downstream.batches import BucketedOrder, EncodedSource
 from pipeline.downstream.encode import encode
@@ -12,7 +13,6 @@ from pipeline.downstream.predict import decoder_inputs, predict
 from pipeline.downstream.task_metrics import evaluate
 from pipeline.downstream.tasks import Examples, TaskData
 from pipeline.downstream.teacher_signal import TeacherLogits
-from pipeline.training import distributed
 from pipeline.training.compilation import compile_blocks
 from pipeline.training.configuration import is_partitioned
 from pipeline.training.engine import load_model
@@ -107,7 +107,7 @@ def fine_tune(job: FineTuneJob, data: TaskData, examples: Examples) -> None:
     order = BucketedOrder(source.lengths, settings.batch_size, job.seed, settings.bucket_batches)
     place = Destination(job.root, job.output.fingerprint, job.seed)
     trained = train(model, task, source, order, settings, place)
-    if distributed.rank() == 0:
+    if ranks.rank() == 0:
         steps = {"best": trained.exported, "trained": trained.steps}
         validation = {name: trained.validation[name] for name in job.task.measured_by}
         atomic.write_json(job.root / "trained.json", {"steps": steps, "validation": validation})

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pipeline import ranks
 from pipeline.downstream.encode import Encoded, encode_labels, pad
 from pipeline.downstream.task_metrics import Predictions, pair_predictions
 from pipeline.downstream.tasks import Examples, TaskData
@@ -48,11 +49,9 @@ def load_fine_tuned(directory: Path, dtype: str) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForSeq2SeqLM
 
-    from pipeline.training import distributed
-
     torch_dtype = getattr(torch, resolve_dtype(dtype))
     model = AutoModelForSeq2SeqLM.from_pretrained(directory, dtype=torch_dtype)
-    return model.to(distributed.device()).eval()
+    return model.to(ranks.device()).eval()
 
 
 def predict(
@@ -82,9 +81,8 @@ def predict_texts(
     partitioned: bool = False,
 ) -> tuple[list[str], list[dict[str, float]] | None]:
     """Return the predicted texts, and each label's log-likelihood where labels are scored."""
-    from pipeline.training import distributed
 
-    task, part = data.task, (distributed.rank(), distributed.world_size())
+    task, part = data.task, (ranks.rank(), ranks.world_size())
     if data.labels is not None and task.decoding == "likelihood":
         ids = encode_labels(tokenizer, data)
         scores = classify(
@@ -110,11 +108,9 @@ def _over_ranks(mine: dict[int, T]) -> list[T]:
     """Join the values of all ranks, in the order of the examples."""
     import torch.distributed as dist
 
-    from pipeline.training import distributed
-
     parts: list[dict[int, T]] = [mine]
-    if distributed.world_size() > 1:
-        parts = [{} for _ in range(distributed.world_size())]
+    if ranks.world_size() > 1:
+        parts = [{} for _ in range(ranks.world_size())]
         dist.all_gather_object(parts, mine)
     values = {index: value for part in parts for index, value in part.items()}
     return [values[index] for index in range(len(values))]

@@ -13,6 +13,7 @@ import json
 import shutil
 from collections.abc import Mapping
 
+from pipeline import ranks
 from pipeline.console import say
 from pipeline.downstream.baselines import make_baseline
 from pipeline.downstream.comparison import Comparison
@@ -22,7 +23,7 @@ from pipeline.downstream.tasks import Examples, TaskData, load_task
 from pipeline.downstream.timing import time_models
 from pipeline.downstream.unit_record import ModelOrigin, overlap, write_unit
 from pipeline.errors import ConfigError
-from pipeline.stage_args import environment_rank
+from pipeline.ranks import environment_rank
 
 
 def run_jobs(comparison: Comparison, selected: Comparison, *, timed: bool = True) -> None:
@@ -77,27 +78,26 @@ def _make_unit(job: FineTuneJob, data: TaskData) -> None:
     """Fine-tune and score one model unless its unit is finished; after `distributed.setup()`."""
     from pipeline.downstream.fine_tuning import fine_tune
     from pipeline.downstream.teacher_signal import label_rows, training_examples
-    from pipeline.training import distributed
 
     if job.signal is not None and job.signal.data != "gold":
         label_rows(job.signal.teacher, data)
     if job.output.complete():
         return
-    distributed.barrier()  # every rank has seen the same directory before rank 0 writes to it
-    if distributed.rank() == 0:
+    ranks.barrier()  # every rank has seen the same directory before rank 0 writes to it
+    if ranks.rank() == 0:
         job.output.begin(alone=True)
-    distributed.barrier()
+    ranks.barrier()
     examples = training_examples(job, data)
     if not (job.hf / "config.json").is_file():
         fine_tune(job, data, examples)
         _release_memory()
     files, scores = evaluate_unit(job, data, examples)
     _release_memory()
-    if distributed.rank() == 0:
+    if ranks.rank() == 0:
         _finish(job, files)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
         say(f"{job}: {shown} on {len(data.test)} rows")
-    distributed.barrier()
+    ranks.barrier()
 
 
 def evaluate_unit(
@@ -108,7 +108,6 @@ def evaluate_unit(
     Also returns the scores. examples: those it was trained on. Other ranks return nothing.
     """
     from pipeline.downstream.predict import load_fine_tuned, predict
-    from pipeline.training import distributed
 
     tokenizer, tests = job.model.directory.tokenizer, data.tests()
     model = load_fine_tuned(job.hf, job.settings.dtype)
@@ -117,7 +116,7 @@ def evaluate_unit(
         prefix: predict(model, tokenizer, data, part, encoded[prefix])
         for prefix, part in tests.items()
     }
-    if distributed.rank() != 0:
+    if ranks.rank() != 0:
         return [], {}
     trained = json.loads((job.root / "trained.json").read_text(encoding="utf-8"))
     files, scores = write_unit(
@@ -141,10 +140,9 @@ def evaluate_unit(
 
 
 def _finish(job: FineTuneJob, files: list[str]) -> None:
-    from pipeline.training import distributed
 
     weights = [str(path.relative_to(job.root)) for path in job.hf.rglob("*") if path.is_file()]
-    provenance = {"world_size": distributed.world_size()}
+    provenance = {"world_size": ranks.world_size()}
     job.output.finish(files=[*weights, *files], provenance=provenance)
     # Several times the size of the model, and of no use any more.
     shutil.rmtree(job.root / "checkpoints", ignore_errors=True)
@@ -172,7 +170,7 @@ def _check(pending: list[FineTuneJob], data: Mapping[str, TaskData]) -> None:
 
         distributed.setup()
         for job in pending:
-            deepspeed_config(job.settings, distributed.world_size())
+            deepspeed_config(job.settings, ranks.world_size())
             check_compile(job.settings)
     for of_task in data.values():
         _report_odd_rows(of_task)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pipeline import ranks
 from pipeline.artifacts import Artifact
 from pipeline.console import say
 from pipeline.downstream.encode import encode
@@ -31,24 +32,23 @@ def label_rows(teacher: TaskTeacher, data: TaskData, shards: str | None = None) 
     shards: make these alone (`3,7-9`, `1::4`); all that are missing when None.
     """
     from pipeline.teacher.caching import chosen_shards
-    from pipeline.training import distributed
 
     output = teacher.labelled
     if output.complete():
         return
-    distributed.barrier()
+    ranks.barrier()
     rows = unlabelled(data.task, data.train)
     count = -(-len(rows) // teacher.shard_rows)
     chosen = chosen_shards(shards, count)
     missing = [index for index in output.missing(count) if index in chosen]
-    distributed.barrier()  # every rank has looked before the first one writes
-    if distributed.rank() == 0:
+    ranks.barrier()  # every rank has looked before the first one writes
+    if ranks.rank() == 0:
         output.begin()
     if missing:
         _label_shards(teacher, data, rows, missing, count)
-    if distributed.rank() == 0:
+    if ranks.rank() == 0:
         output.finish(count)
-    distributed.barrier()
+    ranks.barrier()
 
 
 def _label_shards(
@@ -57,8 +57,6 @@ def _label_shards(
     """Label and write some of `count` shards."""
     import torch
 
-    from pipeline.training import distributed
-
     job, size = teacher.chosen, teacher.shard_rows
     tokenizer, model = load_tokenizer(job.hf), load_fine_tuned(job.hf, job.settings.dtype)
     encoded = encode(tokenizer, replace(rows, targets=[""] * len(rows)), data.task)
@@ -66,7 +64,7 @@ def _label_shards(
         span = range(index * size, min(len(rows), (index + 1) * size))
         part, asked = rows.only(span), encoded.part(slice(span.start, span.stop))
         texts, _ = predict_texts(model, tokenizer, data, asked)
-        if distributed.rank() == 0:
+        if ranks.rank() == 0:
             columns: dict[str, Rows] = {
                 "source": [source.encode() for source in part.sources],
                 "target": [text.encode() for text in texts],

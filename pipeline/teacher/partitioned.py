@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from pipeline import ranks
 from pipeline.families import Family
 from pipeline.families.base import Head
 from pipeline.models import ModelDirectory
 from pipeline.teacher.capture import Captured, capture
 from pipeline.teacher.loaded import TailState
-from pipeline.training import distributed
 from pipeline.training.inference import (
     inference_config,
     inference_engine,
@@ -41,7 +41,7 @@ class PartitionedTeacher:
         config = inference_config(deepspeed, dtype)
         self.model = load_partitioned(directory, dtype, config)
         self.family = directory.architecture.family
-        self.device = distributed.device()
+        self.device = ranks.device()
         self._cuts = cuts
         self._engine = inference_engine(_Capture(self.model, self.family, cuts), config)
         head = self.family.head(self.model)
@@ -57,7 +57,7 @@ class PartitionedTeacher:
         return config, {name: whole_weight(tensors[source]) for name, source in names.items()}
 
     def most_passes(self, needed: int) -> int:
-        return distributed.largest(needed)
+        return ranks.largest(needed)
 
     def close(self) -> None:
         self._engine.destroy()

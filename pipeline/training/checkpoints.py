@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from pipeline import ranks
 from pipeline.artifacts.atomic import fsync_directory, sha256_file, write_json
 from pipeline.artifacts.sealed import unseal, write_sealed
 from pipeline.console import say
 from pipeline.errors import CorruptArtifact, PipelineError
-from pipeline.training import distributed
 from pipeline.training.finite import is_finite
 from pipeline.training.resharding import universal_copy
 from pipeline.training.task import Engine
@@ -44,7 +44,7 @@ class Checkpoint(NamedTuple):
     @property
     def resharded(self) -> bool:
         """Return whether a different number of ranks saved it."""
-        return self.world_size != distributed.world_size()
+        return self.world_size != ranks.world_size()
 
 
 class Checkpoints:
@@ -77,29 +77,29 @@ class Checkpoints:
                 "to start again)"
             )
         directory = self._directory(step)
-        if distributed.rank() == 0:
+        if ranks.rank() == 0:
             # Left by a run that was killed while saving this step, or found damaged at the start.
             _remove(directory)
             write_json(directory / "begun.json", {"identity": self.identity})
-        distributed.barrier()
+        ranks.barrier()
         engine.save_checkpoint(str(self.root), tag=directory.name, save_latest=False)
-        distributed.barrier()
-        if distributed.rank() == 0:
+        ranks.barrier()
+        if ranks.rank() == 0:
             self._complete(directory, step, state)
             self._prune(step, best)
-        distributed.barrier()
+        ranks.barrier()
 
     def newest(self) -> Checkpoint | None:
         """Return the newest complete checkpoint, or None; every rank must call it.
 
         Incomplete or damaged checkpoints are skipped with a message.
         """
-        if distributed.rank() == 0:
+        if ranks.rank() == 0:
             # Copies left by a run that was killed while it converted a checkpoint.
             for copy in self.root.glob("universal-step-*"):
                 shutil.rmtree(copy, ignore_errors=True)
         # Only rank 0 reads every byte; -1 stands for none.
-        step = distributed.largest(self._newest_sound() if distributed.rank() == 0 else -1)
+        step = ranks.largest(self._newest_sound() if ranks.rank() == 0 else -1)
         if step < 0:
             return None
         directory = self._directory(step)
@@ -182,7 +182,7 @@ class Checkpoints:
         record = {
             "step": step,
             "identity": self.identity,
-            "world_size": distributed.world_size(),
+            "world_size": ranks.world_size(),
             "state": dict(state),
             "files": files,
         }
@@ -191,10 +191,10 @@ class Checkpoints:
 
     def _check_all_ranks_saved(self, directory: Path) -> None:
         optimizer_files = list(directory.glob("*optim_states.pt"))
-        if len(optimizer_files) != distributed.world_size():
+        if len(optimizer_files) != ranks.world_size():
             raise RuntimeError(
                 f"{directory}: {len(optimizer_files)} optimiser files from "
-                f"{distributed.world_size()} ranks; is the directory shared?"
+                f"{ranks.world_size()} ranks; is the directory shared?"
             )
 
     def _prune(self, newest: int, best: int | None) -> None:

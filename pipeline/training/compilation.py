@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from pipeline import ranks
 from pipeline.errors import ConfigError
 from pipeline.families import family_of
 from pipeline.families.base import Stack
 from pipeline.recipe import Optimisation
-from pipeline.training import distributed
 from pipeline.training.configuration import deepspeed_config
 
 
@@ -22,7 +22,7 @@ def check_compile(settings: Optimisation) -> None:
     """Raise ConfigError where settings.compile cannot work."""
     if not settings.compile:
         return
-    config = deepspeed_config(settings, distributed.world_size())
+    config = deepspeed_config(settings, ranks.world_size())
     if config.get("zero_optimization", {}).get("stage", 0) == 3:
         raise ConfigError(
             f"compile: {settings.deepspeed} asks for ZeRO-3, which gathers weights between any two "

@@ -13,30 +13,7 @@ from functools import cache
 import torch
 import torch.distributed as dist
 
-# Callers that still say `distributed.rank()`. New ones import `pipeline.ranks`.
-from pipeline.ranks import (
-    barrier,
-    complete_environment,
-    device,
-    largest,
-    local_rank,
-    rank,
-    sum_over_ranks,
-    use_local_device,
-    world_size,
-)
-
-__all__ = [
-    "barrier",
-    "device",
-    "largest",
-    "local_rank",
-    "rank",
-    "setup",
-    "shutdown",
-    "sum_over_ranks",
-    "world_size",
-]
+from pipeline.ranks import complete_environment, use_local_device
 
 #: How long ranks wait for one that hashes a checkpoint, converts one or caches the last shards.
 #: The default is ten minutes.

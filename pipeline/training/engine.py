@@ -13,13 +13,13 @@ import torch
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedModel
 
+from pipeline import ranks
 from pipeline.errors import ConfigError
 from pipeline.hardware import resolve_dtype
 from pipeline.models import ModelDirectory
 from pipeline.models.weights import name_in_model, weight_files
 from pipeline.models.writing import stored_buffers
 from pipeline.recipe import Optimisation
-from pipeline.training import distributed
 from pipeline.training.configuration import deepspeed_config, is_partitioned
 from pipeline.training.task import Engine
 
@@ -42,7 +42,7 @@ def load_model(directory: ModelDirectory, settings: Optimisation) -> PreTrainedM
     """
     config = copy.deepcopy(directory.architecture.config)
     prepare_config(config, settings)
-    partition = deepspeed_config(settings, distributed.world_size())
+    partition = deepspeed_config(settings, ranks.world_size())
     dtype = getattr(torch, resolve_dtype(settings.dtype))
     model = build_model(directory, config, dtype, partition if is_partitioned(settings) else None)
     if settings.activation_checkpointing:
@@ -86,7 +86,7 @@ def initialize(model: nn.Module, settings: Optimisation, *, universal: bool = Fa
     """
     import deepspeed
 
-    config = deepspeed_config(settings, distributed.world_size())
+    config = deepspeed_config(settings, ranks.world_size())
     if universal:
         config["checkpoint"] = {**config.get("checkpoint", {}), "load_universal": True}
 
@@ -188,9 +188,9 @@ def replace_weights(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> N
     """
     for name, parameter in module.named_parameters():
         with _writable(parameter) as target:
-            if distributed.rank() == 0 and target is not None:
+            if ranks.rank() == 0 and target is not None:
                 target.copy_(weights[name])
-            if not hasattr(parameter, "ds_id") and distributed.world_size() > 1:
+            if not hasattr(parameter, "ds_id") and ranks.world_size() > 1:
                 torch.distributed.broadcast(parameter.data, 0)
 
 
@@ -203,9 +203,9 @@ def gather_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
     for name, parameter in model.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter]):
-            if distributed.rank() == 0:
+            if ranks.rank() == 0:
                 yield name, parameter.detach().to("cpu", copy=True)
-    if distributed.rank() == 0:
+    if ranks.rank() == 0:
         yield from (
             (name, buffer.to("cpu", copy=True)) for name, buffer in stored_buffers(model).items()
         )
@@ -220,4 +220,4 @@ def _writable(parameter: torch.Tensor) -> Iterator[torch.Tensor | None]:
             yield parameter
         return
     with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
-        yield parameter.data if distributed.rank() == 0 else None
+        yield parameter.data if ranks.rank() == 0 else None

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedModel
 
+from pipeline import ranks
 from pipeline.models.writing import write_model
-from pipeline.training import distributed
 from pipeline.training.engine import gather_weights
 
 
@@ -27,9 +27,9 @@ def export_model(module: PreTrainedModel, directory: Path, tokenizer: Path, card
         (target / "README.md").write_text(card, encoding="utf-8")
 
     weights = dict(gather_weights(module))
-    if distributed.rank() == 0:
+    if ranks.rank() == 0:
         write_model(directory, module.config, weights, write_tokenizer_and_card)
-    distributed.barrier()
+    ranks.barrier()
     return sorted(
         f"{directory.name}/{path.relative_to(directory)}"
         for path in directory.rglob("*")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from pipeline import ranks
 from pipeline.errors import PipelineError
-from pipeline.training import distributed
 from pipeline.training.loader import Batch
 from pipeline.training.order import Row
 from pipeline.training.task import Engine, LossFunction
@@ -24,7 +24,7 @@ def is_finite(engine: Engine) -> bool:
         for tensor in _trained(engine)
         if tensor.is_floating_point()
     )
-    return distributed.largest(int(not finite)) == 0
+    return ranks.largest(int(not finite)) == 0
 
 
 def _trained(engine: Engine) -> Iterator[torch.Tensor]:
@@ -50,7 +50,7 @@ def offending_rows(
     Every rank must call it. engine: in evaluation mode. loss: the training loop's. batches: this
     rank's micro batches of the step; rank r has every world-th one, starting with r.
     """
-    rank, world = distributed.rank(), distributed.world_size()
+    rank, world = ranks.rank(), ranks.world_size()
     bad = [0.0] * len(rows)
     for number, batch in enumerate(batches):
         micro = len(batch["labels"])
@@ -60,7 +60,7 @@ def offending_rows(
             )
             finite = all(bool(torch.isfinite(value).all()) for value in parts.values())
             bad[(number * world + rank) * micro + row] = float(not finite)
-    return [row for row, count in zip(rows, distributed.sum_over_ranks(bad), strict=True) if count]
+    return [row for row, count in zip(rows, ranks.sum_over_ranks(bad), strict=True) if count]
 
 
 def not_finite(

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import torch
 
-from pipeline.training import distributed
+from pipeline import ranks
 from pipeline.training.order import Row, SampleOrder
 
 Batch = dict[str, torch.Tensor]
@@ -69,7 +69,7 @@ class Loader:
         self._steps, self._ahead = range(start, stop), ahead
         self._rank, self._world, self._micro, self._device = rank, world, micro, device
         # The ranks of a node share its page cache, so they also share the work of filling it.
-        self._local_rank, self._local_world = distributed.local_rank()
+        self._local_rank, self._local_world = ranks.local_rank()
         self.waited = 0.0
 
     def __iter__(self) -> Iterator[tuple[int, list[Batch]]]:

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 from torch.profiler import record_function
 
+from pipeline import ranks
 from pipeline.console import Progress, say
 from pipeline.errors import ConfigError, Preempted
 from pipeline.hardware import resolve_dtype
 from pipeline.recipe import Optimisation
-from pipeline.training import distributed
 from pipeline.training.checkpoints import Checkpoint, Checkpoints
 from pipeline.training.configuration import micro_batch_size
 from pipeline.training.engine import initialize, replace_weights, set_learning_rate
@@ -100,7 +100,7 @@ class _Loop:
     ) -> None:
         self.task, self.settings, self.order = task, settings, order
         self.root, self.seed = destination.root, destination.seed
-        self.rank, self.world = distributed.rank(), distributed.world_size()
+        self.rank, self.world = ranks.rank(), ranks.world_size()
         self.micro = micro_batch_size(settings, self.world)
         self.checkpoints = Checkpoints(
             self.root / "checkpoints",
@@ -123,7 +123,7 @@ class _Loop:
             rank=self.rank,
             world=self.world,
             micro=self.micro,
-            device=distributed.device(),
+            device=ranks.device(),
         )
         self.meter = Meter(self.loader, task.flops, _peak(settings))
 
@@ -255,7 +255,7 @@ class _Loop:
         """Save if it is time, and return whether a signal asked any rank to stop."""
         settings = self.settings
         overdue = time.monotonic() - self.saved_at > settings.save_minutes * 60
-        asked, due = distributed.sum_over_ranks([float(stop.received is not None), float(overdue)])
+        asked, due = ranks.sum_over_ranks([float(stop.received is not None), float(overdue)])
         regular = any(
             every and self.done % every == 0 for every in (settings.save_every, settings.keep_every)
         )
@@ -290,7 +290,7 @@ def _peak(settings: Optimisation) -> float:
     """Return the peak FLOP/s of one device, on which MFU is based."""
     if settings.peak_tflops is not None:
         return settings.peak_tflops * 1e12
-    return peak_flops(distributed.device(), getattr(torch, resolve_dtype(settings.dtype)))
+    return peak_flops(ranks.device(), getattr(torch, resolve_dtype(settings.dtype)))
 
 
 def _mix(*parts: int) -> int:

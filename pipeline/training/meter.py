@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from pipeline.training import distributed
+from pipeline import ranks
 from pipeline.training.loader import Batch, Loader
 
 #: (input length, target length) → operations of training on one example, including the teacher's.
@@ -42,7 +42,7 @@ class Means:
         if not names:
             return {}
         means = torch.stack([self._sums[name] for name in names]).double() / self._count
-        totals = distributed.sum_over_ranks(means.tolist())
+        totals = ranks.sum_over_ranks(means.tolist())
         return {name: value / world for name, value in zip(names, totals, strict=True)}
 
 
@@ -77,7 +77,7 @@ class Meter:
             _logged_name(name): value for name, value in self._means.over_ranks(world).items()
         }
         elapsed = max(time.perf_counter() - self._began, 1e-9)
-        tokens, flops = distributed.sum_over_ranks([self._tokens, self._flops])
+        tokens, flops = ranks.sum_over_ranks([self._tokens, self._flops])
         values["speed/tokens_per_second"] = tokens / elapsed
         achieved = flops / world / elapsed
         values["speed/tflops_per_device"] = achieved / 1e12

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline import ranks
 from pipeline.console import say
 from pipeline.errors import PipelineError
-from pipeline.training import distributed
 
 
 @contextlib.contextmanager
@@ -24,19 +24,19 @@ def universal_copy(checkpoint: Path) -> Iterator[str]:
     """
     copy = checkpoint.with_name(f"universal-{checkpoint.name}")
     failure = ""
-    if distributed.rank() == 0:
+    if ranks.rank() == 0:
         say(f"{checkpoint} was saved by a different number of ranks: converting it")
         failure = _convert(checkpoint, copy)
-    if distributed.largest(int(bool(failure))):
+    if ranks.largest(int(bool(failure))):
         raise PipelineError(
-            f"{checkpoint} cannot be converted to {distributed.world_size()} ranks: "
+            f"{checkpoint} cannot be converted to {ranks.world_size()} ranks: "
             f"{failure or 'see rank 0'}"
         )
     try:
         yield copy.name
     finally:
-        distributed.barrier()
-        if distributed.rank() == 0:
+        ranks.barrier()
+        if ranks.rank() == 0:
             shutil.rmtree(copy, ignore_errors=True)
 
 

@@ -11,9 +11,9 @@ from types import TracebackType
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from pipeline import ranks
 from pipeline.artifacts.atomic import temporary_name
 from pipeline.console import say
-from pipeline.training import distributed
 
 #: Steps that are skipped first, and steps that are recorded.
 WARMUP, RECORDED = 5, 3
@@ -63,10 +63,10 @@ class Trace:
     def _write(self, recorded: profile) -> None:
         assert self._directory is not None
         self._directory.mkdir(parents=True, exist_ok=True)
-        path = self._directory / f"rank-{distributed.rank():05d}.pt.trace.json.gz"
+        path = self._directory / f"rank-{ranks.rank():05d}.pt.trace.json.gz"
         # Named so that the profiler compresses it.
         temporary = temporary_name(path).with_suffix(".gz")
         recorded.export_chrome_trace(str(temporary))
         temporary.replace(path)
-        if distributed.rank() == 0:
+        if ranks.rank() == 0:
             say(f"profile of {RECORDED} steps: {path}")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from pipeline.training import distributed
+from pipeline import ranks
 from pipeline.training.loader import Batch, BatchSource
 from pipeline.training.order import Row
 from pipeline.training.task import Engine
@@ -30,7 +30,7 @@ def mean_over_rows(engine: Engine, source: BatchSource, rows: list[Row], score: 
 
     The rows are scored in batches of the engine's micro batch size.
     """
-    rank, world = distributed.rank(), distributed.world_size()
+    rank, world = ranks.rank(), ranks.world_size()
     size = engine.train_micro_batch_size_per_gpu()
     total = count = 0.0
     for start in range(0, len(rows), size * world):
@@ -38,11 +38,11 @@ def mean_over_rows(engine: Engine, source: BatchSource, rows: list[Row], score: 
         # Under ZeRO-3 every rank must make the same number of forward calls, so a rank without rows
         # scores those of another and discards the result.
         batch = {
-            name: tensor.to(distributed.device())
+            name: tensor.to(ranks.device())
             for name, tensor in source.read(mine or rows[:1]).items()
         }
         value, number = score(engine, batch)
         if mine:
             total, count = total + value, count + number
-    total, count = distributed.sum_over_ranks([total, count])
+    total, count = ranks.sum_over_ranks([total, count])
     return total / max(count, 1.0)

@@ -9,9 +9,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline import ranks
 from pipeline.console import say
 from pipeline.recipe import Optimisation
-from pipeline.training import distributed
 from pipeline.training.convergence import Convergence
 from pipeline.training.gradients import GradientNorms
 from pipeline.training.task import Engine
@@ -26,7 +26,7 @@ class Watch:
 
     def __init__(self, settings: Optimisation, label: str, engine: Engine) -> None:
         self.convergence = Convergence(settings.patience, settings.min_delta)
-        self._label, self._engine, self._leads = label, engine, distributed.rank() == 0
+        self._label, self._engine, self._leads = label, engine, ranks.rank() == 0
         self._norms = GradientNorms(settings.spike_factor, self._say_spike)
         self._skipped_before = engine.skipped_steps
         #: The number of steps skipped in a row up to now.
