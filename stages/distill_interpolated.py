@@ -55,8 +55,7 @@ def _cache(link: Link, shards: str | None) -> None:
     from pipeline.training import distributed
 
     use_local_device()
-    for cache in link.caches()[:1]:  # the other cache belongs to the first link
-        cache_teacher(cache, *environment_rank(), shards)
+    cache_teacher(link.teacher_cache(), *environment_rank(), shards)
     distributed.shutdown()
 
 

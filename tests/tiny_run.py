@@ -131,7 +131,7 @@ class TinyRun:
         return Ranks(self.command(stage, *overrides), world)
 
     def logging(self, stage: str, artifact: str, lines: int, *overrides: str) -> Started:
-        """Start a training stage that logs every step, and return once its artifact has so many
+        """Start a training stage that logs every step, and return once its artifact has `lines`
         lines of metrics."""
         process = self.start(stage, f"{stage}.log_every=1", *overrides)
         metrics, deadline = self.run / artifact / "metrics.jsonl", time.monotonic() + 120

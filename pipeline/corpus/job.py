@@ -17,6 +17,7 @@ from pipeline.artifacts.manifest import read_manifest
 from pipeline.corpus.lengths import Lengths, example_lengths
 from pipeline.corpus.source_identity import source_hash
 from pipeline.errors import ConfigError, DataError
+from pipeline.layout import Run
 from pipeline.models.directory import tokenizer_hash
 from pipeline.recipe import Corpus, Recipe, Tokenizer, Tokens
 
@@ -121,9 +122,9 @@ def resolve(recipe: Recipe) -> TokenizeJob:
     text = corpus.model_dump(exclude={"sources"}) | {
         "sources": [source_hash(source) for source in corpus.sources]
     }
-    tokens, yaml = recipe.root / "tokens", recipe.to_yaml()
+    run, yaml = Run(recipe.root), recipe.to_yaml()
     payload = _tokenizer_payload(recipe.tokenizer, text)
-    tokenizer = Output(tokens / "tokenizer", "tokenizer", payload, yaml, {})
+    tokenizer = Output(run.tokenizer, "tokenizer", payload, yaml, {})
     outputs: dict[BuiltSplit, Output] = {}
     for split in BUILT_SPLITS:
         payload = {
@@ -135,7 +136,7 @@ def resolve(recipe: Recipe) -> TokenizeJob:
             "tokenizer": tokenizer.fingerprint,
             "settings": recipe.tokens.model_dump(),
         }
-        outputs[split] = Output(tokens / split, "tokens", payload, yaml, {})
+        outputs[split] = Output(run.tokens(split), "tokens", payload, yaml, {})
     return TokenizeJob(corpus, recipe.tokenizer, recipe.tokens, recipe.seed, tokenizer, outputs)
 
 

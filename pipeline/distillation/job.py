@@ -20,7 +20,7 @@ from pipeline.objectives import presets
 from pipeline.objectives.weight_schedules import Scheduled
 from pipeline.recipe import Distill, Init, Recipe, Student
 from pipeline.teacher import job as teacher_job
-from pipeline.teacher.job import CacheJob
+from pipeline.teacher.job import CacheJob, required_teacher
 from pipeline.training.identity import optimisation_payload
 
 if TYPE_CHECKING:
@@ -56,20 +56,20 @@ class DistillJob:
     train: Artifact
     validation: Artifact
     #: The recipe's settings of the student's shape and first weights.
-    asked: Student
+    student_settings: Student
     #: The teacher from which the student takes its vocabulary and, for `init: layers`, weights.
     teacher: ModelDirectory | None
     sides: tuple[TeacherSide, ...]
     #: Tokens of an input, as the recipe says.
     input_length: int
-    #: Only for the model card and the error of a missing teacher. The card shows five of its
+    #: For the model card alone. The card shows five of its
     #: sections and a hash of everything that decides content, so no smaller value serves.
     recipe: Recipe
 
     @property
     def init(self) -> Init | None:
         """Return how the first weights are made from the teacher's; None when they are random."""
-        return self.asked.from_teacher
+        return self.student_settings.from_teacher
 
     @cached_property
     def tokenizer(self) -> TokenizerDirectory:
@@ -83,7 +83,7 @@ class DistillJob:
 
         vocabulary = len(self.tokenizer.tokenizer)
         teacher = self.teacher.architecture if self.teacher is not None else None
-        return student_architecture(self.asked, teacher, vocabulary)
+        return student_architecture(self.student_settings, teacher, vocabulary)
 
     @property
     def cached(self) -> bool:
@@ -98,6 +98,8 @@ def resolve(recipe: Recipe, stage: StudentStage = "distill") -> DistillJob:
     StaleArtifact when tokens or caches are missing or do not match the recipe.
     """
     check_targets(recipe.distill, recipe.cache)
+    if recipe.student.from_teacher is not None:
+        required_teacher(recipe)
     run, settings = Run(recipe.root), recipe.distill
     train, validation = open_tokens(run, "train"), open_tokens(run, "validation")
     inputs = {"train": train.as_input(), "validation": validation.as_input()}
@@ -115,7 +117,7 @@ def resolve(recipe: Recipe, stage: StudentStage = "distill") -> DistillJob:
         settings=settings,
         train=train,
         validation=validation,
-        asked=recipe.student,
+        student_settings=recipe.student,
         teacher=teacher,
         sides=sides,
         input_length=recipe.tokens.input_length,

@@ -16,7 +16,17 @@ from pipeline.distillation.objective import check_targets, needs_cache, part_wei
 from pipeline.errors import ConfigError
 from pipeline.layout import Run
 from pipeline.models import open_model
-from pipeline.recipe import BlockList, Init, Original, Recipe, Student, Teacher
+from pipeline.recipe import (
+    BlockList,
+    Cache,
+    Distill,
+    Init,
+    Interpolated,
+    Original,
+    Recipe,
+    Student,
+    Teacher,
+)
 from pipeline.teacher import job as teacher_job
 from pipeline.teacher.cuts import resolve_cuts
 from pipeline.teacher.job import CacheJob, required_teacher
@@ -42,14 +52,18 @@ class Link:
         """Return its distillation; its teacher and the caches it reads must exist."""
         return job.resolve(self.recipe, "distill_interpolated")
 
+    def teacher_cache(self) -> CacheJob:
+        """Return the cache of its own teacher, which must be there."""
+        return teacher_job.resolve(self.recipe)
+
     def caches(self) -> list[CacheJob]:
         """Return the caches it reads, its own teacher's first; the teachers must exist."""
         if not needs_cache(self.recipe.distill):
             return []
-        original = self.recipe.distill.original
-        teachers = [required_teacher(self.recipe)]
-        teachers += [original.teacher] if original is not None else []
-        return [teacher_job.resolve(self.recipe, teacher) for teacher in teachers]
+        caches, original = [self.teacher_cache()], self.recipe.distill.original
+        if original is not None:
+            caches.append(teacher_job.resolve(self.recipe, original.teacher))
+        return caches
 
     def complete(self) -> bool:
         """Return whether it is finished and matches its current recipe."""
@@ -65,9 +79,10 @@ def resolve_links(recipe: Recipe) -> list[Link]:
     """
     teacher = required_teacher(recipe)
     architecture, shapes = _shapes(recipe)
-    students = _students(recipe, shapes)
+    students = _students(recipe.student, recipe.interpolated, shapes)
     _check(recipe, [architecture.shape, *shapes], students)
-    names, steps = _names(recipe, len(shapes)), link_steps(recipe, len(shapes))
+    names = names_of(recipe.interpolated, len(shapes))
+    steps = link_steps(recipe.interpolated, recipe.distill.max_steps, len(shapes))
     links: list[Link] = []
     for name, student, count in zip(names, students, steps, strict=True):
         link = recipe.model_copy(update={"teacher": teacher, "student": student})
@@ -84,22 +99,27 @@ def link_names(recipe: Recipe) -> list[str]:
     The last one is the student. Raises ConfigError when their number depends on the teacher
     (`assistants: auto`) and the teacher does not exist yet.
     """
-    assistants = recipe.interpolated.assistants
-    if isinstance(assistants, int):
-        return _names(recipe, assistants + 1)
-    count = len(_shapes(recipe)[1]) if assistants == "auto" else len(assistants) + 1
-    return _names(recipe, count)
+    chain = recipe.interpolated
+    if isinstance(chain.assistants, int):
+        return names_of(chain, chain.assistants + 1)
+    count = len(_shapes(recipe)[1]) if chain.assistants == "auto" else len(chain.assistants) + 1
+    return names_of(chain, count)
 
 
-def link_steps(recipe: Recipe, links: int) -> list[int]:
-    """Return how many of `distill.max_steps` each of `links` links takes, teacher side first."""
-    shares = recipe.interpolated.step_shares or [1.0] * links
+def names_of(chain: Interpolated, links: int) -> list[str]:
+    """Return the names of the results of `links` links, teacher side first."""
+    return [*(f"{chain.name}.assistant-{index}" for index in range(1, links)), chain.name]
+
+
+def link_steps(chain: Interpolated, max_steps: int, links: int) -> list[int]:
+    """Return how many of `max_steps` each of `links` links takes, teacher side first."""
+    shares = chain.step_shares or [1.0] * links
     if len(shares) != links:
         raise ConfigError(
             f"interpolated.step_shares has {len(shares)} entries for {links} links: "
             "give one for each assistant and one more"
         )
-    total, max_steps = sum(shares), recipe.distill.max_steps
+    total = sum(shares)
     steps = [max(1, round(max_steps * share / total)) for share in shares]
     steps[-1] = max(1, max_steps - sum(steps[:-1]))
     return steps
@@ -110,11 +130,6 @@ def resolve_link(recipe: Recipe, number: int) -> Link:
     if not 1 <= number <= len(link_names(recipe)):
         raise ConfigError(f"--link {number}: the chain has links 1 to {len(link_names(recipe))}")
     return resolve_links(recipe)[number - 1]
-
-
-def _names(recipe: Recipe, links: int) -> list[str]:
-    name = recipe.interpolated.name
-    return [*(f"{name}.assistant-{index}" for index in range(1, links)), name]
 
 
 def _shapes(recipe: Recipe) -> tuple[Architecture, list[Shape]]:
@@ -142,12 +157,12 @@ def _with_training(link: Recipe, original: Teacher | None, name: str, steps: int
     return link.model_copy(update={"distill": settings})
 
 
-def _students(recipe: Recipe, shapes: list[Shape]) -> list[Student]:
-    """Return the settings of each link's result."""
+def _students(last: Student, chain: Interpolated, shapes: list[Shape]) -> list[Student]:
+    """Return the settings of each link's result. last: those of the chain's student."""
     inits: list[Any] = [None] * len(shapes)
-    if not isinstance(recipe.interpolated.assistants, (int, str)):
-        inits[:-1] = [assistant.init for assistant in recipe.interpolated.assistants]
-    default = recipe.student.init
+    if not isinstance(chain.assistants, (int, str)):
+        inits[:-1] = [assistant.init for assistant in chain.assistants]
+    default = last.init
     lists_blocks = isinstance(default, Init) and isinstance(default.blocks, BlockList)
     if lists_blocks and any(init is None for init in inits[:-1]):
         raise ConfigError(
@@ -158,7 +173,7 @@ def _students(recipe: Recipe, shapes: list[Shape]) -> list[Student]:
     for shape, init in zip(shapes, inits, strict=True):
         size = asdict(shape) | {"scale": None, "params": None}
         update = size | {"init": default if init is None else init}
-        students.append(recipe.student.model_copy(update=update))
+        students.append(last.model_copy(update=update))
     return students
 
 
@@ -176,16 +191,17 @@ def _check(recipe: Recipe, shapes: list[Shape], students: list[Student]) -> None
             check_init(settings.from_teacher, student, teacher)
         teachers = {teacher, shapes[0]} if has_original else {teacher}
         for shape in teachers if compares else ():
-            check_objective(objective, student, _visible_shape(recipe, shape))
+            visible = _visible_shape(recipe.cache, recipe.distill, shape)
+            check_objective(objective, student, visible)
 
 
-def _visible_shape(recipe: Recipe, teacher: Shape) -> Shape:
+def _visible_shape(cache: Cache, settings: Distill, teacher: Shape) -> Shape:
     """Return the shape of the part of a teacher that an objective can compare with.
 
     It is the whole teacher, or the part after its cache's cut.
     """
-    cuts = resolve_cuts(recipe.cache, teacher.encoder_layers, teacher.decoder_layers)
-    if recipe.distill.targets == "online":
+    cuts = resolve_cuts(cache, teacher.encoder_layers, teacher.decoder_layers)
+    if settings.targets == "online":
         cuts = 0, 0
     return replace(
         teacher,

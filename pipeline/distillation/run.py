@@ -19,12 +19,10 @@ from pipeline.distillation.sides import Side, open_side, open_targets
 from pipeline.distillation.token_source import TokenSource
 from pipeline.hardware import resolve_dtype
 from pipeline.models import ModelDirectory
-from pipeline.models.architecture import Architecture
 from pipeline.recipe import Distill
 from pipeline.student.initial import check_init, describe_init, narrower, write_initial_student
 from pipeline.student.shapes import describe
 from pipeline.teacher.cached_targets import CachedTargets
-from pipeline.teacher.job import required_teacher
 from pipeline.teacher.tail import tail_architecture
 from pipeline.teacher.vocabulary import check_vocabulary
 from pipeline.training import distributed
@@ -114,8 +112,8 @@ def _check(job: DistillJob, targets: dict[str, CachedTargets]) -> None:
             teacher = side.cache.teacher.architecture
             teacher.check_dtype(side.cache.dtype, "teacher.dtype")
             check_objective(settings.objective, student.shape, teacher.shape)
-    if job.init is not None:
-        check_init(job.init, student.shape, _required(job).shape)
+    if job.init is not None and job.teacher is not None:
+        check_init(job.init, student.shape, job.teacher.architecture.shape)
 
 
 def _initial_student(job: DistillJob) -> ModelDirectory:
@@ -155,13 +153,6 @@ def _importance_batches(job: DistillJob) -> list[Batch]:
     return [source.read(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
-def _required(job: DistillJob) -> Architecture:
-    """Return the teacher of the first weights; raises ConfigError when the recipe names none."""
-    required_teacher(job.recipe)
-    assert job.teacher is not None
-    return job.teacher.architecture
-
-
 def _summary(trained: Trained, settings: Distill) -> dict[str, Any]:
     summary: dict[str, Any] = {"validation": trained.validation, "steps": trained.steps}
     if settings.patience is not None:
@@ -174,7 +165,9 @@ def _summary(trained: Trained, settings: Distill) -> dict[str, Any]:
 
 def _card(job: DistillJob, trained: Trained) -> str:
     shape = job.student.shape
-    cut = job.init is not None and narrower(shape, _required(job).shape)
+    cut = False
+    if job.init is not None and job.teacher is not None:
+        cut = narrower(shape, job.teacher.architecture.shape)
     return model_card(
         job.recipe,
         job.output,

@@ -36,7 +36,15 @@ class Side:
 
     def targets_of(self, batch: Batch) -> Batch:
         """Return the batch of this side, with its own targets under their plain names."""
-        return plain_names(batch, self.prefix)
+        if not self.prefix:
+            return batch
+        start = column_prefix(self.prefix)
+        columns = {
+            name.removeprefix(start): column
+            for name, column in batch.items()
+            if name.startswith(start)
+        }
+        return batch | columns
 
     def logged(self, part: str) -> str:
         """Return the name under which a part of this side is logged."""
@@ -46,15 +54,6 @@ class Side:
 def column_prefix(prefix: str) -> str:
     """Return the prefix of the names of a side's targets in a batch."""
     return f"{prefix}." if prefix else ""
-
-
-def plain_names(batch: Batch, prefix: str) -> Batch:
-    """Return `batch` with one side's targets under their plain names."""
-    start = column_prefix(prefix)
-    if not start:
-        return batch
-    targets = {n.removeprefix(start): column for n, column in batch.items() if n.startswith(start)}
-    return batch | targets
 
 
 def shares(sides: Sequence[Side], step: int) -> list[float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from pipeline.downstream.job import (
     BaselineJob,
@@ -14,6 +13,7 @@ from pipeline.downstream.job import (
     TeacherSignal,
 )
 from pipeline.errors import ConfigError
+from pipeline.layout import Run
 from pipeline.recipe import Recipe, Task
 
 
@@ -145,7 +145,7 @@ def _teacher(
     return TaskTeacher(
         task,
         _jobs_of(recipe, task, models[settings.teacher], None, text),
-        recipe.root / "distilled" / settings.name / task.name,
+        Run(recipe.root).distilled(settings.name, task.name),
         settings.shard_rows,
         settings.validation_rows,
         text,
@@ -156,14 +156,14 @@ def _jobs_of(
     recipe: Recipe, task: Task, model: ComparedModel, signal: TeacherSignal | None, text: str
 ) -> tuple[FineTuneJob, ...]:
     """Return the jobs of one model on one task: for each learning rate, all seeds."""
-    settings = recipe.finetune
+    settings, run = recipe.finetune, Run(recipe.root)
     seeds = settings.seeds if settings.seeds is not None else [recipe.seed]
     rates = settings.rates(task)
     # The rate is part of the directory's name only where several are tried.
     suffixes = [f".rate-{rate:g}" if len(rates) > 1 else "" for rate in rates]
     return tuple(
         FineTuneJob(
-            _root(recipe, task, model.name) / f"seed-{seed}{suffix}",
+            run.fine_tuned(settings.name, task.name, model.name, f"seed-{seed}{suffix}"),
             task,
             model,
             settings.for_task(task, rate),
@@ -178,17 +178,20 @@ def _jobs_of(
 
 def _baselines(recipe: Recipe, task: Task, text: str) -> tuple[BaselineJob, ...]:
     """Return the baselines that suit a task: `lead` writes text, `tfidf` labels and numbers."""
-    settings = recipe.finetune
+    settings, run = recipe.finetune, Run(recipe.root)
     rows, resamples = settings.validation_rows, settings.resamples
     return tuple(
-        BaselineJob(_root(recipe, task, name) / "baseline", task, name, rows, resamples, text)
+        BaselineJob(
+            run.fine_tuned(settings.name, task.name, name, "baseline"),
+            task,
+            name,
+            rows,
+            resamples,
+            text,
+        )
         for name in settings.baselines
         if (name == "lead") == (task.kind == "generation")
     )
-
-
-def _root(recipe: Recipe, task: Task, model: str) -> Path:
-    return recipe.root / "finetune" / recipe.finetune.name / task.name / model
 
 
 def _among(name: str, names: Collection[str] | None) -> bool:

@@ -211,7 +211,7 @@ def _render(task: Task, which: str, row: Row, origin: str, number: int) -> str:
 
 
 def _has_content(template: str, row: Row) -> bool:
-    """Tell whether a column in the template holds text; "summarize: " alone is no example."""
+    """Return whether a column in the template holds text; "summarize: " alone is no example."""
     names = [
         name.split(".")[0].split("[")[0]
         for _, name, _, _ in string.Formatter().parse(template)

@@ -136,7 +136,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 
 
 def same_vocabulary(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
-    """Tell whether two tokenizers give every token the same id."""
+    """Return whether two tokenizers give every token the same id."""
     return bool(a.get_vocab() == b.get_vocab())
 
 

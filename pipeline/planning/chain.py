@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.distillation.links import link_steps
+from pipeline.distillation.links import link_steps, names_of
 from pipeline.families import Shape
 from pipeline.models.architecture import Architecture
 from pipeline.models.published import describe
@@ -74,11 +74,12 @@ def _direct(settings: Distill, teacher: NamedModel | None, student: Architecture
 def _links(recipe: Recipe, teacher: NamedModel, student: Shape) -> list[Link]:
     if "interpolated" not in recipe.model_fields_set:
         return []
-    first, name = teacher.architecture, recipe.interpolated.name
-    shapes = chain_shapes(first, student, recipe.interpolated.assistants)
-    names = [*(f"{name}.assistant-{index}" for index in range(1, len(shapes))), name]
+    first, chain = teacher.architecture, recipe.interpolated
+    shapes = chain_shapes(first, student, chain.assistants)
+    names = names_of(chain, len(shapes))
+    taken = link_steps(chain, recipe.distill.max_steps, len(shapes))
     links: list[Link] = []
-    for own, shape, steps in zip(names, shapes, link_steps(recipe, len(shapes)), strict=True):
+    for own, shape, steps in zip(names, shapes, taken, strict=True):
         model = NamedModel(own, _student(recipe.student, first, shape))
         links.append(Link(f"distill_interpolated/{own}", teacher, model, steps))
         teacher = model

@@ -87,7 +87,7 @@ def _add_link_cache(
 ) -> None:
     arguments = ("--link", str(number), "--part", "cache")
     job = Job(key, "distill_interpolated", tuple(needs), arguments=arguments)
-    _add_cache(plan, job, lambda: link().caches()[0], tasks)
+    _add_cache(plan, job, lambda: link().teacher_cache(), tasks)
 
 
 def _add_cache(plan: Plan, job: Job, cache: Callable[[], CacheJob], tasks: int) -> None:

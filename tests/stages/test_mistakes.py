@@ -102,7 +102,7 @@ def test_text_that_is_empty_or_not_utf8(finished_run: TinyRun, tmp_path: Path) -
         assert not (tmp_path / "run").exists()
 
 
-def test_a_corrupt_cache_shard_stops_the_student_and_one_command_mends_it(
+def test_a_corrupt_cache_shard_stops_the_student_and_one_command_rebuilds_it(
     finished_run: TinyRun, few_documents: Path, tmp_path: Path
 ) -> None:
     run = TinyRun(tmp_path / "corrupt", few_documents)
@@ -121,17 +121,17 @@ def test_a_corrupt_cache_shard_stops_the_student_and_one_command_mends_it(
     _, _, command = done.stderr.strip().partition("to rebuild this shard alone: ")
     command = command.replace("&& python ", f"&& {shlex.quote(PYTHON)} ")
     before = {path: path.stat().st_mtime_ns for path in shard.parent.glob("*.safetensors")}
-    mended = subprocess.run(
+    rebuilt = subprocess.run(
         command, shell=True, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True
     )
-    assert mended.returncode == 0, mended.stdout + mended.stderr
+    assert rebuilt.returncode == 0, rebuilt.stdout + rebuilt.stderr
     assert {path for path, time in before.items() if path.stat().st_mtime_ns != time} == {shard}
     assert run.hashes("cache_teacher") == finished_run.hashes("cache_teacher")
     run.complete("distill")
     assert run.hashes("distill") == finished_run.hashes("distill")
 
 
-def test_an_incomplete_checkpoint_is_passed_over_with_a_word(
+def test_an_incomplete_checkpoint_is_skipped_with_a_message(
     finished_run: TinyRun, few_documents: Path, tmp_path: Path
 ) -> None:
     run = TinyRun(tmp_path / "torn", few_documents)
